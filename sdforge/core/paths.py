@@ -1,0 +1,69 @@
+"""Where things lie on disk: the installation, the user's data, model folders.
+
+The layout of the data folder is A1111's, so an existing one can be used in place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def install_root() -> Path:
+    """Return the folder that holds `sdforge/` and `configs/`."""
+    return Path(__file__).resolve().parents[2]
+
+
+def configs_root() -> Path:
+    """Return the folder of shipped configurations and tokenizers."""
+    return install_root() / "configs"
+
+
+def demo_checkpoint() -> Path:
+    """Return the small checkpoint that ships with the program (it may be missing in a checkout)."""
+    return install_root() / "sdforge" / "demo" / "sdforge-demo.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Folders of one server; extra model folders are searched besides the standard ones."""
+
+    data: Path
+    models: Path
+    extra_checkpoints: tuple[Path, ...] = ()
+    extra_vaes: tuple[Path, ...] = ()
+    settings_file: Path | None = None
+
+    @classmethod
+    def under(cls, data: Path, models: Path | None = None) -> Paths:
+        """Return the standard layout below a data folder."""
+        return cls(data=data, models=models or data / "models")
+
+    @property
+    def settings(self) -> Path:
+        """The file of persistent settings, A1111's `config.json`."""
+        return self.settings_file or self.data / "config.json"
+
+    @property
+    def database(self) -> Path:
+        """The job queue and history (SQLite)."""
+        return self.data / "sdforge.sqlite3"
+
+    @property
+    def cache(self) -> Path:
+        """Things that can be computed again: hashes, scans."""
+        return self.data / "cache"
+
+    @property
+    def checkpoints(self) -> tuple[Path, ...]:
+        """Folders searched for checkpoints."""
+        return (self.models / "Stable-diffusion", *self.extra_checkpoints)
+
+    @property
+    def vaes(self) -> tuple[Path, ...]:
+        """Folders searched for VAE files."""
+        return (self.models / "VAE", *self.extra_vaes)
+
+    def resolve_output(self, folder: str) -> Path:
+        """Return an output folder from settings; relative ones lie below the data folder."""
+        return (self.data / folder).resolve()

@@ -1,0 +1,304 @@
+"""Settings: every option once, kept in `config.json` under A1111's names.
+
+`Settings` is a frozen snapshot: a job carries its own, so an override never has to be undone.
+`SettingsStore` holds the one that persists and writes it atomically. Keys of `config.json` that we
+do not know (another program's, a later version's) are kept and written back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from sdforge.core.errors import InvalidRequest, StorageError, closest_names
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What is known of a setting beside its value. `locked` ones cannot be set over the API."""
+
+    key: str
+    kind: type
+    default: Any
+    label: str
+    section: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] | None = None
+    infotext: str | None = None
+    locked: bool = False
+
+    def coerce(self, value: Any) -> Any:
+        """Return `value` as this option's type, as leniently as A1111's clients need.
+
+        Whole floats pass for integers (clients post back the `1.0` that A1111 sends).
+
+        Raises:
+            InvalidRequest: naming the option and what it allows.
+        """
+        if value is None:
+            return self.default
+        converted = _convert(self.kind, value)
+        if converted is None or not self._allows(converted):
+            raise InvalidRequest(self.key, value, self.allowed())
+        return converted
+
+    def _allows(self, value: Any) -> bool:
+        if self.choices is not None and value not in self.choices:
+            return False
+        if self.kind in (int, float):
+            low_ok = self.minimum is None or value >= self.minimum
+            return low_ok and (self.maximum is None or value <= self.maximum)
+        return True
+
+    def allowed(self) -> str:
+        """Say in words what values are allowed."""
+        if self.choices is not None:
+            return ", ".join(map(repr, self.choices))
+        words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+        text = words.get(self.kind, f"a {self.kind.__name__}")
+        if self.minimum is not None and self.maximum is not None:
+            return f"{text} from {self.minimum:g} to {self.maximum:g}"
+        if self.minimum is not None:
+            return f"{text} of at least {self.minimum:g}"
+        return text
+
+
+def _convert(kind: type, value: Any) -> Any:
+    """Return `value` converted to `kind`, or None when it cannot be."""
+    if kind is bool:
+        if isinstance(value, str):
+            return {
+                "true": True,
+                "1": True,
+                "on": True,
+                "false": False,
+                "0": False,
+                "off": False,
+            }.get(value.strip().casefold())
+        return bool(value) if isinstance(value, (bool, int, float)) else None
+    if kind in (int, float):
+        if isinstance(value, bool):
+            return kind(value)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return None
+        if number != number or number in (float("inf"), float("-inf")):
+            return None
+        if kind is int:
+            return int(number) if number == int(number) else None
+        return number
+    if kind is str:
+        return value if isinstance(value, str) else None
+    if kind is tuple:
+        return tuple(value) if isinstance(value, (list, tuple)) else None
+    return value if isinstance(value, kind) else None
+
+
+def _option(default: Any, label: str, section: str, **more: Any) -> Any:
+    return field(default=default, metadata={"label": label, "section": section, **more})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A snapshot of all settings. Attribute names are A1111's option keys where it has one."""
+
+    # fmt: off
+    samples_save: bool = _option(True, "Always save all generated images", "saving-images")
+    samples_format: str = _option("png", "File format for images", "saving-images", choices=("png", "jpg", "jpeg", "webp"))
+    samples_filename_pattern: str = _option("", "Images filename pattern", "saving-images")
+    save_images_add_number: bool = _option(True, "Add number to filename when saving", "saving-images")
+    grid_save: bool = _option(True, "Always save all generated image grids", "saving-images")
+    grid_format: str = _option("png", "File format for grids", "saving-images", choices=("png", "jpg", "jpeg", "webp"))
+    grid_only_if_multiple: bool = _option(True, "Do not save grids consisting of one picture", "saving-images")
+    return_grid: bool = _option(True, "Show grid in results", "saving-images")
+    n_rows: int = _option(-1, "Grid row count; -1 for automatic, 0 for the batch size", "saving-images", minimum=-1, maximum=16)
+    jpeg_quality: int = _option(80, "Quality for saved JPEG and WebP images", "saving-images", minimum=1, maximum=100)
+    webp_lossless: bool = _option(False, "Use lossless compression for WebP images", "saving-images")
+    save_incomplete_images: bool = _option(False, "Save images of interrupted jobs", "saving-images")
+    outdir_samples: str = _option("", "Output directory for images; if empty, the ones below are used", "saving-paths", locked=True)
+    outdir_txt2img_samples: str = _option("outputs/txt2img-images", "Output directory for txt2img images", "saving-paths", locked=True)
+    outdir_txt2img_grids: str = _option("outputs/txt2img-grids", "Output directory for txt2img grids", "saving-paths", locked=True)
+    save_to_dirs: bool = _option(True, "Save images to a subdirectory", "saving-to-dirs")
+    grid_save_to_dirs: bool = _option(True, "Save grids to a subdirectory", "saving-to-dirs")
+    directories_filename_pattern: str = _option("[date]", "Directory name pattern", "saving-to-dirs")
+    directories_max_prompt_words: int = _option(8, "Max prompt words for [prompt_words] pattern", "saving-to-dirs", minimum=1, maximum=20)
+    enable_pnginfo: bool = _option(True, "Write infotext to metadata of the generated image", "infotext")
+    save_txt: bool = _option(False, "Create a text file next to every image with its parameters", "infotext")
+    add_model_name_to_info: bool = _option(True, "Add model name to infotext", "infotext")
+    add_model_hash_to_info: bool = _option(True, "Add model hash to infotext", "infotext")
+    add_version_to_infotext: bool = _option(True, "Add program version to infotext", "infotext")
+    sd_model_checkpoint: str = _option("", "Stable Diffusion checkpoint", "sd", infotext="Model")
+    sd_vae: str = _option("Automatic", "SD VAE", "vae", infotext="VAE")
+    CLIP_stop_at_last_layers: int = _option(1, "Clip skip", "sd", minimum=1, maximum=12, infotext="Clip skip")
+    emphasis: str = _option("Original", "Emphasis mode", "sd", choices=("None", "Ignore", "Original", "No norm"), infotext="Emphasis")
+    comma_padding_backtrack: int = _option(20, "Prompt word wrap length limit", "sd", minimum=0, maximum=74)
+    randn_source: str = _option("GPU", "Random number generator source", "sd", choices=("GPU", "CPU", "NV"), infotext="RNG")
+    batch_cond_uncond: bool = _option(True, "Batch cond/uncond", "optimizations")
+    eta_ddim: float = _option(0.0, "Eta for DDIM", "sampler-params", minimum=0, maximum=1, infotext="Eta DDIM")
+    eta_ancestral: float = _option(1.0, "Eta for k-diffusion samplers", "sampler-params", minimum=0, maximum=1, infotext="Eta")
+    s_churn: float = _option(0.0, "sigma churn", "sampler-params", minimum=0, maximum=100, infotext="Sigma churn")
+    s_tmin: float = _option(0.0, "sigma tmin", "sampler-params", minimum=0, maximum=10, infotext="Sigma tmin")
+    s_tmax: float = _option(0.0, "sigma tmax; 0 is no limit", "sampler-params", minimum=0, maximum=999, infotext="Sigma tmax")
+    s_noise: float = _option(1.0, "sigma noise", "sampler-params", minimum=0, maximum=1.1, infotext="Sigma noise")
+    sigma_min: float = _option(0.0, "sigma min; 0 is the model's", "sampler-params", minimum=0, maximum=2, infotext="Schedule min sigma")
+    sigma_max: float = _option(0.0, "sigma max; 0 is the model's", "sampler-params", minimum=0, maximum=60, infotext="Schedule max sigma")
+    rho: float = _option(0.0, "rho; 0 is the schedule's", "sampler-params", minimum=0, infotext="Schedule rho")
+    eta_noise_seed_delta: int = _option(0, "Eta noise seed delta", "sampler-params", infotext="ENSD")
+    always_discard_next_to_last_sigma: bool = _option(False, "Always discard next-to-last sigma", "sampler-params", infotext="Discard penultimate sigma")
+    sgm_noise_multiplier: bool = _option(False, "SGM noise multiplier", "sampler-params", infotext="SGM noise multiplier")
+    live_previews_enable: bool = _option(True, "Show live previews of the created image", "ui")
+    live_previews_image_format: str = _option("jpeg", "Live preview file format", "ui", choices=("jpeg", "png", "webp"))
+    show_progress_every_n_steps: int = _option(1, "Live preview display period, in steps; -1 for none", "ui", minimum=-1, maximum=32)
+    live_preview_refresh_period: int = _option(500, "Progressbar and preview update period, in milliseconds", "ui", minimum=50, maximum=60000)
+    forge_inference_memory: int = _option(1024, "Memory kept free for inference, in MiB (GPU weights = total − this)", "forge", minimum=0)
+    memory_mode: str = _option("auto", "Memory mode", "forge", choices=("auto", "normal", "medvram", "medvram-sdxl", "lowvram"))
+    max_pixels_per_image: int = _option(67_108_864, "Largest picture that may be asked for, in pixels", "limits", minimum=4096, locked=True)
+    max_images_per_job: int = _option(1000, "Most pictures that one job may make", "limits", minimum=1, locked=True)
+    max_queued_jobs: int = _option(1000, "Most jobs that may wait", "limits", minimum=1, locked=True)
+    # fmt: on
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_overrides(self, values: Mapping[str, Any]) -> Settings:
+        """Return a snapshot with some settings changed; unknown keys are kept in `others`.
+
+        Raises:
+            InvalidRequest: naming the first key whose value cannot be used.
+        """
+        known, others = {}, dict(self.others)
+        for key, value in values.items():
+            if key in OPTIONS:
+                known[key] = OPTIONS[key].coerce(value)
+            else:
+                others[key] = value
+        return replace(self, **known, others=others)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all settings as plain JSON types, unknown ones included."""
+        values = {key: getattr(self, key) for key in OPTIONS}
+        return {
+            **self.others,
+            **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()},
+        }
+
+
+def _read_options() -> dict[str, Option]:
+    kinds = {"bool": bool, "int": int, "float": float, "str": str, "tuple": tuple}
+    rows = (row for row in fields(Settings) if row.name != "others")
+    return {
+        row.name: Option(
+            key=row.name,
+            kind=kinds[str(row.type).split("[")[0]],
+            default=row.default,
+            **row.metadata,
+        )
+        for row in rows
+    }
+
+
+OPTIONS: dict[str, Option] = _read_options()
+
+
+class SettingsStore:
+    """The settings that persist: read once, changed by `update`, written whole and atomically."""
+
+    def __init__(self, path: Path | None, overrides: Mapping[str, Any] | None = None) -> None:
+        """Read `path` if it exists; `overrides` come from flags and are not written to it."""
+        self.path = path
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[Settings], None]] = []
+        self._persistent = self._read()
+        self._flags = dict(overrides or {})
+        self._current = self._persistent.with_overrides(self._flags)
+
+    @property
+    def current(self) -> Settings:
+        """The snapshot in force."""
+        return self._current
+
+    def subscribe(self, listener: Callable[[Settings], None]) -> None:
+        """Call `listener` with the new snapshot after each change, on the changing thread."""
+        self._listeners.append(listener)
+
+    def update(self, values: Mapping[str, Any]) -> Settings:
+        """Change settings, persist them, and return the new snapshot; all or nothing.
+
+        Raises:
+            InvalidRequest: a value cannot be used; nothing is changed.
+            StorageError: the file could not be written; nothing is changed.
+        """
+        for key in values:
+            if key not in OPTIONS and (close := closest_names(key, OPTIONS)):
+                log.warning(
+                    "unknown setting %r is stored but has no effect; similar: %s", key, close
+                )
+        with self._lock:
+            # A value set by hand outlives the flag that set it at start.
+            flags = {key: value for key, value in self._flags.items() if key not in values}
+            persistent = self._persistent.with_overrides(values)
+            current = persistent.with_overrides(flags)
+            if persistent != self._persistent:
+                self._write(persistent)
+            changed = current != self._current
+            self._flags, self._persistent, self._current = flags, persistent, current
+        if changed:
+            for listener in self._listeners:
+                listener(current)
+        return current
+
+    def _read(self) -> Settings:
+        if self.path is None or not self.path.exists():
+            return Settings()
+        try:
+            values = json.loads(self.path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("it holds no JSON object")
+        except (OSError, ValueError) as error:
+            aside = self.path.with_name(f"{self.path.name}.unreadable-{int(time.time())}")
+            log.warning("%s cannot be read (%s); using defaults, the file is kept as %s",
+                        self.path, error, aside.name)  # fmt: skip
+            self.path.rename(aside)
+            return Settings()
+        settings = Settings()
+        for key, value in values.items():
+            try:
+                settings = settings.with_overrides({key: value})
+            except InvalidRequest as error:
+                log.warning("%s: %s; using %r", self.path, error, OPTIONS[key].default)
+        return settings
+
+    def _write(self, settings: Settings) -> None:
+        if self.path is not None:
+            text = json.dumps(settings.to_json(), indent=4, ensure_ascii=False) + "\n"
+            write_atomically(self.path, text.encode())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves either the old content or the new, never a part.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise StorageError(f"could not write {path}: {error.strerror or error}") from error
