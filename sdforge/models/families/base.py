@@ -1,0 +1,93 @@
+"""What a model family must offer, and the plain data it speaks in.
+
+Recognising (`match`) reads headers only and needs no torch; `recipe` and `assemble` are called by
+`models.loader` on the model thread and import what they need then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from sdforge.models.checkpoint import CheckpointHeader
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from sdforge.memory.component import Component
+    from sdforge.memory.manager import MemoryManager
+    from sdforge.models.bundle import Parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """Why a file belongs to a family.
+
+    `prediction` is what the denoiser's network puts out: 'epsilon' or 'v'. `problem` says why this
+    version cannot run the file although it recognises it.
+    """
+
+    family: str
+    variant: str
+    prediction: str
+    reason: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a parameter comes from: a tensor of the file, and the shape it takes in the module."""
+
+    key: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to make one component: a module on the meta device and where its tensors come from.
+
+    `buffers` are tensors that no file holds, by name.
+    """
+
+    role: str
+    header: CheckpointHeader
+    module: nn.Module
+    sources: Mapping[str, Source]
+    buffers: Mapping[str, Callable[[], torch.Tensor]] = field(default_factory=dict)
+
+
+class Family(Protocol):
+    """One architecture."""
+
+    @property
+    def name(self) -> str:
+        """Short name, as other parts of the program compare it: 'sd1'."""
+
+    @property
+    def label(self) -> str:
+        """Name for people."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Networks that a checkpoint holds; 'vae' is the one that another file may replace."""
+
+    def match(self, header: CheckpointHeader) -> Match | None:
+        """Return why the file is of this family, or None when it is not."""
+
+    def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
+        """Return how to make the network of `role` from a file, all shapes checked.
+
+        Raises:
+            MissingModel: the file lacks this part, or some of it.
+            UnsupportedCheckpoint: its shapes do not fit together.
+        """
+
+    def assemble(
+        self,
+        match: Match,
+        components: Mapping[str, Component],
+        memory: MemoryManager,
+    ) -> Parts:
+        """Return the loaded networks as things that encode, denoise and decode."""

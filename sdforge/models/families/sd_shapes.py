@@ -1,0 +1,219 @@
+"""Configurations of Stable Diffusion's networks, read off the shapes of their tensors.
+
+Any width of the layout works, so a model a fifth as wide as SD 1.5 needs no configuration file.
+What shapes cannot tell (attention heads, groups of normalisation) follows a rule that gives SD
+1.5's numbers for SD 1.5; metadata may say otherwise. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
+from sdforge.models.checkpoint import CheckpointHeader
+
+UNET = "model.diffusion_model."
+TEXT = "cond_stage_model.transformer."
+VAE = "first_stage_model."
+# SD 1.x cuts every attention layer of its U-Net into 8 heads, whatever its width.
+UNET_HEADS = 8
+CLIP_HEAD_WIDTH = 64
+_UNET_GROUPS = "sdforge.unet_norm_groups"
+_VAE_GROUPS = "sdforge.vae_norm_groups"
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Residual blocks at one resolution."""
+
+    channels: int
+    blocks: int
+    has_attention: bool
+
+
+class _Shapes:
+    """Shapes of one part of a file by its own names; a missing one is an error that names it."""
+
+    def __init__(self, header: CheckpointHeader, names: Mapping[str, str], part: str) -> None:
+        self.file = header.path.name
+        self.part = part
+        self._shapes = {name: header.tensors[key].shape for name, key in names.items()}
+        if not names:
+            raise MissingModel(f"{self.file} holds no {part}")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._shapes
+
+    def dims(self, name: str, count: int) -> tuple[int, ...]:
+        """Return the shape of a tensor that must be there with `count` dimensions."""
+        shape = self._shapes.get(name)
+        if shape is None:
+            raise MissingModel(f"the {self.part} in {self.file} is incomplete: {name} is missing")
+        if len(shape) != count or 0 in shape:
+            raise self.misfit(f"{name} has the shape {list(shape)}")
+        return shape
+
+    def misfit(self, what: str) -> UnsupportedCheckpoint:
+        """Return the error for shapes that do not fit together."""
+        return UnsupportedCheckpoint(f"the {self.part} in {self.file} cannot be run: {what}")
+
+    def count(self, name: Callable[[int], str]) -> int:
+        """Return how many of name(0), name(1), … there are in a row."""
+        number = 0
+        while name(number) in self:
+            number += 1
+        return number
+
+
+def vae_names(header: CheckpointHeader) -> dict[str, str]:
+    """Return the tensors of the VAE, own name → name in the file; alone or in a checkpoint."""
+    if header.has_prefix(VAE):
+        return header.under(VAE)
+    return header.under("") if header.has_prefix("decoder.conv_in.") else {}
+
+
+def text_names(header: CheckpointHeader) -> dict[str, str]:
+    """Return the text encoder's tensors, own name (without `text_model.`) → name in the file."""
+    names = header.under(TEXT)
+    return {
+        name.removeprefix("text_model."): key
+        for name, key in names.items()
+        if not name.endswith("position_ids")
+    }
+
+
+def context_width(header: CheckpointHeader) -> int | None:
+    """Return the width of the text states that the U-Net attends to, None without attention."""
+    for key, info in header.tensors.items():
+        is_key_projection = key.startswith(UNET) and key.endswith("attn2.to_k.weight")
+        if is_key_projection and len(info.shape) == 2:
+            return info.shape[1]
+    return None
+
+
+def unet_config(header: CheckpointHeader) -> dict[str, Any]:
+    """Return the arguments of diffusers' `UNet2DConditionModel`.
+
+    Raises:
+        MissingModel: tensors are missing.
+        UnsupportedCheckpoint: shapes do not fit together.
+    """
+    shapes = _Shapes(header, header.under(UNET), "U-Net")
+    base, in_channels, _, _ = shapes.dims("input_blocks.0.0.weight", 4)
+    levels = _unet_levels(shapes)
+    widths = tuple(level.channels for level in levels)
+    if len({level.blocks for level in levels}) != 1:
+        raise shapes.misfit("its levels have different numbers of blocks")
+    if widths[0] != base or shapes.dims("time_embed.0.weight", 2) != (4 * base, base):
+        raise shapes.misfit(f"its first level is not as wide as its input ({base})")
+    if any(width % UNET_HEADS for width in widths):
+        raise shapes.misfit(f"its widths {widths} cannot be cut into {UNET_HEADS} heads")
+    shapes.dims("middle_block.1.proj_in.weight", 4)
+    return {
+        "in_channels": in_channels,
+        "out_channels": shapes.dims("out.2.weight", 4)[0],
+        "block_out_channels": widths,
+        "layers_per_block": levels[0].blocks,
+        "down_block_types": tuple(
+            "CrossAttnDownBlock2D" if level.has_attention else "DownBlock2D" for level in levels
+        ),
+        "up_block_types": tuple(
+            "CrossAttnUpBlock2D" if level.has_attention else "UpBlock2D"
+            for level in reversed(levels)
+        ),
+        "cross_attention_dim": context_width(header),
+        "attention_head_dim": UNET_HEADS,
+        "norm_num_groups": _groups(header, _UNET_GROUPS, widths, shapes),
+    }
+
+
+def _unet_levels(shapes: _Shapes) -> list[_Level]:
+    levels: list[_Level] = []
+    channels, blocks, has_attention = 0, 0, False
+    index = 1
+    while True:
+        block = f"input_blocks.{index}."
+        index += 1
+        if f"{block}0.in_layers.2.weight" in shapes:
+            channels = shapes.dims(f"{block}0.in_layers.2.weight", 4)[0]
+            blocks += 1
+            has_attention = f"{block}1.proj_in.weight" in shapes
+        elif blocks:
+            levels.append(_Level(channels, blocks, has_attention))
+            blocks = 0
+        if f"{block}0.in_layers.2.weight" not in shapes and f"{block}0.op.weight" not in shapes:
+            break
+    if not levels:
+        raise MissingModel(f"the U-Net in {shapes.file} is incomplete: it has no input blocks")
+    return levels
+
+
+def vae_config(header: CheckpointHeader) -> dict[str, Any]:
+    """Return the arguments of diffusers' `AutoencoderKL`, from a VAE alone or in a checkpoint.
+
+    Raises:
+        MissingModel: tensors are missing.
+        UnsupportedCheckpoint: shapes do not fit together.
+    """
+    shapes = _Shapes(header, vae_names(header), "VAE")
+    base, in_channels, _, _ = shapes.dims("encoder.conv_in.weight", 4)
+    level_count = shapes.count(lambda level: f"encoder.down.{level}.block.0.conv1.weight")
+    widths = tuple(
+        shapes.dims(f"encoder.down.{level}.block.0.conv1.weight", 4)[0]
+        for level in range(level_count)
+    )
+    if not widths:
+        raise MissingModel(f"the VAE in {shapes.file} is incomplete: its encoder has no blocks")
+    return {
+        "in_channels": in_channels,
+        "out_channels": shapes.dims("decoder.conv_out.weight", 4)[0],
+        "latent_channels": shapes.dims("decoder.conv_in.weight", 4)[1],
+        "block_out_channels": widths,
+        "layers_per_block": shapes.count(
+            lambda block: f"encoder.down.0.block.{block}.conv1.weight"
+        ),
+        "down_block_types": ("DownEncoderBlock2D",) * level_count,
+        "up_block_types": ("UpDecoderBlock2D",) * level_count,
+        "norm_num_groups": _groups(header, _VAE_GROUPS, (base, *widths), shapes),
+        "use_quant_conv": "quant_conv.weight" in shapes,
+        "use_post_quant_conv": "post_quant_conv.weight" in shapes,
+        "mid_block_add_attention": "decoder.mid.attn_1.q.weight" in shapes,
+    }
+
+
+def clip_config(header: CheckpointHeader) -> dict[str, Any]:
+    """Return the arguments of transformers' `CLIPTextConfig`.
+
+    Raises:
+        MissingModel: tensors are missing.
+        UnsupportedCheckpoint: shapes do not fit together.
+    """
+    shapes = _Shapes(header, text_names(header), "text encoder")
+    vocabulary, hidden = shapes.dims("embeddings.token_embedding.weight", 2)
+    heads = max(1, hidden // CLIP_HEAD_WIDTH)
+    if hidden % heads:
+        raise shapes.misfit(f"its width {hidden} cannot be cut into {heads} heads")
+    layers = shapes.count(lambda layer: f"encoder.layers.{layer}.layer_norm1.weight")
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": shapes.dims("encoder.layers.0.mlp.fc1.weight", 2)[0],
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "max_position_embeddings": shapes.dims("embeddings.position_embedding.weight", 2)[0],
+        "hidden_act": "quick_gelu",
+    }
+
+
+def _groups(header: CheckpointHeader, key: str, widths: tuple[int, ...], shapes: _Shapes) -> int:
+    """Return the number of normalisation groups: metadata, else 32 or a quarter of the width.
+
+    At SD's fixed 32 groups a narrow network would normalise single channels.
+    """
+    said = header.metadata.get(key, "").strip()
+    groups = int(said) if said.isdecimal() and len(said) < 6 else min(32, widths[0] // 4)
+    if groups < 1 or any(width % groups for width in widths):
+        raise shapes.misfit(f"its widths {widths} cannot be cut into {groups} groups")
+    return groups
