@@ -1,0 +1,35 @@
+"""Jobs: accepted, queued on disk, run one after another on one model thread, reported as events.
+
+Above are the API and the page, which only talk to `engine.Engine`; below is the pipeline, which
+knows nothing of jobs. Reading order: `job.py` (the data), `engine.py` (the facade), `queue.py` (who
+is next), `worker.py` and `job_run.py` (the model thread), `runner.py` (the way down into the
+pipeline), `event_log.py`, `progress.py`, `picture_cache.py`, `store.py` (SQLite). Importing this
+package loads no torch.
+"""
+
+from sdforge.engine.engine import Engine
+from sdforge.engine.event_log import Subscription
+from sdforge.engine.job import (
+    ACTIVE,
+    DuplicateJob,
+    Job,
+    JobError,
+    JobImage,
+    JobStatus,
+    Progress,
+)
+from sdforge.engine.runner import PipelineRunner, Runner
+
+__all__ = [
+    "ACTIVE",
+    "DuplicateJob",
+    "Engine",
+    "Job",
+    "JobError",
+    "JobImage",
+    "JobStatus",
+    "PipelineRunner",
+    "Progress",
+    "Runner",
+    "Subscription",
+]

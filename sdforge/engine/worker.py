@@ -1,0 +1,182 @@
+"""The model thread: takes the next job, runs it, takes the next; loads and unloads in between.
+
+Exactly one thread touches models and the device, from start to stop. `JobRun` does one job; this
+file knows the runner and what is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sdforge.core.events import Event, ModelLoading, StageStarted
+from sdforge.core.settings import Settings
+from sdforge.engine.job import JobError, JobStatus
+from sdforge.engine.job_run import JobRun, log_failure
+from sdforge.engine.picture_cache import PictureCache
+from sdforge.engine.queue import Chore, JobQueue, LiveJob
+from sdforge.engine.runner import Runner
+
+if TYPE_CHECKING:
+    from sdforge.output.writer import ImageWriter
+
+log = logging.getLogger(__name__)
+
+# Settings of the machine, not of a picture: a job that waited runs with what holds now.
+MACHINE_SETTINGS = ("forge_inference_memory", "memory_mode")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelState:
+    """What is loaded, or being loaded; `error` is why the last attempt failed."""
+
+    title: str = ""
+    loading: bool = False
+    fraction: float = 0.0
+    error: str | None = None
+
+
+class Worker:
+    """The model thread and what it holds."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        make_runner: Callable[[], Runner],
+        current_settings: Callable[[], Settings],
+        writer: ImageWriter,
+        cache: PictureCache,
+    ) -> None:
+        self._queue = queue
+        self._writer = writer
+        self._cache = cache
+        self._make_runner = make_runner
+        self._current_settings = current_settings
+        self._runner: Runner | None = None
+        self._state = ModelState()
+        self._wanted: Callable[[], str] | None = None
+        self._thread = threading.Thread(target=self._loop, name="sdforge-model", daemon=True)
+
+    @property
+    def model_state(self) -> ModelState:
+        """What is loaded; may be read from any thread."""
+        return self._state
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def join(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for the thread to end; return whether it has."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def preload(self, find_title: Callable[[], str]) -> Future[None]:
+        """Load the checkpoint that `find_title` names before the next job.
+
+        Of several that wait only the last one loads: somebody is leafing through a list.
+        """
+        self._wanted = find_title
+        return self._queue.add_chore(partial(self._preload, find_title))
+
+    def unload(self) -> Future[None]:
+        """Give back the memory of all models before the next job."""
+        return self._queue.add_chore(self._unload)
+
+    def memory_report(self) -> dict[str, Any]:
+        """Return who holds how many bytes; empty before anything was loaded."""
+        runner = self._runner
+        return runner.memory_report() if runner is not None else {}
+
+    def _loop(self) -> None:
+        while (task := self._queue.next()) is not None:
+            if isinstance(task, Chore):
+                _do(task)
+            else:
+                self._run(task)
+        _do(Chore(self._unload))
+
+    def _run(self, live: LiveJob) -> None:
+        job = live.job
+        now = self._current_settings()
+        machine = {
+            key: getattr(now, key) for key in MACHINE_SETTINGS if key not in job.request.overrides
+        }
+        settings = job.settings.with_overrides(machine)
+        run = JobRun(self._queue, live, settings, self._writer, self._cache)
+        try:
+            error = run.execute(self._get_runner, partial(self._watch, job.request.checkpoint))
+        except BaseException as raised:  # noqa: BLE001 (a fault of the engine itself)
+            log_failure(f"job {job.id} could not be ended", raised)
+            error = JobError.of(raised)
+            self._queue.finish(job.id, JobStatus.FAILED, error)
+        if self._state.loading or self._runner is None:
+            # It ended before the model was there.
+            self._state = ModelState(error=error.message if error else None)
+
+    def _get_runner(self) -> Runner:
+        if self._runner is None:
+            self._runner = self._make_runner()
+        return self._runner
+
+    def _watch(self, title: str, event: Event) -> None:
+        """Keep the model state true to what the runner reports."""
+        if isinstance(event, ModelLoading):
+            self._state = ModelState(title=title, loading=True, fraction=event.fraction)
+        elif isinstance(event, StageStarted):
+            if event.stage != "load":
+                self._loaded(title)
+            elif self._state.title != title:
+                self._state = ModelState(title=title, loading=True)
+
+    def _loaded(self, title: str) -> None:
+        if self._state.loading or self._state.title != title:
+            self._state = ModelState(title=title, fraction=1.0)
+
+    def _preload(self, find_title: Callable[[], str]) -> None:
+        if find_title is not self._wanted:
+            return
+        self._state = replace(self._state, loading=True, fraction=0.0, error=None)
+        try:
+            title = find_title()
+            self._state = replace(self._state, title=title)
+            settings = self._current_settings()
+            self._get_runner().preload(title, settings, partial(self._watch, title))
+            self._loaded(title)
+        except BaseException as raised:
+            self._state = ModelState(error=JobError.of(raised).message)
+            raise
+
+    def _unload(self) -> None:
+        if self._runner is not None:
+            self._runner.unload()
+        self._state = ModelState()
+
+
+def _do(chore: Chore) -> None:
+    """Do a chore; its caller gets the error, without the frames and tensors it came from."""
+    if not chore.done.set_running_or_notify_cancel():
+        return
+    try:
+        chore.action()
+    except BaseException as raised:  # noqa: BLE001 (nothing may end the model thread)
+        log_failure("a task between jobs failed", raised)
+        chore.done.set_exception(_bare(raised))
+    else:
+        chore.done.set_result(None)
+
+
+def _bare(error: BaseException) -> BaseException:
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
