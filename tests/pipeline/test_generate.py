@@ -1,0 +1,176 @@
+"""txt2img through all stages: determinism, batches, guidance, stopping, memory modes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sdforge.core.errors import Cancelled
+from sdforge.core.events import Event, PreviewReady, StageStarted, StepDone
+from sdforge.memory.device import Device
+from sdforge.memory.simulated import SimulatedDevice
+from tests.pipeline.conftest import Pipeline
+
+MIB = 1024 * 1024
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> int:
+    """Largest difference in 8-bit levels."""
+    return int(np.abs(first.astype(int) - second.astype(int)).max())
+
+
+def test_the_same_request_gives_the_same_pixels_and_another_seed_others(pipeline: Pipeline) -> None:
+    first, again, other = (pipeline.draw(seed=seed)[0].pixels for seed in (7, 7, 8))
+
+    assert first.shape == (64, 64, 3)
+    assert np.array_equal(first, again)
+    assert difference(first, other) > 8
+
+
+def test_prompt_and_negative_prompt_change_the_picture(pipeline: Pipeline) -> None:
+    plain = pipeline.draw()[0].pixels
+    assert not np.array_equal(plain, pipeline.draw(prompt="a dog")[0].pixels)
+    assert not np.array_equal(plain, pipeline.draw(negative_prompt="red")[0].pixels)
+
+
+def test_without_guidance_the_negative_prompt_has_no_effect(pipeline: Pipeline) -> None:
+    one = pipeline.draw(cfg_scale=1.0)[0].pixels
+    other = pipeline.draw(cfg_scale=1.0, negative_prompt="red")[0].pixels
+    assert np.array_equal(one, other)
+
+
+def test_sizes_need_not_be_square(pipeline: Pipeline) -> None:
+    assert pipeline.draw(width=96, height=40)[0].pixels.shape == (40, 96, 3)
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DPM++ 2M", "DPM++ SDE", "DDIM"])
+def test_each_picture_of_a_batch_equals_the_single_one_of_its_seed(
+    pipeline: Pipeline, sampler: str
+) -> None:
+    batch = pipeline.draw(batch_size=2, batch_count=2, seed=10, sampler=sampler)
+
+    assert [result.info.seed for result in batch] == [10, 11, 12, 13]
+    assert [result.index for result in batch] == [0, 1, 2, 3]
+    for result in batch:
+        single = pipeline.draw(seed=result.info.seed, sampler=sampler)[0]
+        assert difference(result.pixels, single.pixels) <= 1
+
+
+def test_splitting_cond_and_uncond_changes_at_most_one_level(pipeline: Pipeline) -> None:
+    together = pipeline.draw()[0].pixels
+    apart = pipeline.draw(settings={"batch_cond_uncond": False})[0].pixels
+    assert difference(together, apart) <= 1
+
+
+def test_prompts_of_different_lengths_are_padded(pipeline: Pipeline) -> None:
+    long = ", ".join(["a very long prompt"] * 30)
+    assert len(pipeline.draw(prompt=long, negative_prompt="short")) == 1
+    assert len(pipeline.draw(prompt="", negative_prompt=long)) == 1
+
+
+def test_clip_skip_and_emphasis_settings_act(pipeline: Pipeline) -> None:
+    plain = pipeline.draw(prompt="a (red:1.5) cat")[0].pixels
+    for settings in ({"CLIP_stop_at_last_layers": 2}, {"emphasis": "No norm"}):
+        assert not np.array_equal(
+            plain, pipeline.draw(prompt="a (red:1.5) cat", settings=settings)[0].pixels
+        )
+
+
+def test_events_tell_the_story_in_order(pipeline: Pipeline) -> None:
+    pipeline.draw(batch_count=2, steps=3)
+    stages = [event.stage for event in pipeline.events if isinstance(event, StageStarted)]
+    steps = [(event.batch, event.step) for event in pipeline.events if isinstance(event, StepDone)]
+    assert stages == ["load", "encode", "denoise", "decode", "denoise", "decode"]
+    assert steps == [(batch, step) for batch in (0, 1) for step in (1, 2, 3)]
+    assert any(isinstance(event, PreviewReady) for event in pipeline.events)
+
+
+def test_previews_can_be_turned_off(pipeline: Pipeline) -> None:
+    pipeline.draw(settings={"live_previews_enable": False})
+    assert not any(isinstance(event, PreviewReady) for event in pipeline.events)
+
+
+def test_cancel_stops_after_the_running_step_and_still_shows_what_there_is(
+    pipeline: Pipeline,
+) -> None:
+    def cancel_at_second_step(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 2:
+            pipeline.control.cancel()
+
+    pipeline.on_event = cancel_at_second_step
+    run = pipeline.start(steps=10, batch_count=3)
+    partial = next(run)
+    assert not partial.is_complete
+    with pytest.raises(Cancelled):
+        next(run)
+    assert sum(isinstance(event, StepDone) for event in pipeline.events) == 2
+
+
+def test_skip_ends_the_batch_and_the_next_one_runs_whole(pipeline: Pipeline) -> None:
+    def skip_first(event: Event) -> None:
+        if isinstance(event, StepDone) and (event.batch, event.step) == (0, 1):
+            pipeline.control.skip()
+
+    pipeline.on_event = skip_first
+    results = pipeline.draw(steps=5, batch_count=2)
+    assert [result.is_complete for result in results] == [False, True]
+    pipeline.on_event = lambda event: None
+    assert np.array_equal(results[1].pixels, pipeline.draw(steps=5, seed=2)[0].pixels)
+
+
+def test_a_repeated_prompt_is_not_encoded_again(pipeline: Pipeline) -> None:
+    pipeline.draw(prompt="a red cat")
+    encoded: list[str] = []
+    text = pipeline.parts.provider.get("").text
+    original = text.encode
+    text.encode = lambda *args, **more: encoded.append("again") or original(*args, **more)
+    try:
+        pipeline.draw(prompt="a red cat", seed=9)
+        assert encoded == []
+        pipeline.draw(prompt="a blue cat")
+        assert encoded
+    finally:
+        del text.encode
+
+
+def test_a_variation_lies_between_two_seeds(pipeline: Pipeline) -> None:
+    def draw(**values: Any) -> np.ndarray:
+        return pipeline.draw(sampler="Euler", **values)[0].pixels
+
+    start, end = draw(seed=3), draw(seed=4)
+    none = draw(seed=3, subseed=4, subseed_strength=0.0)
+    full = draw(seed=3, subseed=4, subseed_strength=1.0)
+    some = draw(seed=3, subseed=4, subseed_strength=0.2)
+
+    assert np.array_equal(none, start)
+    assert difference(full, end) <= 1
+    assert not np.array_equal(some, start)
+    assert not np.array_equal(some, end)
+
+
+@pytest.mark.parametrize("mode", ["normal", "medvram", "lowvram"])
+def test_memory_modes_do_not_change_the_picture(
+    pipeline: Pipeline, make_pipeline: Callable[[Device], Pipeline], mode: str
+) -> None:
+    expected = pipeline.draw()[0].pixels
+    device = SimulatedDevice(256 * MIB)
+    placed = make_pipeline(device)
+
+    assert np.array_equal(placed.draw(settings={"memory_mode": mode})[0].pixels, expected)
+    assert device.uploaded_bytes > 0
+    placed.parts.provider.unload()
+    assert device.own_bytes() == 0
+
+
+def test_a_card_that_holds_one_component_at_a_time_is_enough(
+    pipeline: Pipeline, make_pipeline: Callable[[Device], Pipeline]
+) -> None:
+    components = pipeline.parts.provider.get("").components.values()
+    largest = max(component.total_bytes for component in components)
+    assert largest < sum(component.total_bytes for component in components)
+    device = SimulatedDevice(largest)
+    placed = make_pipeline(device)
+
+    assert np.array_equal(placed.draw()[0].pixels, pipeline.draw()[0].pixels)
+    assert device.peak_bytes <= largest
