@@ -127,10 +127,11 @@ class MemoryManager:
         finally:
             entry.leases -= 1
 
-    def release(self, component: Component) -> None:
-        """Forget a component: its device copy and its host masters are given back."""
-        self._entries.pop(id(component), None)
-        component.release()
+    def release(self, *components: Component) -> None:
+        """Forget components: their device copies and host masters are given back."""
+        for component in components:
+            self._entries.pop(id(component), None)
+            component.release()
         gc.collect()
         self.device.empty_cache()
 

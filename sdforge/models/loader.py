@@ -164,8 +164,7 @@ class ModelProvider:
         """Give back all memory; the next `get` loads again."""
         bundle, self._bundle, self._fingerprints = self._bundle, None, {}
         if bundle is not None:
-            for component in bundle.components.values():
-                self._memory.release(component)
+            self._memory.release(*bundle.components.values())
 
     def _is_loaded(self, info: CheckpointInfo, vae_path: Path | None) -> bool:
         """Compare with what is in memory by the files' stamps, without opening any."""
@@ -241,14 +240,13 @@ class ModelProvider:
         started = time.perf_counter()
         components = self._loaded()
         self._bundle, self._fingerprints = None, {}
-        for role in [role for role in components if role in recipes or role not in wanted.headers]:
-            self._memory.release(components.pop(role))
+        leaving = [role for role in components if role in recipes or role not in wanted.headers]
+        self._memory.release(*(components.pop(role) for role in leaving))
         try:
             self._read(wanted, recipes, components, on_progress)
             parts = wanted.family.assemble(wanted.match, components, self._memory)
         except BaseException:
-            for component in components.values():
-                self._memory.release(component)
+            self._memory.release(*components.values())
             raise
         identity = self._library.start_identity(wanted.info, wanted.vae_path)
         self._bundle = ModelBundle(
