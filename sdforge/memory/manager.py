@@ -19,6 +19,7 @@ from sdforge.core.settings import Settings
 from sdforge.memory.budget import MIB, Budget
 from sdforge.memory.component import Component
 from sdforge.memory.device import Device
+from sdforge.memory.heap import trim_heap
 from sdforge.memory.plan import ComponentState, MemoryMode, ResidencyPlan, plan
 
 log = logging.getLogger(__name__)
@@ -134,6 +135,7 @@ class MemoryManager:
             component.release()
         gc.collect()
         self.device.empty_cache()
+        trim_heap()
 
     def evict_all(self) -> None:
         """Take every component off the device that is not leased; masters stay on the host."""
