@@ -50,8 +50,9 @@ def denoise_batch(
         discard_penultimate=(
             spec.discard_penultimate or settings.always_discard_next_to_last_sigma
         ),
+        timesteps=spec.timesteps,
     )
-    noise = _image_noise(context, bundle, spec, batch)
+    noise = _image_noise(context, bundle, batch)
     x = noise.initial() * _initial_scale(sigmas[0], spec, settings)
     previewer = Previewer(bundle.latent_format, settings)
     last = x
@@ -90,9 +91,7 @@ def _size(request: GenerationRequest) -> tuple[int, int]:
     return request.height, request.width
 
 
-def _image_noise(
-    context: RunContext, bundle: ModelBundle, spec: SamplerSpec, batch: int
-) -> ImageNoise:
+def _image_noise(context: RunContext, bundle: ModelBundle, batch: int) -> ImageNoise:
     request, settings = context.request, context.settings
     latent = bundle.latent_format
     height, width = (side // latent.downscale for side in _size(request))
@@ -110,7 +109,7 @@ def _image_noise(
         shape=(latent.channels, height, width),
         source=settings.randn_source,
         device=context.memory.compute_device,
-        ensd=settings.eta_noise_seed_delta if spec.uses_ensd else 0,
+        ensd=settings.eta_noise_seed_delta,
     )
 
 
