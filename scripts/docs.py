@@ -1,0 +1,114 @@
+"""Write the generated parts of the documentation; `--check` fails when they are out of date.
+
+docs/settings.md comes from the tables in sdforge/core, the file tree in README.md from the first
+sentence of each module's docstring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from sdforge.core.fields import FIELDS  # noqa: E402 - needs the path above
+from sdforge.core.settings import OPTIONS  # noqa: E402
+
+TREE_START, TREE_END = "<!-- tree: written by scripts/docs.py -->", "<!-- end of tree -->"
+
+
+def settings_page() -> str:
+    """Return docs/settings.md."""
+    lines = [
+        "# Settings and parameters",
+        "",
+        "Written by `scripts/docs.py` from `core/settings.py` and `core/fields.py`.",
+        "",
+        "## Settings",
+        "",
+        "Kept in `config.json` of the data folder; read and changed by `/sdapi/v1/options`, for",
+        "one job by `override_settings`. Locked ones can be changed in the file only.",
+        "",
+        "| key | default | meaning | allowed | section | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for option in OPTIONS.values():
+        locked = "locked" if option.locked else ""
+        lines.append(
+            f"| `{option.key}` | `{option.default!r}` | {option.label} | {option.allowed()} "
+            f"| {option.section} | {locked} |"
+        )
+    lines += [
+        "",
+        "## Parameters of a job",
+        "",
+        "A default of *model* is what the checkpoint recommends (see",
+        "[decision 0008](decisions/0008-omitted-size-means-the-models-own.md)).",
+        "",
+        "| parameter | in the API | default: page | API | allowed | meaning |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in FIELDS:
+        page = "*model*" if row.default is None else f"`{row.default!r}`"
+        api = "*model*" if row.api_default is None else f"`{row.api_default!r}`"
+        lines.append(
+            f"| {row.label} | `{row.api}` | {page} | {api} | {row.allowed()} | {row.help} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def first_sentence(path: Path) -> str:
+    """Return the first line of a module's docstring, without its full stop."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return docstring.split("\n", 1)[0].rstrip(".")
+
+
+def file_tree() -> str:
+    """Return the packages and modules of sdforge/ with what each is for."""
+    lines = ["```"]
+    package = ROOT / "sdforge"
+    for path in sorted(package.glob("*.py")):
+        if path.stem not in ("__init__",):
+            lines.append(f"{path.relative_to(ROOT).as_posix():34}{first_sentence(path)}")
+    for init in sorted(package.glob("*/__init__.py")):
+        lines.append(f"{init.parent.relative_to(ROOT).as_posix() + '/':34}{first_sentence(init)}")
+        for path in sorted(init.parent.rglob("*.py")):
+            if path.stem != "__init__":
+                name = "  " + path.relative_to(init.parent).as_posix()
+                lines.append(f"{name:34}{first_sentence(path)}")
+    lines.append("```")
+    return "\n".join(lines)
+
+
+def readme_page() -> str:
+    """Return README.md with a fresh file tree."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    before, _, rest = text.partition(TREE_START)
+    _, _, after = rest.partition(TREE_END)
+    return f"{before}{TREE_START}\n{file_tree()}\n{TREE_END}{after}"
+
+
+def main() -> int:
+    """Write or check; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say what is out of date")
+    check = parser.parse_args().check
+    pages = {ROOT / "docs" / "settings.md": settings_page(), ROOT / "README.md": readme_page()}
+    stale = [
+        path
+        for path, text in pages.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    for path in stale:
+        if check:
+            sys.stderr.write(f"{path.relative_to(ROOT)} is out of date: run scripts/docs.py\n")
+        else:
+            path.write_text(pages[path], encoding="utf-8")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

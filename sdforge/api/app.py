@@ -1,0 +1,103 @@
+"""Puts the API together: routes, security, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.middleware.cors import CORSMiddleware
+
+from sdforge.api import docs_page, internal, jobs
+from sdforge.api.access_log import AccessLog
+from sdforge.api.context import ApiContext
+from sdforge.api.errors import UnexpectedErrors, install_error_handlers
+from sdforge.api.sdapi import (
+    control,
+    generation,
+    listings,
+    models,
+    options,
+    png_info,
+    unavailable,
+)
+from sdforge.api.security import Access, SecurityMiddleware
+from sdforge.core.paths import Paths
+from sdforge.engine import Engine
+
+# First parts of the paths that this app answers; the launcher sends the rest to the page.
+PREFIXES = ("/sdapi/", "/api/v1/", "/internal/", "/docs", "/openapi.json", "/healthz", "/readyz")
+
+_DESCRIPTION = (
+    "A1111's REST API (/sdapi/v1) and sdforge's own (/api/v1) over one queue of jobs. "
+    "Errors are {error, detail, body, errors, message}; unknown keys in a body are ignored."
+)
+
+
+def create_api(engine: Engine, *, paths: Paths, flags: Mapping[str, Any], version: str) -> FastAPI:
+    """Return the API as an ASGI app over a running engine.
+
+    Args:
+        engine: accepts and runs the jobs.
+        paths: where files lie.
+        flags: command-line flags by their names with underscores; A1111's network flags count.
+        version: the program's.
+
+    Raises:
+        ValueError: the flag `api_auth` cannot be read.
+    """
+    context = ApiContext(engine=engine, paths=paths, flags=flags, version=version)
+    app = FastAPI(
+        title="sdforge",
+        version=version,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        # A1111 reads JSON that comes without a content type.
+        strict_content_type=False,
+        # So that generated clients get short names.
+        generate_unique_id_function=_operation_id,
+    )
+    for routes in (
+        generation.router(context),
+        control.router(context),
+        options.router(context),
+        models.router(context),
+        listings.router(context),
+        png_info.router(),
+        jobs.router(context),
+        jobs.status_router(context),
+        internal.router(context),
+        unavailable.router(),
+        docs_page.router(),
+    ):
+        app.include_router(routes)
+    install_error_handlers(app)
+    _add_middleware(app, Access.from_flags(flags), log_requests=bool(flags.get("api_log")))
+    return app
+
+
+def _add_middleware(app: FastAPI, access: Access, *, log_requests: bool) -> None:
+    """Wrap the app; the last one added sees a request first."""
+    app.add_middleware(UnexpectedErrors)
+    app.add_middleware(SecurityMiddleware, access=access)
+    # Outside of security: a preflight carries no password, and refusals need CORS headers too.
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(access.origins),
+        allow_origin_regex=access.origin_regex,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        allow_credentials=True,
+        expose_headers=["X-Job-Id", "X-Process-Time"],
+    )
+    app.add_middleware(AccessLog, enabled=log_requests)
+
+
+def _operation_id(route: APIRoute) -> str:
+    method = min(route.methods or ("any",)).lower()
+    return f"{method}_{route.path_format.strip('/')}".translate(_ID_CHARACTERS)
+
+
+_ID_CHARACTERS = str.maketrans({"/": "_", "-": "_", "{": None, "}": None})

@@ -1,0 +1,130 @@
+"""The answer to txt2img: pictures, the echoed request, and A1111's `info`.
+
+The body is put together as bytes around the base64 text: running tens of megabytes through a JSON
+encoder would cost more than drawing a small picture does.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sdforge.core.errors import SdforgeError
+from sdforge.core.result import GenerationInfo, ModelIdentity
+from sdforge.engine import Engine, Job, JobImage
+from sdforge.output.infotext import parse_infotext, write_infotext
+
+# Keys of the infotext that `info` has elsewhere; A1111's extra_generation_params holds the others.
+_NOT_EXTRA = frozenset(
+    ("Steps", "Sampler", "CFG scale", "Seed", "Size", "Model hash", "Model", "VAE hash", "VAE",
+     "Variation seed", "Variation seed strength", "Seed resize from", "Clip skip", "ENSD", "RNG",
+     "Version")
+)  # fmt: skip
+
+
+def generation_body(
+    pictures: Sequence[bytes], parameters: Mapping[str, Any], info: Mapping[str, Any]
+) -> bytes:
+    """Return the JSON text of an answer."""
+    parts = [b'{"images":[']
+    for number, picture in enumerate(pictures):
+        parts += [b',"' if number else b'"', base64.b64encode(picture), b'"']
+    info_text = json.dumps(info, ensure_ascii=False)
+    rest = json.dumps({"parameters": parameters, "info": info_text}, ensure_ascii=False)
+    parts += [b"],", rest[1:].encode("utf-8", "replace")]
+    return b"".join(parts)
+
+
+def echoed_parameters(values: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """Return the request with all fields; sizes and scale that were left open as they became."""
+    parameters = dict(values)
+    for key in ("width", "height", "cfg_scale"):
+        if parameters[key] is None:
+            parameters[key] = getattr(job.request, key)
+    return parameters
+
+
+def generation_info(engine: Engine, job: Job, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return A1111's `info` object of a job, all its keys present."""
+    request = job.request
+    count = request.image_count
+    model = _model_identity(engine, request.checkpoint)
+    grid = shown_grid(job)
+    shown = job.images if grid is None else (grid, *job.images)
+    infotexts = [image.infotext for image in shown] or [_planned_infotext(engine, job, model)]
+    said = parse_infotext(infotexts[0]).fields
+    return {
+        "prompt": request.prompt,
+        "all_prompts": [request.prompt] * count,
+        "negative_prompt": request.negative_prompt,
+        "all_negative_prompts": [request.negative_prompt] * count,
+        "seed": request.seed,
+        "all_seeds": [request.image_seed(index) for index in range(count)],
+        "subseed": request.subseed,
+        "all_subseeds": [request.image_subseed(index) for index in range(count)],
+        "subseed_strength": request.subseed_strength,
+        "width": request.width,
+        "height": request.height,
+        "sampler_name": request.sampler,
+        "cfg_scale": request.cfg_scale,
+        "steps": request.steps,
+        "batch_size": request.batch_size,
+        "restore_faces": False,
+        "face_restoration_model": None,
+        "sd_model_name": model.name or None,
+        "sd_model_hash": model.short_hash,
+        "sd_vae_name": said.get("VAE"),
+        "sd_vae_hash": said.get("VAE hash"),
+        "seed_resize_from_w": request.seed_resize_from_w,
+        "seed_resize_from_h": request.seed_resize_from_h,
+        "denoising_strength": values["denoising_strength"],
+        "extra_generation_params": {k: v for k, v in said.items() if k not in _NOT_EXTRA},
+        "index_of_first_image": int(grid is not None),
+        "infotexts": infotexts,
+        "styles": values["styles"] or [],
+        "job_timestamp": job_timestamp(job),
+        "clip_skip": job.settings.CLIP_stop_at_last_layers,
+        "is_using_inpainting_conditioning": False,
+        "version": engine.version,
+    }
+
+
+def job_timestamp(job: Job) -> str:
+    """Return when a job started in A1111's form, local time, or "0" before that."""
+    if job.started_at is None:
+        return "0"
+    return time.strftime("%Y%m%d%H%M%S", time.localtime(job.started_at))
+
+
+def shown_grid(job: Job) -> JobImage | None:
+    """Return the contact sheet that comes before the pictures, if one does."""
+    return job.grid if job.settings.return_grid else None
+
+
+def _planned_infotext(engine: Engine, job: Job, model: ModelIdentity) -> str:
+    """Return what a job's first picture would have said; it was stopped before it had one."""
+    request = job.request
+    info = GenerationInfo(
+        request=request,
+        index=0,
+        seed=request.image_seed(0),
+        subseed=request.image_subseed(0),
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        model=model,
+        clip_skip=job.settings.CLIP_stop_at_last_layers,
+        version=engine.version,
+    )
+    return write_infotext(info, job.settings)
+
+
+def _model_identity(engine: Engine, title: str) -> ModelIdentity:
+    """Return what is known of a checkpoint; its file may be gone by now."""
+    try:
+        info: Any = engine.library.find(title)
+    except SdforgeError:
+        return ModelIdentity(title=title, name=title)
+    return ModelIdentity(title=info.title, name=info.name, sha256=info.sha256)

@@ -1,0 +1,252 @@
+"""Shapes of request bodies, with A1111's leniency.
+
+A1111's clients send "20" for 20, 0 for false, null for "as you like" and keys of other forks; all
+of that passes here. The generation fields come from `core.fields`, the rest of A1111's payload from
+the table `EXTRAS`. What the values mean is `translate.py`'s matter; limits are checked by the
+engine, for all clients alike.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import (
+    AllowInfNan,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    create_model,
+    model_validator,
+)
+
+from sdforge.core.fields import FIELDS
+from sdforge.core.fields import Field as Parameter
+
+_TRUE = frozenset(("1", "on", "t", "true", "y", "yes"))
+_FALSE = frozenset(("0", "off", "f", "false", "n", "no", ""))
+
+
+def _to_int(value: Any) -> Any:
+    if isinstance(value, float) and math.isfinite(value):
+        return int(value)
+    if isinstance(value, bool):
+        return int(value)
+    return _number_or_text(value, int)
+
+
+def _to_float(value: Any) -> Any:
+    return float(value) if isinstance(value, bool) else _number_or_text(value, float)
+
+
+def _number_or_text(value: Any, kind: Callable[[str], Any]) -> Any:
+    """Read text as a number; leave what cannot be read for pydantic to report."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return kind(value)
+    except ValueError:
+        return value
+
+
+def _to_str(value: Any) -> Any:
+    return str(value) if isinstance(value, (bool, int, float)) else value
+
+
+def _to_bool(value: Any) -> Any:
+    if isinstance(value, str):
+        folded = value.strip().casefold()
+        return True if folded in _TRUE else False if folded in _FALSE else value
+    return bool(value) if isinstance(value, (int, float)) else value
+
+
+def _to_dict(value: Any) -> Any:
+    return {} if value == [] else _finite(value)
+
+
+def _finite(value: Any) -> Any:
+    """Refuse NaN and infinity, which Python's JSON reader lets in and no client could read back."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("it holds numbers that are not finite, or is nested too deep") from error
+    return value
+
+
+LenientInt = Annotated[int, BeforeValidator(_to_int)]
+LenientFloat = Annotated[float, BeforeValidator(_to_float), AllowInfNan(False)]
+LenientStr = Annotated[str, BeforeValidator(_to_str)]
+LenientBool = Annotated[bool, BeforeValidator(_to_bool)]
+LenientDict = Annotated[dict[str, Any], BeforeValidator(_to_dict)]
+
+_TYPES: dict[type, Any] = {
+    int: LenientInt,
+    float: LenientFloat,
+    str: LenientStr,
+    bool: LenientBool,
+    dict: LenientDict,
+    list: Annotated[list[Any], BeforeValidator(_finite)],
+}
+
+
+class LenientModel(BaseModel):
+    """A body in which unknown keys are ignored and null means the same as leaving a key out."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_nulls(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None}
+        return data
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A field of A1111's payload beyond the generation parameters.
+
+    `missing` names the feature that this version lacks; then only the default and the values in
+    `off` are accepted.
+    """
+
+    name: str
+    kind: type
+    default: Any = None
+    help: str = ""
+    missing: str = ""
+    off: tuple[Any, ...] = ()
+
+
+# fmt: off
+EXTRAS: tuple[Extra, ...] = (
+    Extra("sampler_index", str, "Euler", "Older name of sampler_name; used when that is empty."),
+    Extra("styles", list, None, "Names of prompt styles; unknown ones are ignored."),
+    Extra("override_settings", dict, None, "Settings for this job alone: sd_model_checkpoint…"),
+    Extra("override_settings_restore_afterwards", bool, True, "False: keep them afterwards."),
+    Extra("send_images", bool, True, "False: answer with an empty list of images."),
+    Extra("save_images", bool, False, "Save the pictures (and grid) on the server too."),
+    Extra("force_task_id", str, None, "Id of the job; needed to follow it while this call waits."),
+    Extra("infotext", str, None, "A picture's infotext; fills the fields that are left out."),
+    Extra("script_name", str, None, "A selectable script; this version has none."),
+    Extra("script_args", list, (), "Arguments of script_name."),
+    Extra("alwayson_scripts", dict, (), "Scripts by title; this version has none."),
+    Extra("do_not_save_samples", bool, False, "Ignored, as in A1111: save_images decides."),
+    Extra("do_not_save_grid", bool, False, "Ignored, as in A1111: save_images decides."),
+    Extra("disable_extra_networks", bool, False, "No effect: there are no extra networks yet."),
+    Extra("comments", dict, None, "Ignored."),
+    Extra("denoising_strength", float, None, "No effect without hires fix."),
+    Extra("distilled_cfg_scale", float, 3.5, "No effect on the families of this version."),
+    Extra("restore_faces", bool, None, missing="face restoration"),
+    Extra("tiling", bool, None, missing="tiling"),
+    Extra("s_min_uncond", float, None, missing="skipping the negative prompt (NGMS)", off=(0.0,)),
+    Extra("refiner_checkpoint", str, None, missing="the refiner", off=("", "None", "none")),
+    Extra("refiner_switch_at", float, None, "No effect without refiner_checkpoint."),
+    Extra("enable_hr", bool, False, missing="hires fix"),
+    Extra("firstphase_width", int, 0, missing="hires fix"),
+    Extra("firstphase_height", int, 0, missing="hires fix"),
+    Extra("firstpass_image", str, None, missing="hires fix", off=("",)),
+    Extra("hr_scale", float, 2.0, "No effect without hires fix."),
+    Extra("hr_upscaler", str, None, "No effect without hires fix."),
+    Extra("hr_second_pass_steps", int, 0, "No effect without hires fix."),
+    Extra("hr_resize_x", int, 0, "No effect without hires fix."),
+    Extra("hr_resize_y", int, 0, "No effect without hires fix."),
+    Extra("hr_checkpoint_name", str, None, "No effect without hires fix."),
+    Extra("hr_additional_modules", list, None, "No effect without hires fix."),
+    Extra("hr_sampler_name", str, None, "No effect without hires fix."),
+    Extra("hr_scheduler", str, None, "No effect without hires fix."),
+    Extra("hr_prompt", str, "", "No effect without hires fix."),
+    Extra("hr_negative_prompt", str, "", "No effect without hires fix."),
+    Extra("hr_cfg", float, 1.0, "No effect without hires fix."),
+    Extra("hr_distilled_cfg", float, 3.5, "No effect without hires fix."),
+)
+# fmt: on
+
+# A1111 leaves these two null and so do we: null lets sampler_index and merged names speak.
+_NULL_BY_DEFAULT = frozenset(("sampler_name", "scheduler"))
+
+
+def _parameter_definition(row: Parameter) -> tuple[Any, Any]:
+    default = None if row.api in _NULL_BY_DEFAULT else row.api_default
+    limits = {"minimum": row.lowest, "maximum": row.highest}
+    schema = {key: value for key, value in limits.items() if value is not None}
+    field = Field(
+        default=default, title=row.label, description=row.help, json_schema_extra=dict(schema)
+    )
+    return _optional(_TYPES[row.kind], default), field
+
+
+def _extra_definition(row: Extra) -> tuple[Any, Any]:
+    text = row.help or f"Not in this version ({row.missing}); anything but off answers 501."
+    if row.default == ():
+        factory: Any = dict if row.kind is dict else list
+        return _TYPES[row.kind], Field(default_factory=factory, description=text)
+    return _optional(_TYPES[row.kind], row.default), Field(default=row.default, description=text)
+
+
+def _optional(kind: Any, default: Any) -> Any:
+    return kind | None if default is None else kind
+
+
+def _txt2img_model() -> type[LenientModel]:
+    definitions: dict[str, Any] = {row.api: _parameter_definition(row) for row in FIELDS}
+    definitions |= {row.name: _extra_definition(row) for row in EXTRAS}
+    return create_model(
+        "Txt2ImgRequest",
+        __base__=LenientModel,
+        __doc__="A1111's txt2img payload. Everything is optional; unknown keys are ignored.",
+        **definitions,
+    )
+
+
+if TYPE_CHECKING:
+
+    class Txt2ImgRequest(LenientModel):
+        """What type checkers see of the model that is made below."""
+
+else:
+    Txt2ImgRequest = _txt2img_model()
+
+
+class GenerationResponse(BaseModel):
+    """What txt2img answers."""
+
+    images: list[str] = Field(description="Base64, without a data: prefix; a grid comes first.")
+    parameters: dict[str, Any] = Field(description="The request with its defaults filled in.")
+    info: str = Field(description="A JSON object as text: seeds, prompts, infotexts, model.")
+
+
+class PngInfoResponse(BaseModel):
+    """What a picture says of itself."""
+
+    info: str = Field(description="Its infotext, empty where there is none.")
+    items: dict[str, Any] = Field(description="Other texts in the file.")
+    parameters: dict[str, str] = Field(description="The infotext parsed; all values are text.")
+
+
+class PngInfoRequest(LenientModel):
+    """A picture whose infotext is wanted."""
+
+    image: LenientStr = Field(description="Base64 or a data: URI.")
+
+
+class ProgressRequest(LenientModel):
+    """The page's question about one job."""
+
+    id_task: LenientStr | None = Field(default=None, description="Id of the job.")
+    id_live_preview: LenientInt = Field(default=-1, description="Number of the preview it has.")
+    live_preview: LenientBool = Field(default=True, description="Whether it wants a preview.")
+
+
+class ErrorBody(BaseModel):
+    """Every error: A1111's and Forge's keys together."""
+
+    error: str = Field(description="Kind of error.")
+    detail: Any = Field(description="A sentence, or for wrong fields a list of {type, loc, msg}.")
+    body: str = Field(description="Always empty.")
+    errors: str = Field(description="A sentence for people.")
+    message: str = Field(description="The same sentence.")

@@ -1,0 +1,137 @@
+"""POST /sdapi/v1/txt2img: submits a job, waits for it without holding a thread, answers with it."""
+
+from __future__ import annotations
+
+import asyncio
+import string
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Response
+
+from sdforge.api.context import ApiContext
+from sdforge.api.errors import error_response
+from sdforge.api.generation_response import (
+    echoed_parameters,
+    generation_body,
+    generation_info,
+    shown_grid,
+)
+from sdforge.api.schemas import ErrorBody, GenerationResponse, Txt2ImgRequest
+from sdforge.api.sdapi.options import change_options
+from sdforge.api.translate import filled_in, generation_request
+from sdforge.api.waiting import wait_finished
+from sdforge.core.errors import NotFound, SdforgeError
+from sdforge.engine import Engine, Job, JobStatus
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": GenerationResponse},
+    409: {"model": ErrorBody, "description": "force_task_id is taken."},
+    422: {"model": ErrorBody, "description": "A field cannot be used; it is named."},
+    429: {"model": ErrorBody, "description": "Too many jobs wait."},
+    501: {"model": ErrorBody, "description": "A field asks for what this version lacks."},
+    507: {"model": ErrorBody, "description": "Not enough memory, or a disk is full."},
+}
+
+
+def router(context: ApiContext) -> APIRouter:
+    """Return the route."""
+    engine = context.engine
+    routes = APIRouter(prefix="/sdapi/v1", tags=["generation"])
+
+    @routes.post("/txt2img", responses=_RESPONSES, response_class=Response)
+    async def txt2img(payload: Txt2ImgRequest) -> Response:
+        """Draw pictures from a prompt; answers when they are done.
+
+        The header X-Job-Id names the job. An interrupted job answers 200 with what there was.
+        A client that hangs up does not stop its job.
+        """
+        values = filled_in(payload)
+        job = await asyncio.to_thread(_submit, context, values)
+        pictures = UnsavedPictures(engine)
+        watch = pictures.collect if values["send_images"] else _ignore
+        job = await wait_finished(engine, job.id, watch)
+        response = await asyncio.to_thread(_answer, engine, job, values, pictures)
+        response.headers["X-Job-Id"] = quote(job.id, safe=string.punctuation + " ")
+        return response
+
+    return routes
+
+
+def _submit(context: ApiContext, values: Mapping[str, Any]) -> Job:
+    job = context.engine.submit(
+        generation_request(values),
+        job_id=values["force_task_id"] or None,
+        save_images=bool(values["save_images"]),
+    )
+    if values["override_settings"] and not values["override_settings_restore_afterwards"]:
+        _keep_overrides(context, job)
+    return job
+
+
+def _keep_overrides(context: ApiContext, job: Job) -> None:
+    """Make a job's overrides the settings; when they can't be, the job is not wanted either."""
+    overrides = dict(job.request.overrides)
+    if "sd_model_checkpoint" in overrides:
+        # A job may name its checkpoint by a part of its title, a setting may not.
+        overrides["sd_model_checkpoint"] = job.request.checkpoint
+    try:
+        change_options(context, overrides)
+    except SdforgeError:
+        context.engine.cancel(job.id)
+        raise
+
+
+class UnsavedPictures:
+    """Pictures that exist only in memory, taken as they are made.
+
+    The engine keeps a bounded number of them, and a large job may make more than that.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._data: dict[int, bytes] = {}
+        self._seen = 0
+
+    def collect(self, job: Job) -> None:
+        """Take the pictures that are new; only reads memory."""
+        for image in job.images[self._seen :]:
+            if image.path is None:
+                # One that is gone already is missed, and reported, when the job ends.
+                with suppress(NotFound):
+                    self._data[image.index] = self._engine.image_data(job.id, image.index)[0]
+        self._seen = len(job.images)
+
+    def read(self, job: Job, index: int) -> bytes:
+        """Return a picture's file, from here or from the engine; raises `NotFound`."""
+        if index in self._data:
+            return self._data[index]
+        return self._engine.image_data(job.id, index)[0]
+
+
+def _ignore(_: Job) -> None:
+    pass
+
+
+def _answer(
+    engine: Engine, job: Job, values: Mapping[str, Any], source: UnsavedPictures
+) -> Response:
+    """Return the answer to a finished job; reads files, so not for the event loop."""
+    if not job.is_finished:
+        text = "the server is stopping; the job is kept and runs when it starts again"
+        return error_response(503, "ServerStopping", text)
+    if job.status not in (JobStatus.DONE, JobStatus.CANCELLED):
+        error = job.error
+        if error is None:
+            return error_response(500, "InternalError", f"the job ended as {job.status.value}")
+        return error_response(error.status, error.kind, error.message)
+    grid = shown_grid(job)
+    shown = job.images if grid is None else (grid, *job.images)
+    body = generation_body(
+        [source.read(job, image.index) for image in shown] if values["send_images"] else [],
+        echoed_parameters(values, job),
+        generation_info(engine, job, values),
+    )
+    return Response(body, media_type="application/json")

@@ -1,0 +1,55 @@
+"""POST /sdapi/v1/png-info: the infotext inside a picture."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from fastapi import APIRouter
+
+from sdforge.api.schemas import PngInfoRequest, PngInfoResponse
+from sdforge.core.errors import InvalidRequest, NotAvailable
+from sdforge.output.infotext import a1111_parameters, parse_infotext
+from sdforge.output.metadata import read_text_items
+
+
+def router() -> APIRouter:
+    """Return the route."""
+    routes = APIRouter(prefix="/sdapi/v1", tags=["pictures"])
+
+    @routes.post("/png-info")
+    def png_info(payload: PngInfoRequest) -> PngInfoResponse:
+        """Read a picture's infotext, raw and parsed; the picture is base64 or a data: URI."""
+        items = read_text_items(decode_picture(payload.image, "image"))
+        text = items.pop("parameters", "").strip("\0")
+        parameters = a1111_parameters(parse_infotext(text))
+        return PngInfoResponse(info=text, items=items, parameters=parameters)
+
+    return routes
+
+
+def decode_picture(text: str, field: str) -> bytes:
+    """Return the bytes of a picture sent as base64 or data: URI.
+
+    Raises:
+        InvalidRequest: it is neither, or no picture file.
+        NotAvailable: it is a link.
+    """
+    allowed = "a picture file in base64, or a data: URI of one"
+    text = text.strip()
+    if text[:8].casefold().startswith(("http://", "https://")):
+        raise NotAvailable(f"{field}: fetching links is not in this version; send {allowed}")
+    encoded = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        data = base64.b64decode("".join(encoded.split()), validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    if not _is_picture(data):
+        raise InvalidRequest(field, text[:40], allowed)
+    return data
+
+
+def _is_picture(data: bytes) -> bool:
+    signatures = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+    riff = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    return data.startswith(signatures) or riff or data[4:12] in (b"ftypavif", b"ftypavis")

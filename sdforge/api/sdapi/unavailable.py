@@ -1,0 +1,43 @@
+"""A1111's routes that this version lacks: they say so, with 501, instead of 404."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter
+
+from sdforge.api.schemas import ErrorBody
+from sdforge.core.errors import NotAvailable
+
+MISSING = {
+    "img2img": "drawing from pictures (img2img, inpainting)",
+    "extra-single-image": "upscaling and face restoration",
+    "extra-batch-images": "upscaling and face restoration",
+    "interrogate": "describing pictures",
+    "create/embedding": "training",
+    "create/hypernetwork": "training",
+    "train/embedding": "training",
+    "train/hypernetwork": "training",
+}
+
+
+def router() -> APIRouter:
+    """Return the routes; they read no body, so that any request gets the same clear answer."""
+    routes = APIRouter(prefix="/sdapi/v1", tags=["not in this version"])
+    for path, feature in MISSING.items():
+        routes.add_api_route(
+            f"/{path}",
+            _refusal(path, feature),
+            methods=["POST"],
+            summary=path,
+            description=f"Not in this version: {feature}.",
+            responses={501: {"model": ErrorBody}},
+        )
+    return routes
+
+
+def _refusal(path: str, feature: str) -> Callable[[], None]:
+    def refuse() -> None:
+        raise NotAvailable(f"/sdapi/v1/{path} is not in this version ({feature})")
+
+    return refuse

@@ -1,0 +1,78 @@
+"""Waiting for jobs on the event loop.
+
+The engine reports from its own threads. Here a waiting request costs one asyncio event and no
+thread, so a thousand clients may wait for their pictures while progress still answers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from sdforge.core.events import JobEvent
+from sdforge.engine import Engine, Job, Subscription
+
+
+@asynccontextmanager
+async def _listening(
+    engine: Engine, job_id: str, after: int
+) -> AsyncIterator[tuple[Subscription, asyncio.Event]]:
+    """Subscribe to a job; the event is set whenever there may be something new."""
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    changed.set()
+
+    def notify() -> None:
+        loop.call_soon_threadsafe(changed.set)
+
+    # In a thread, because an old job's events are read from the disk.
+    subscription = await asyncio.to_thread(engine.subscribe, job_id, after=after, notify=notify)
+    try:
+        yield subscription, changed
+    finally:
+        engine.unsubscribe(subscription)
+
+
+async def wait_finished(engine: Engine, job_id: str, on_change: Callable[[Job], None]) -> Job:
+    """Return a job once it is finished, or as it is when the server stops.
+
+    `on_change` sees the job whenever something may have happened to it.
+    """
+    async with _listening(engine, job_id, 0) as (subscription, changed):
+        while True:
+            await changed.wait()
+            changed.clear()
+            _skip_events(subscription)
+            ended = subscription.ended
+            job = engine.get(job_id)
+            on_change(job)
+            if job.is_finished or ended:
+                return job
+
+
+def _skip_events(subscription: Subscription) -> None:
+    while True:
+        try:
+            subscription.get_nowait()
+        except queue.Empty:
+            return
+
+
+async def job_events(
+    engine: Engine, job_id: str, after: int, heartbeat: float
+) -> AsyncIterator[JobEvent | None]:
+    """Yield a job's events; None after each `heartbeat` seconds in which nothing happened."""
+    async with _listening(engine, job_id, after) as (subscription, changed):
+        while not subscription.ended:
+            changed.clear()
+            try:
+                yield subscription.get_nowait()
+                continue
+            except queue.Empty:
+                pass
+            try:
+                await asyncio.wait_for(changed.wait(), heartbeat)
+            except TimeoutError:
+                yield None

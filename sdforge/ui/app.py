@@ -1,0 +1,184 @@
+"""The page as an ASGI app that can be put into a server that runs already.
+
+`build_ui` lays out the page and connects it to the engine; `create_ui_app` wraps it for the
+launcher, which sends it every request that is not the API's. It never listens on a port itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+from importlib.metadata import version as package_version
+from typing import TYPE_CHECKING, Any, cast
+
+import gradio as gr
+from gradio.components import Component
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sdforge.ui.actions import CHECKPOINT, PROMPTS, STORED, TASK_ID, PageActions
+from sdforge.ui.bindings import Trigger, bind, bind_script
+from sdforge.ui.markup import ASSETS, fragment
+from sdforge.ui.quicksettings import build_quicksettings
+from sdforge.ui.tabs import txt2img
+from sdforge.ui.theme import make_theme
+
+if TYPE_CHECKING:
+    from sdforge.engine import Engine
+
+# Below this path lie style.css and the scripts; the API has no such prefix.
+ASSET_PREFIX = "/ui"
+_LARGEST_UPLOAD = "64mb"
+
+
+def build_ui(engine: Engine, *, version: str) -> gr.Blocks:
+    """Return the page, connected to `engine`; no server is started and no setting written."""
+    actions = PageActions(engine)
+    with gr.Blocks(title="sdforge", analytics_enabled=False, fill_width=True) as page:
+        checkpoint = build_quicksettings()
+        with gr.Tabs(elem_id="tabs"):
+            widgets = txt2img.build_tab()
+        fragment("footer", version=version, python=platform.python_version(), parts=_parts())
+        hidden = {
+            name: gr.Textbox(elem_id=f"sdforge_{name}", visible="hidden", label=name)
+            for name in (TASK_ID, STORED)
+        }
+        _connect(page, actions, {**widgets, CHECKPOINT: checkpoint}, hidden)
+    return page
+
+
+def _connect(
+    page: gr.Blocks,
+    actions: PageActions,
+    widgets: dict[str, Component],
+    hidden: dict[str, Component],
+) -> None:
+    """Bind every event. Scripts press the hidden buttons made here by their ids."""
+    form = {name: widget for name, widget in widgets.items() if name != CHECKPOINT}
+    checkpoint = {CHECKPOINT: cast(gr.Dropdown, widgets[CHECKPOINT])}
+
+    def press(name: str) -> Trigger:
+        return gr.Button(name, elem_id=f"sdforge_{name}", visible="hidden").click
+
+    load_inputs = {STORED: hidden[STORED]}
+    bind(page.load, actions.load_page, inputs=load_inputs, outputs=widgets, before="form.stored")
+    bind(
+        press("submit"),
+        actions.submit,
+        inputs={TASK_ID: hidden[TASK_ID], **form},
+        before="jobs.before_submit",
+    )
+    bind(checkpoint[CHECKPOINT].input, actions.change_checkpoint, inputs=widgets, outputs=widgets)
+    bind(press("refresh_checkpoints"), actions.refresh_checkpoints, outputs=checkpoint)
+    bind(press("show_checkpoint"), actions.show_checkpoint, outputs=checkpoint)
+    bind(
+        press("paste"),
+        actions.read_prompt,
+        inputs=form,
+        outputs=form,
+        before="form.before_paste",
+    )
+    prompts = {name: form[name] for name in PROMPTS}
+    bind(press("count_tokens"), actions.count_tokens, inputs=prompts)
+    bind_script(press("apply"), "form.take_pending", form, sets=True)
+    for widget in form.values():
+        bind_script(cast(Any, widget).change, "form.remember", form)
+
+
+def _parts() -> str:
+    return " · ".join(f"{name} {package_version(name)}" for name in ("torch", "gradio"))
+
+
+def create_ui_app(engine: Engine, *, version: str) -> UiApp:
+    """Return the page as an ASGI app; may be called on any thread, also beside a running server."""
+    page = build_ui(engine, version=version)
+    assets = Mount(ASSET_PREFIX, _Assets(directory=ASSETS))
+    outer = Starlette(routes=[assets])
+    head = (ASSETS / "head.html").read_text(encoding="utf-8").replace("$version", version)
+    gr.mount_gradio_app(
+        cast(Any, outer),
+        page,
+        path="/",
+        theme=make_theme(),
+        head=head,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        max_file_size=_LARGEST_UPLOAD,
+        favicon_path=str(ASSETS / "favicon.png"),
+    )
+    return UiApp(outer)
+
+
+class UiApp:
+    """An ASGI app that starts itself with its first request, on the loop that it is called on.
+
+    A server tells only the app it was started with about its lifespan; this one may be added when
+    that has long happened. The lifespan runs in a task of its own, as it must end in the task that
+    began it.
+    """
+
+    def __init__(self, app: Starlette) -> None:
+        self._app: ASGIApp = app
+        self._lifespan = app.router.lifespan_context(app)
+        self._task: asyncio.Task[None] | None = None
+        self._started = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    async def start(self) -> None:
+        """Start what the page needs on the running loop; does nothing the second time."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._live(), name="sdforge-ui")
+        waiting = asyncio.create_task(self._started.wait())
+        await asyncio.wait({self._task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if self._task.done():
+            self._task.result()
+
+    async def stop(self) -> None:
+        """End what `start` began; the launcher calls it before the loop closes."""
+        self._stopping.set()
+        if self._task is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _live(self) -> None:
+        async with self._lifespan:
+            self._started.set()
+            await self._stopping.wait()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or a server's lifespan."""
+        if scope["type"] == "lifespan":
+            await self._answer_lifespan(receive, send)
+            return
+        if not self._started.is_set():
+            await self.start()
+        await self._app(scope, receive, send)
+
+    async def _answer_lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+class _Assets(StaticFiles):
+    """Our own style and scripts; asked for again on each load, so that an update shows at once."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response

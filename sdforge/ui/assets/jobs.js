@@ -1,0 +1,241 @@
+// From Generate to the picture: submits the form as a job and follows it, also after a reload.
+//
+// A job runs on the server whether or not this page looks on. Its id is made up here and stored
+// before it is sent, so a page that is reloaded, or closed and opened again, finds it. The page asks
+// for progress instead of keeping a stream open: browsers allow six connections to one server, and
+// every open tab would hold one.
+
+import { Refused, Unreachable, isReachable, request } from "./http.js";
+import { clearErrors, notify } from "./notify.js";
+import { markBad, press } from "./form.js";
+
+const FIRST_POLL_MS = 80;
+const MIN_POLL_MS = 100;
+const HIDDEN_POLL_MS = 2000;
+const RETRY_MS = 1000;
+// So long may the form be under way before its job is called lost.
+const LOST_AFTER_MS = 20000;
+const ACTIVE = new Set(["queued", "loading", "running"]);
+
+export class JobFollower {
+  constructor(tab, results) {
+    this.results = results;
+    this.key = `sdforge.${tab}.tasks`;
+    this.lastKey = `sdforge.${tab}.last`;
+    this.tasks = [];
+    this.unsent = [];
+    this.period = 500;
+    this.timer = null;
+    this.preview = -1;
+    this.shownImages = 0;
+  }
+
+  setPeriod(milliseconds) {
+    if (milliseconds > 0) this.period = milliseconds;
+  }
+
+  isRunning() {
+    return this.tasks.length > 0;
+  }
+
+  submit() {
+    if (!isReachable()) {
+      notify("The server cannot be reached. Nothing is lost: generate again when it is back.", "error");
+      return;
+    }
+    clearErrors();
+    const id = `task(${randomName()})`;
+    this.unsent.push(id);
+    this.tasks.push({ id, sent: Date.now(), accepted: false });
+    if (this.tasks.length > 1) notify(`Queued: ${this.tasks.length - 1} after the one that runs.`);
+    this.store();
+    press("submit");
+    this.results.begin();
+    if (this.tasks.length === 1) this.follow();
+  }
+
+  // Called just before the form is sent.
+  nextId() {
+    return this.unsent.shift() || "";
+  }
+
+  // The server's answer to the form.
+  answered({ task, accepted, problem }) {
+    const found = this.tasks.find((known) => known.id === task);
+    if (found && accepted) found.accepted = true;
+    if (!problem) return;
+    this.drop(task);
+    notify(problem.message, "error");
+    if (problem.field) markBad(problem.field);
+  }
+
+  // Attaches to what this browser, or anybody's page, left running.
+  async resume() {
+    this.tasks = readTasks(sessionStorage, this.key);
+    const last = readTasks(localStorage, this.lastKey);
+    if (this.tasks.length) {
+      this.follow();
+      return;
+    }
+    try {
+      if (last.length && (await this.resumeLast(last[last.length - 1].id))) return;
+      const jobs = listOf(await request("api/v1/jobs?limit=100"));
+      const running = jobs.filter((job) => job.origin === "ui" && ACTIVE.has(job.status));
+      if (running.length) this.attach(newest(running).id);
+    } catch (error) {
+      if (error instanceof Unreachable) setTimeout(() => this.resume(), RETRY_MS);
+    }
+  }
+
+  async resumeLast(id) {
+    try {
+      const job = await request(jobPath(id));
+      if (ACTIVE.has(job.status)) this.attach(id);
+      else this.results.show(job, { isNews: false });
+      return true;
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      // Another database: asking for it again would be in vain.
+      localStorage.removeItem(this.lastKey);
+      return false;
+    }
+  }
+
+  attach(id) {
+    this.tasks.push({ id, sent: Date.now(), accepted: true });
+    this.follow();
+  }
+
+  follow() {
+    this.preview = -1;
+    this.shownImages = 0;
+    this.results.begin();
+    this.next(FIRST_POLL_MS);
+  }
+
+  next(milliseconds) {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.poll(), milliseconds);
+  }
+
+  async poll() {
+    const task = this.tasks[0];
+    if (!task) return;
+    const began = performance.now();
+    try {
+      const asked = [request("internal/progress", this.question(task))];
+      // Asking for a job that has not arrived yet would be an error.
+      if (task.accepted) asked.push(request(jobPath(task.id)));
+      const [live, job] = await Promise.all(asked);
+      if (task !== this.tasks[0]) return;
+      if (live.active || live.queued || live.completed) task.accepted = true;
+      if (job) this.show(task, job, live);
+      else if (!task.accepted) this.giveUpIfLost(task);
+      this.next(this.delay(job, performance.now() - began));
+    } catch (error) {
+      if (error instanceof Refused && error.status === 404) this.giveUp(task);
+      else this.results.showText(error instanceof Unreachable ? "Reconnecting…" : error.message);
+      this.next(RETRY_MS);
+    }
+  }
+
+  question(task) {
+    return { id_task: task.id, id_live_preview: this.preview, live_preview: !document.hidden };
+  }
+
+  show(task, job, live) {
+    if (!ACTIVE.has(job.status)) {
+      this.results.show(job);
+      this.drop(task.id);
+      return;
+    }
+    if (live.live_preview) this.preview = live.id_live_preview;
+    if (job.images.length > this.shownImages) {
+      this.shownImages = job.images.length;
+      this.results.showImages(job);
+    }
+    this.results.showProgress(job, live, this.tasks.length - 1);
+  }
+
+  delay(job, took) {
+    if (!job) return MIN_POLL_MS;
+    if (document.hidden) return HIDDEN_POLL_MS;
+    // The last poll comes just when the picture is expected, not half a period later.
+    const eta = job.progress.eta_seconds;
+    const end = eta > 0 ? eta * 1000 + 30 : Infinity;
+    return Math.max(MIN_POLL_MS, Math.min(Math.max(this.period, 2 * took), end));
+  }
+
+  giveUpIfLost(task) {
+    if (Date.now() - task.sent > LOST_AFTER_MS) this.giveUp(task);
+  }
+
+  giveUp(task) {
+    this.drop(task.id);
+    notify("The server does not know this job. The form is unchanged: generate again.", "error");
+  }
+
+  drop(id) {
+    const wasFirst = this.tasks[0]?.id === id;
+    this.tasks = this.tasks.filter((task) => task.id !== id);
+    this.store();
+    if (!this.tasks.length) this.results.end();
+    else if (wasFirst) this.follow();
+  }
+
+  async cancel() {
+    await this.tell("cancel", "Interrupting…");
+  }
+
+  async skip() {
+    await this.tell("skip", "Skipping…");
+  }
+
+  async tell(what, text) {
+    const task = this.tasks[0];
+    if (!task) return;
+    this.results.showText(text);
+    try {
+      await request(`${jobPath(task.id)}/${what}`, {});
+      this.next(MIN_POLL_MS);
+    } catch (error) {
+      notify(error instanceof Refused ? error.message : "The server cannot be reached.", "error");
+    }
+  }
+
+  store() {
+    const text = JSON.stringify(this.tasks);
+    try {
+      sessionStorage.setItem(this.key, text);
+      if (this.tasks.length) localStorage.setItem(this.lastKey, text);
+    } catch {
+      // Without storage a reload finds the job among those that run.
+    }
+  }
+}
+
+function jobPath(id) {
+  return `api/v1/jobs/${encodeURIComponent(id)}`;
+}
+
+function listOf(answer) {
+  return Array.isArray(answer) ? answer : answer.jobs || [];
+}
+
+function newest(jobs) {
+  return jobs.reduce((best, job) => (job.created_at > best.created_at ? job : best));
+}
+
+function readTasks(storage, key) {
+  try {
+    const tasks = JSON.parse(storage.getItem(key) || "[]");
+    return Array.isArray(tasks) ? tasks.filter((task) => typeof task?.id === "string") : [];
+  } catch {
+    return [];
+  }
+}
+
+function randomName() {
+  const bytes = crypto.getRandomValues(new Uint8Array(10));
+  return [...bytes].map((byte) => (byte % 36).toString(36)).join("") + Date.now().toString(36);
+}

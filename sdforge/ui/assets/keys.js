@@ -1,0 +1,85 @@
+// Hot keys: Ctrl/⌘+Enter generates, Alt+Enter skips, Esc interrupts, Ctrl/⌘+↑↓ weighs a word.
+
+const WEIGHT_STEP = 0.1;
+const DELIMITERS = /[\s.,\\/!?%^*;:{}=`~()<>[\]|]/;
+
+export function listenToKeys({ jobs, results, form }) {
+  document.addEventListener("keydown", (event) => {
+    if (event.defaultPrevented || event.isComposing) return;
+    const withControl = event.ctrlKey || event.metaKey;
+    if (event.key === "Enter" && withControl) {
+      event.preventDefault();
+      jobs.submit();
+    } else if (event.key === "Enter" && event.altKey) {
+      event.preventDefault();
+      jobs.skip();
+    } else if (event.key === "Escape") {
+      if (!closesSomething(event.target) && jobs.isRunning()) jobs.cancel();
+    } else if (withControl && ["ArrowUp", "ArrowDown"].includes(event.key)) {
+      weighInPrompt(event);
+    } else if (["ArrowLeft", "ArrowRight"].includes(event.key) && event.target.closest?.(".results, dialog")) {
+      event.preventDefault();
+      results.move(event.key === "ArrowLeft" ? -1 : 1);
+    }
+  });
+}
+
+// Escape belongs to an open list or dialog first.
+function closesSomething(target) {
+  return Boolean(document.querySelector("dialog[open]")) || target.getAttribute?.("aria-expanded") === "true";
+}
+
+function weighInPrompt(event) {
+  const box = event.target;
+  if (box.tagName !== "TEXTAREA" || !box.closest(".prompt")) return;
+  event.preventDefault();
+  const by = event.key === "ArrowUp" ? WEIGHT_STEP : -WEIGHT_STEP;
+  const changed = weigh(box.value, box.selectionStart, box.selectionEnd, by);
+  if (!changed) return;
+  box.value = changed.text;
+  box.setSelectionRange(changed.start, changed.end);
+  // Gradio's widget learns of it as of typing.
+  box.dispatchEvent(new Event("input", { bubbles: true }));
+}
+
+// Returns the text with the weight of what is selected, or of the word at the caret, changed.
+export function weigh(text, start, end, by) {
+  const inside = enclosing(text, start, end);
+  if (inside) {
+    const weight = Math.round((inside.weight + by) * 100) / 100;
+    if (weight <= 0) return null;
+    if (weight === 1 && inside.opener === "(") {
+      return splice(text, inside.from, inside.to, inside.words, 0);
+    }
+    const open = inside.opener;
+    return splice(text, inside.from, inside.to, `${open}${inside.words}:${weight}${open === "(" ? ")" : ">"}`, 1);
+  }
+  if (start === end) [start, end] = wordAt(text, start);
+  while (end > start && text[end - 1] === " ") end -= 1;
+  if (start === end) return null;
+  return splice(text, start, end, `(${text.slice(start, end)}:${Math.round((1 + by) * 100) / 100})`, 1);
+}
+
+// The innermost (words:1.1) or <lora:name:1> around the selection.
+function enclosing(text, start, end) {
+  const pattern = /([(<])([^()<>]*):(-?\d*\.?\d+)[)>]/g;
+  for (const found of text.matchAll(pattern)) {
+    const [whole, opener, words, weight] = found;
+    const [from, to] = [found.index, found.index + whole.length];
+    if (from <= start && end <= to) return { from, to, opener, words, weight: Number(weight) };
+  }
+  return null;
+}
+
+function wordAt(text, caret) {
+  let [start, end] = [caret, caret];
+  while (start > 0 && !DELIMITERS.test(text[start - 1])) start -= 1;
+  while (end < text.length && !DELIMITERS.test(text[end])) end += 1;
+  return [start, end];
+}
+
+// Selects the words inside the brackets, so that the next press changes the same weight.
+function splice(text, from, to, replacement, margin) {
+  const words = margin ? replacement.lastIndexOf(":") : replacement.length;
+  return { text: text.slice(0, from) + replacement + text.slice(to), start: from + margin, end: from + words };
+}

@@ -1,0 +1,44 @@
+// Short messages at the page's edge. Errors stay until they are closed.
+
+const SECONDS = 5;
+
+function area() {
+  let element = document.getElementById("messages");
+  if (!element) {
+    element = document.createElement("div");
+    element.id = "messages";
+    document.body.append(element);
+  }
+  return element;
+}
+
+export function notify(text, kind = "info", action = null) {
+  const same = [...area().children].find((child) => child.dataset.text === text);
+  if (same) same.remove();
+  const message = document.createElement("div");
+  message.className = `message ${kind}`;
+  message.dataset.text = text;
+  message.setAttribute("role", kind === "error" ? "alert" : "status");
+  const words = document.createElement("span");
+  words.textContent = text;
+  message.append(words);
+  if (action) message.append(button(action.label, () => { action.run(); message.remove(); }));
+  const close = button("×", () => message.remove());
+  close.setAttribute("aria-label", "Close this message");
+  message.append(close);
+  area().append(message);
+  if (kind !== "error") setTimeout(() => message.remove(), SECONDS * 1000);
+}
+
+// A new attempt makes old errors moot.
+export function clearErrors() {
+  area().querySelectorAll(".error").forEach((message) => message.remove());
+}
+
+function button(label, run) {
+  const element = document.createElement("button");
+  element.type = "button";
+  element.textContent = label;
+  element.addEventListener("click", run);
+  return element;
+}

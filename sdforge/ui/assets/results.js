@@ -1,0 +1,286 @@
+// The right side of the tab: progress and preview over the gallery, the selected picture, its text.
+
+import { address } from "./http.js";
+import { notify } from "./notify.js";
+
+const ENDINGS = {
+  failed: "Failed.",
+  cancelled: "Interrupted.",
+  interrupted: "The server stopped while this job ran. Generate again to repeat it.",
+};
+const STAGE_NAMES = { load: "load", encode: "prompt", denoise: "sampling", decode: "decode", save: "save" };
+
+export class Results {
+  constructor(tab) {
+    this.tab = tab;
+    this.job = null;
+    this.selected = 0;
+    this.running = false;
+    this.ended = null;
+    this.title = document.title || "sdforge";
+  }
+
+  part(name) {
+    return document.getElementById(name.includes(this.tab) ? name : `${this.tab}_${name}`);
+  }
+
+  images() {
+    return this.job?.images || [];
+  }
+
+  picture() {
+    return this.images()[this.selected] || null;
+  }
+
+  infotext() {
+    return this.picture()?.infotext || "";
+  }
+
+  seed() {
+    return this.picture()?.seed;
+  }
+
+  subseed() {
+    const found = /(?:^|[\n,]) *Variation seed: (\d+)/.exec(this.infotext());
+    return found ? Number(found[1]) : undefined;
+  }
+
+  begin() {
+    this.running = true;
+    this.setRunning();
+    this.showText("Waiting…");
+  }
+
+  end() {
+    this.running = false;
+    this.setRunning();
+    document.title = this.title;
+    hide(this.part("progress"), true);
+    this.hidePreview();
+  }
+
+  // Draws everything again into elements that are new.
+  redraw() {
+    this.setRunning();
+    this.select(this.selected);
+    if (this.ended) this.showLog(this.ended);
+  }
+
+  setRunning() {
+    hide(this.part("running"), !this.running);
+    const generate = this.part("generate");
+    if (generate) generate.classList.toggle("covered", this.running);
+    this.showEmpty();
+  }
+
+  showText(text) {
+    if (!this.running) return;
+    const line = this.part("progress");
+    if (!line) return;
+    hide(line, false);
+    line.querySelector(".text").textContent = text;
+  }
+
+  // `job` is the REST API's, `live` the answer of /internal/progress with the newest preview.
+  showProgress(job, live, waiting) {
+    const line = this.part("progress");
+    if (!line) return;
+    const isQueued = job.status === "queued";
+    const { fraction, eta_seconds: eta } = job.progress;
+    const percent = isQueued ? 0 : Math.round(100 * Math.min(1, fraction));
+    const fill = line.querySelector(".fill");
+    fill.style.width = `${percent}%`;
+    fill.setAttribute("aria-valuenow", String(percent));
+    const left = eta > 0 ? `ETA ${duration(eta)}` : "";
+    const parts = isQueued ? [live.textinfo] : [`${percent} %`, left, ...stageTexts(job)];
+    if (waiting > 0) parts.push(`${waiting} more in queue`);
+    this.showText(parts.filter(Boolean).join(" · "));
+    document.title = `[${isQueued ? "queued" : `${percent}% ${left}`.trim()}] ${this.title}`;
+    if (live.live_preview) this.showPreview(live.live_preview);
+  }
+
+  showPreview(source) {
+    const box = this.part("live_preview");
+    if (!box) return;
+    box.querySelector("img").src = source;
+    hide(box, false);
+    this.showEmpty();
+  }
+
+  hidePreview() {
+    const box = this.part("live_preview");
+    if (!box) return;
+    hide(box, true);
+    box.querySelector("img").removeAttribute("src");
+  }
+
+  // Pictures of a job that is still running.
+  showImages(job) {
+    this.setJob(job, job.images.length - 1);
+  }
+
+  // A finished job. What was on screen stays if it has no pictures.
+  show(job, { isNews = true } = {}) {
+    if (job.images.length) this.setJob(job, 0);
+    this.ended = job;
+    this.showLog(job);
+    if (!isNews) return;
+    if (job.status === "failed") notify(job.error?.message || "The job failed.", "error");
+    else if (ENDINGS[job.status]) notify(ENDINGS[job.status]);
+  }
+
+  setJob(job, selected) {
+    this.job = job;
+    this.select(selected);
+    this.hidePreview();
+  }
+
+  select(index) {
+    const images = this.images();
+    this.selected = Math.max(0, Math.min(index, images.length - 1));
+    this.drawPicture();
+    this.drawThumbnails();
+    this.drawTools();
+    this.drawInfotext();
+    this.showEmpty();
+  }
+
+  move(by) {
+    const count = this.images().length;
+    if (count) this.select((this.selected + by + count) % count);
+  }
+
+  // Buttons stay while their pictures change, so that the keyboard's focus stays too.
+  drawPicture() {
+    const picture = this.picture();
+    const gallery = this.part("gallery");
+    if (!gallery) return;
+    if (!picture) {
+      gallery.replaceChildren();
+      return;
+    }
+    let button = gallery.querySelector("button");
+    if (!button) {
+      button = document.createElement("button");
+      button.type = "button";
+      button.className = "picture";
+      button.title = "Show large";
+      button.id = `${this.tab}_enlarge`;
+      gallery.replaceChildren(button);
+    }
+    button.replaceChildren(image(picture, this.selected));
+  }
+
+  drawThumbnails() {
+    const strip = this.part("thumbnails");
+    if (!strip) return;
+    const images = this.images();
+    hide(strip, images.length < 2);
+    const wanted = images.map((picture) => picture.url).join(" ");
+    if (strip.dataset.shown !== wanted) {
+      strip.dataset.shown = wanted;
+      strip.replaceChildren(...images.map(thumbnail));
+    }
+    [...strip.children].forEach((button, index) => {
+      button.setAttribute("aria-current", String(index === this.selected));
+    });
+    const hadFocus = strip.contains(document.activeElement);
+    if (hadFocus) strip.children[this.selected]?.focus();
+    strip.children[this.selected]?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+
+  drawTools() {
+    const picture = this.picture();
+    hide(this.part(`image_buttons_${this.tab}`), !picture);
+    if (!picture) return;
+    this.part("open").href = address(picture.url);
+    const save = this.part(`save_${this.tab}`);
+    save.href = address(picture.url);
+    save.download = fileName(picture);
+  }
+
+  drawInfotext() {
+    const box = this.part(`html_info_${this.tab}`);
+    if (box) box.replaceChildren(...paragraphs(this.infotext()));
+  }
+
+  showLog(job) {
+    const box = this.part(`html_log_${this.tab}`);
+    if (!box) return;
+    const words = [];
+    if (ENDINGS[job.status]) words.push(job.error?.message ? `${ENDINGS[job.status]} ${job.error.message}` : ENDINGS[job.status]);
+    if (job.started_at && job.finished_at) words.push(`Time taken: ${duration(job.finished_at - job.started_at)}`);
+    const stages = Object.entries(job.timings || {})
+      .filter(([name, seconds]) => name && seconds >= 0.05)
+      .map(([name, seconds]) => `${STAGE_NAMES[name] || name} ${duration(seconds)}`);
+    if (stages.length) words.push(`(${stages.join(" · ")})`);
+    box.textContent = words.join(" ");
+    box.classList.toggle("failed", job.status === "failed");
+  }
+
+  showEmpty() {
+    const preview = this.part("live_preview");
+    const isEmpty = !this.images().length && (!preview || preview.hidden);
+    hide(this.part("empty"), !isEmpty || this.running);
+  }
+
+  async copyInfotext() {
+    try {
+      await navigator.clipboard.writeText(this.infotext());
+      notify("Copied.");
+    } catch {
+      notify("The browser does not allow copying here; select the text and copy it by hand.", "error");
+    }
+  }
+}
+
+function stageTexts(job) {
+  const { text, step, steps, stage } = job.progress;
+  const asked = job.cancel_requested ? "Interrupting…" : "";
+  return [asked, stage === "denoise" && steps ? `step ${step}/${steps}` : "", text];
+}
+
+function hide(element, isHidden) {
+  if (element) element.hidden = isHidden;
+}
+
+function image(picture, index) {
+  const element = document.createElement("img");
+  element.src = address(picture.url);
+  element.width = picture.width;
+  element.height = picture.height;
+  element.alt = `Picture ${index + 1}: ${picture.infotext.split("\n")[0].slice(0, 120)}`;
+  element.decoding = "async";
+  return element;
+}
+
+function thumbnail(picture, index) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "thumbnail-item";
+  button.dataset.picture = String(index);
+  button.append(image(picture, index));
+  return button;
+}
+
+export function fileName(picture) {
+  const known = picture.path?.split(/[\\/]/).pop();
+  const suffix = (picture.media_type || "image/png").split("/")[1].replace("jpeg", "jpg");
+  return known || `${String(picture.index).padStart(5, "0")}-${picture.seed}.${suffix}`;
+}
+
+function paragraphs(infotext) {
+  return infotext.split("\n").filter(Boolean).map((line) => {
+    const paragraph = document.createElement("p");
+    paragraph.textContent = line;
+    return paragraph;
+  });
+}
+
+export function duration(seconds) {
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${Math.round(seconds % 60)} s`;
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}

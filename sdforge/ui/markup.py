@@ -1,0 +1,26 @@
+"""Pieces of HTML that the page's scripts bring to life, read from `assets/*.html`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Template
+
+import gradio as gr
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def fragment(name: str, **values: str) -> gr.HTML:
+    """Place `assets/<name>.html`; `$word` in it is replaced by `values["word"]`.
+
+    Without values it can be there only once, so it gets an id.
+    """
+    text = (ASSETS / f"{name}.html").read_text(encoding="utf-8")
+    return gr.HTML(
+        Template(text).substitute(values),
+        elem_id=f"fragment_{name}" if not values else None,
+        elem_classes=["fragment"],
+        apply_default_css=False,
+        js_on_load=None,
+        min_width=0,
+    )

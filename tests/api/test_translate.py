@@ -1,0 +1,134 @@
+"""A1111's payload as a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sdforge.api.schemas import Txt2ImgRequest
+from sdforge.api.translate import UnknownScript, filled_in, generation_request
+from sdforge.core.errors import InvalidRequest, NotAvailable
+from sdforge.core.request import GenerationRequest
+
+# What the client library `webuiapi` sends with every picture.
+WEBUIAPI = {
+    "enable_hr": False, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 0,
+    "hr_resize_x": 0, "hr_resize_y": 0, "hr_checkpoint_name": None, "hr_sampler_name": None,
+    "hr_scheduler": None, "hr_prompt": "", "hr_negative_prompt": "", "denoising_strength": 0.7,
+    "firstphase_width": 0, "firstphase_height": 0, "prompt": "a cat", "styles": [], "seed": -1,
+    "subseed": -1, "subseed_strength": 0.0, "seed_resize_from_h": 0, "seed_resize_from_w": 0,
+    "batch_size": 1, "n_iter": 1, "steps": 20, "cfg_scale": 7.0, "width": 512, "height": 512,
+    "restore_faces": False, "tiling": False, "do_not_save_samples": False,
+    "do_not_save_grid": False, "negative_prompt": "", "eta": 1.0, "s_churn": 0, "s_tmax": 0,
+    "s_tmin": 0, "s_noise": 1, "override_settings": {},
+    "override_settings_restore_afterwards": True, "sampler_name": "Euler a",
+    "sampler_index": "Euler a", "scheduler": "automatic", "script_name": None, "script_args": [],
+    "send_images": True, "save_images": False, "alwayson_scripts": {},
+}  # fmt: skip
+
+
+def request(**payload: Any) -> GenerationRequest:
+    return generation_request(filled_in(Txt2ImgRequest.model_validate(payload)))
+
+
+def test_an_empty_payload_is_a1111s_default() -> None:
+    made = request()
+    assert (made.steps, made.sampler, made.seed, made.batch_count) == (50, "Euler", -1, 1)
+    assert (made.width, made.height, made.cfg_scale) == (None, None, None)
+
+
+def test_everything_that_webuiapi_sends_passes() -> None:
+    made = request(**WEBUIAPI)
+    assert (made.sampler, made.steps, made.eta, made.s_noise) == ("Euler a", 20, 1.0, 1.0)
+
+
+def test_names_of_a1111_reach_their_fields() -> None:
+    made = request(n_iter=3, batch_size=2, sampler_name="LMS", scheduler="karras", subseed=4)
+    assert (made.batch_count, made.batch_size, made.sampler) == (3, 2, "LMS")
+    assert (made.schedule, made.subseed) == ("karras", 4)
+
+
+@pytest.mark.parametrize("scheduler", [None, ""])
+def test_an_empty_scheduler_leaves_the_choice_to_the_samplers_name(scheduler: object) -> None:
+    assert request(sampler_name="DPM++ 2M Karras", scheduler=scheduler).schedule == ""
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"enable_hr": "false"},
+        {"refiner_checkpoint": "None", "refiner_switch_at": 0.8},
+        {"refiner_checkpoint": ""},
+        {"restore_faces": False, "tiling": 0},
+        {"firstpass_image": ""},
+        {"s_min_uncond": 0},
+        {"script_name": ""},
+        {"script_name": "None"},
+        {"alwayson_scripts": {"Sampler": {"args": [20, "Euler", "Automatic"]}, "seed": [1]}},
+        {"hr_upscaler": "R-ESRGAN 4x+", "hr_additional_modules": ["Use same choices"]},
+        {"styles": ["unknown"], "comments": {"a": 1}, "distilled_cfg_scale": 3},
+        {"override_settings": {"forge_additional_modules": []}},
+    ],
+)
+def test_values_that_mean_off_pass(payload: dict[str, Any]) -> None:
+    assert request(**payload) == request()
+
+
+@pytest.mark.parametrize("sent", [["x.vae.safetensors"], ["C:\\models\\VAE\\x.vae.safetensors"]])
+def test_forges_module_list_chooses_the_vae(sent: list[str]) -> None:
+    made = request(override_settings={"forge_additional_modules": sent, "sd_vae": "other"})
+    assert dict(made.overrides) == {"sd_vae": "x.vae.safetensors"}
+
+
+def test_overrides_without_effect_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    request(override_settings={"CLIP_stop_at_last_layers": 2, "clip_skip": 2})
+    assert "['clip_skip']" in caplog.text
+
+
+def test_separate_text_encoders_are_refused() -> None:
+    modules = {"forge_additional_modules": ["ae.safetensors", "clip_l.safetensors"]}
+    with pytest.raises(NotAvailable, match="forge_additional_modules"):
+        request(override_settings=modules)
+
+
+@pytest.mark.parametrize("modules", ["ae.safetensors", [1], {"a": 1}])
+def test_a_module_list_of_another_shape_is_refused(modules: object) -> None:
+    with pytest.raises(InvalidRequest, match="list of file names"):
+        request(override_settings={"forge_additional_modules": modules})
+
+
+def test_an_unknown_script_names_its_field() -> None:
+    with pytest.raises(UnknownScript) as caught:
+        request(alwayson_scripts={"ADetailer": {"args": [True]}})
+    assert caught.value.field == "alwayson_scripts"
+
+
+INFOTEXT = (
+    "an owl\nNegative prompt: day\nSteps: 12, Sampler: LMS, Schedule type: Karras, CFG scale: 3.5, "
+    "Seed: 8, Size: 96x128, Model: somewhere, VAE: x.pt, Clip skip: 2, ENSD: 31337"
+)
+
+
+def test_an_infotext_fills_what_was_not_sent() -> None:
+    made = request(infotext=INFOTEXT, steps=5, override_settings={"CLIP_stop_at_last_layers": 1})
+    assert (made.prompt, made.negative_prompt, made.steps) == ("an owl", "day", 5)
+    assert (made.sampler, made.schedule, made.cfg_scale) == ("LMS", "Karras", 3.5)
+    assert (made.seed, made.width, made.height) == (8, 96, 128)
+    assert made.overrides["CLIP_stop_at_last_layers"] == 1
+    assert made.overrides["eta_noise_seed_delta"] == 31337
+
+
+def test_an_infotext_changes_neither_checkpoint_nor_vae() -> None:
+    made = request(infotext=INFOTEXT)
+    assert made.checkpoint == ""
+    assert not {"sd_model_checkpoint", "sd_vae"} & set(made.overrides)
+
+
+def test_a_sampler_that_was_sent_wins_over_the_infotexts() -> None:
+    assert request(infotext=INFOTEXT, sampler_index="Euler a").sampler == "Euler a"
+
+
+def test_an_infotext_without_a_word_of_use_changes_nothing_else() -> None:
+    made = request(infotext="just a prompt")
+    assert (made.prompt, made.steps, made.sampler) == ("just a prompt", 50, "Euler")
