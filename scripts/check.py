@@ -1,0 +1,39 @@
+"""Check everything that needs no test run: lint, format, types, layers, documentation.
+
+All checks run, also after one has failed. Needs the environment of `scripts/test.py`, which is made
+first if need be.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts.environment import run_in_venv  # noqa: E402 - needs the path above
+
+CHECKS = {
+    "lint": ["-m", "ruff", "check", "--quiet", "."],
+    "format": ["-m", "ruff", "format", "--check", "--quiet", "."],
+    "types": ["-m", "mypy"],
+    "layers": ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+    "documentation": ["scripts/docs.py", "--check"],
+}
+
+
+def main() -> int:
+    """Run the checks named in the arguments, or all; return 1 if one failed."""
+    failed = []
+    for name in sys.argv[1:] or CHECKS:
+        began = time.monotonic()
+        status = run_in_venv(CHECKS[name])
+        print(f"{name}: {'ok' if status == 0 else 'FAILED'} ({time.monotonic() - began:.1f} s)")
+        failed += [name] if status else []
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

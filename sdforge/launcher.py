@@ -1,0 +1,343 @@
+"""Wires everything: flags to settings, folders, engine, API and page, and runs the server.
+
+The only module that knows all the others. What is slow to import (fastapi, gradio, torch) is
+imported when its turn comes: the API answers first, then the page, then the checkpoint loads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sdforge import __version__
+from sdforge.core.errors import InvalidRequest, SdforgeError
+from sdforge.core.paths import Paths, install_root
+from sdforge.core.settings import SettingsStore
+from sdforge.flags import FlagError, Flags, memory_mode, parse, wants_cpu
+from sdforge.ports import PortError, bind
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from sdforge.core.device import DeviceInfo
+    from sdforge.engine import Engine
+    from sdforge.engine.runner import Runner
+    from sdforge.models.library import Library
+    from sdforge.server import Server
+
+log = logging.getLogger(__name__)
+
+UI_PORT = 7860
+API_PORT = 7861
+# After this the connections that are still open are cut.
+_GRACE_SECONDS = 3
+
+
+class StartError(Exception):
+    """The server cannot start; the message is one sentence for the user."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the server until it is stopped; return the exit status."""
+    began = time.perf_counter()
+    try:
+        flags = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+    except FlagError as error:
+        return _fail(str(error), status=2)
+    configure_logging(flags["loglevel"])
+    for note in flags.notes():
+        log.warning("%s", note)
+    try:
+        with bind(_host(flags), flags["port"], API_PORT if flags["nowebui"] else UI_PORT) as bound:
+            Launch(flags, bound, began).run()
+    except (PortError, StartError, SdforgeError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def run_and_leave(arguments: list[str]) -> NoReturn:
+    """Run the server and end the process.
+
+    Without Python's tidying up: taking torch and gradio apart takes seconds, and all that has to
+    be written has been when `main` returns.
+    """
+    status = main(arguments)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _fail(sentence: str, status: int = 1) -> int:
+    sys.stderr.write(f"sdforge: {sentence}\n")
+    return status
+
+
+def configure_logging(level: str) -> None:
+    """Log to the terminal: ours from `level` on, third parties from WARNING on."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    logging.getLogger("sdforge").setLevel(level.upper())
+
+
+def _host(flags: Flags) -> str:
+    return flags["server_name"] or ("0.0.0.0" if flags["listen"] else "127.0.0.1")  # noqa: S104
+
+
+def make_paths(flags: Flags) -> Paths:
+    """Return the folders that the flags name."""
+    data = _path(flags["data_dir"]) or install_root()
+    return Paths(
+        data=data,
+        models=_path(flags["models_dir"]) or data / "models",
+        extra_checkpoints=_folders(flags["ckpt_dir"], file=flags["ckpt"]),
+        extra_vaes=_folders(flags["vae_dir"], file=flags["vae_path"]),
+        settings_file=_path(flags["ui_settings_file"]),
+    )
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).expanduser().resolve() if text else None
+
+
+def _folders(folder: str | None, *, file: str | None) -> tuple[Path, ...]:
+    """Return a folder and that of a file, as far as they are given."""
+    path = _path(file)
+    found = (_path(folder), path.parent if path else None)
+    return tuple(path for path in found if path is not None)
+
+
+def make_folders(paths: Paths) -> None:
+    """Make the standard folders, as a hint where models go.
+
+    Raises:
+        StartError: the data folder cannot be written.
+    """
+    try:
+        for folder in (paths.cache, *paths.checkpoints[:1], *paths.vaes[:1]):
+            folder.mkdir(parents=True, exist_ok=True)
+        probe = paths.cache / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise StartError(
+            f"the data folder {paths.data} cannot be written ({reason}); choose another with "
+            "--data-dir"
+        ) from error
+
+
+def make_settings(flags: Flags, paths: Paths) -> SettingsStore:
+    """Return the settings in force: the file's, with those that flags decide for this run.
+
+    Raises:
+        StartError: the file cannot be used.
+    """
+    overrides: dict[str, Any] = {}
+    if mode := memory_mode(flags):
+        overrides["memory_mode"] = mode
+    if flags["ckpt"]:
+        overrides["sd_model_checkpoint"] = Path(flags["ckpt"]).name
+    if flags["vae_path"]:
+        overrides["sd_vae"] = Path(flags["vae_path"]).name
+    try:
+        return SettingsStore(paths.settings, overrides)
+    except (InvalidRequest, OSError) as error:
+        raise StartError(f"the settings in {paths.settings} cannot be used: {error}") from error
+
+
+def credentials(flags: Flags) -> str | None:
+    """Return all user:password pairs that the flags give, with commas between.
+
+    Raises:
+        StartError: the file of `--gradio-auth-path` cannot be read.
+    """
+    pairs = [flags["api_auth"], flags["gradio_auth"]]
+    if flags["gradio_auth_path"]:
+        try:
+            text = Path(flags["gradio_auth_path"]).read_text(encoding="utf-8")
+        except OSError as error:
+            raise StartError(f"--gradio-auth-path: {error.strerror or error}") from error
+        pairs += text.splitlines()
+    return ",".join(pair.strip() for pair in pairs if pair and pair.strip()) or None
+
+
+def runner_factory(flags: Flags, library: Library) -> Callable[[], Runner]:
+    """Return what makes the runner, on the model thread: it loads torch and probes the device."""
+
+    def probe_device() -> DeviceInfo:
+        from sdforge.core.device import probe
+
+        found = probe(force_cpu=wants_cpu(flags), device_id=flags["device_id"])
+        gib = found.total_bytes / 2**30
+        log.info("Device: %s (%s), %.1f GiB", found.name, found.torch_name, gib)
+        return found
+
+    def make_runner() -> Runner:
+        from sdforge.engine.runner import PipelineRunner
+
+        return PipelineRunner(library, probe_device=probe_device, flags=flags, version=__version__)
+
+    return make_runner
+
+
+class Launch:
+    """One run of the server, from the bound socket to the end."""
+
+    def __init__(self, flags: Flags, bound: socket.socket, began: float) -> None:
+        """`began` is the `perf_counter` at the start of the process's work.
+
+        Raises:
+            StartError: the data folder cannot be used.
+        """
+        self._flags = flags
+        self._bound = bound
+        self._began = began
+        self._paths = make_paths(flags)
+        make_folders(self._paths)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.url = _url(flags, bound)
+
+    def run(self) -> None:
+        """Serve until a signal comes, then stop the engine.
+
+        Raises:
+            StartError, StorageError: the server could not start.
+        """
+        from sdforge.engine import Engine
+        from sdforge.models.library import Library
+
+        flags, paths = self._flags, self._paths
+        library = Library(paths, hashing=not flags["no_hashing"])
+        engine = Engine(
+            paths=paths,
+            settings=make_settings(flags, paths),
+            library=library,
+            make_runner=runner_factory(flags, library),
+            version=__version__,
+        )
+        try:
+            self._serve(engine)
+        finally:
+            engine.close()
+            log.info("Stopped")
+
+    def _serve(self, engine: Engine) -> None:
+        import uvicorn
+
+        from sdforge.api.app import create_api
+        from sdforge.server import Server
+
+        flags = {**self._flags, "api_auth": credentials(self._flags)}
+        try:
+            api = create_api(engine, paths=self._paths, flags=flags, version=__version__)
+            front = Server(api, flags=flags, on_start=lambda: self._on_start(engine, front))
+        except ValueError as error:
+            raise StartError(str(error)) from error
+        config = uvicorn.Config(
+            front,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            server_header=False,
+            timeout_keep_alive=flags["timeout_keep_alive"],
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+            ssl_keyfile=flags["tls_keyfile"],
+            ssl_certfile=flags["tls_certfile"],
+        )
+        server = _server_class()(config)
+        with _signals(server, engine):
+            server.run(sockets=[self._bound])
+
+    def _on_start(self, engine: Engine, front: Server) -> None:
+        """Say where the server is; go on with what takes longer on a thread of its own."""
+        self._loop = asyncio.get_running_loop()
+        kind = "API" if self._flags["nowebui"] else "API and page"
+        mode = engine.settings.current.memory_mode
+        log.info("sdforge %s: %s at %s (memory mode: %s)", __version__, kind, self.url, mode)
+        log.info("API ready after %.1f s", time.perf_counter() - self._began)
+        threading.Thread(
+            target=self._finish_start, args=(engine, front), name="sdforge-start", daemon=True
+        ).start()
+
+    def _finish_start(self, engine: Engine, front: Server) -> None:
+        """Build the page, then let jobs run: both load much, and the page is waited for."""
+        if not self._flags["nowebui"]:
+            self._build_page(engine, front)
+        checkpoints = engine.library.checkpoints()
+        count = f"{len(checkpoints)} checkpoint{'' if len(checkpoints) == 1 else 's'}"
+        log.info("Models: %s (%s)", self._paths.checkpoints[0], count)
+        preload = bool(checkpoints) and not self._flags["skip_load_model_at_start"]
+        engine.start(preload=preload)
+
+    def _build_page(self, engine: Engine, front: Server) -> None:
+        try:
+            from sdforge.ui.app import create_ui_app
+
+            page = create_ui_app(engine, version=__version__)
+            if self._loop is not None:
+                asyncio.run_coroutine_threadsafe(front.set_page(page), self._loop).result()
+        except Exception as error:  # noqa: BLE001 - the API goes on without the page
+            log.exception("the page could not be built")
+            front.set_failure(f"The page could not be built: {error}")
+            return
+        log.info("Page ready after %.1f s: %s", time.perf_counter() - self._began, self.url)
+        if self._flags["autolaunch"]:
+            webbrowser.open(self.url)
+
+
+def _url(flags: Mapping[str, Any], bound: socket.socket) -> str:
+    """Return the address to open in a browser on this machine."""
+    host, port = bound.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    scheme = "https" if flags["tls_certfile"] else "http"
+    subpath = (flags["subpath"] or "").strip("/")
+    return f"{scheme}://{host}:{port}/{subpath}"
+
+
+def _server_class() -> type[uvicorn.Server]:
+    """Return uvicorn's server without its signal handling: ours also stops the engine."""
+    import uvicorn
+
+    class Quiet(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    return Quiet
+
+
+@contextmanager
+def _signals(server: uvicorn.Server, engine: Engine) -> Iterator[None]:
+    """Stop server and engine together at SIGINT and SIGTERM; a second signal stops at once."""
+
+    def stop(number: int, frame: Any) -> None:
+        if server.should_exit:
+            server.force_exit = True
+            return
+        server.should_exit = True
+        # Requests that wait for a job are answered when the engine stops, so it is told first.
+        threading.Thread(target=engine.close, name="sdforge-stop").start()
+
+    names = ("SIGINT", "SIGTERM", "SIGBREAK")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
