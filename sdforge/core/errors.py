@@ -58,7 +58,7 @@ class UnknownName(InvalidRequest):
         self.name = name
         self.known = tuple(known)
         self.close = tuple(closest_names(name, self.known))
-        hint = f"; did you mean {' or '.join(map(repr, self.close))}?" if self.close else ""
+        hint = f"; did you mean {' or '.join(map(repr, self.close))}?" if self.close else "."
         listed = ", ".join(self.known[:30]) or "(none)"
         allowed = listed + (", …" if len(self.known) > 30 else "")
         super().__init__(field or kind, name, allowed)
