@@ -193,7 +193,7 @@ def make_visitor(browser: Browser) -> Iterator[Any]:
 
     def make(server: Server, **options: Any) -> Visitor:
         context = browser.new_context(viewport={"width": 1400, "height": 900}, **options)
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(60_000)
         visitors.append(Visitor(context, server.url))
         return visitors[-1]
 

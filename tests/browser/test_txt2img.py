@@ -351,10 +351,11 @@ def test_opening_the_page_writes_no_setting(visitor: Visitor, shared_server: Ser
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_page_goes_on_when_the_server_was_away(make_visitor: Any, own_server: Server) -> None:
     visitor = make_visitor(own_server)
     page = visitor.open()
-    start_long_job(page, "a fox before the restart", steps=150, side=256)
+    start_long_job(page, "a fox before the restart", steps=150, side=192)
     page.fill(PROMPT, "a fox after the restart")
     set_number(page, "steps", 3)
     page.focus(PROMPT)

@@ -69,35 +69,33 @@ export class JobFollower {
     if (problem.field) markBad(problem.field);
   }
 
-  // Attaches to what this browser, or anybody's page, left running.
+  // Attaches to what this tab, this browser or anybody's page left running.
   async resume() {
-    this.tasks = readTasks(sessionStorage, this.key);
-    const last = readTasks(localStorage, this.lastKey);
+    this.tasks = readTasks("sessionStorage", this.key);
     if (this.tasks.length) {
       this.follow();
       return;
     }
     try {
-      if (last.length && (await this.resumeLast(last[last.length - 1].id))) return;
-      const jobs = listOf(await request("api/v1/jobs?limit=100"));
-      const running = jobs.filter((job) => job.origin === "ui" && ACTIVE.has(job.status));
-      if (running.length) this.attach(newest(running).id);
+      const last = readTasks("localStorage", this.lastKey).pop();
+      const job = (last && (await this.find(last.id))) || (await newestRunning());
+      // The user may have been quicker than the answer.
+      if (!job || this.tasks.length) return;
+      if (ACTIVE.has(job.status)) this.attach(job.id);
+      else this.results.show(job, { isNews: false });
     } catch (error) {
       if (error instanceof Unreachable) setTimeout(() => this.resume(), RETRY_MS);
     }
   }
 
-  async resumeLast(id) {
+  async find(id) {
     try {
-      const job = await request(jobPath(id));
-      if (ACTIVE.has(job.status)) this.attach(id);
-      else this.results.show(job, { isNews: false });
-      return true;
+      return await request(jobPath(id));
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       // Another database: asking for it again would be in vain.
       localStorage.removeItem(this.lastKey);
-      return false;
+      return null;
     }
   }
 
@@ -218,17 +216,14 @@ function jobPath(id) {
   return `api/v1/jobs/${encodeURIComponent(id)}`;
 }
 
-function listOf(answer) {
-  return Array.isArray(answer) ? answer : answer.jobs || [];
-}
-
-function newest(jobs) {
-  return jobs.reduce((best, job) => (job.created_at > best.created_at ? job : best));
+async function newestRunning() {
+  const jobs = await request("api/v1/jobs?limit=100");
+  return jobs.find((job) => job.origin === "ui" && ACTIVE.has(job.status));
 }
 
 function readTasks(storage, key) {
   try {
-    const tasks = JSON.parse(storage.getItem(key) || "[]");
+    const tasks = JSON.parse(window[storage].getItem(key) || "[]");
     return Array.isArray(tasks) ? tasks.filter((task) => typeof task?.id === "string") : [];
   } catch {
     return [];
