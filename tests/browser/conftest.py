@@ -6,15 +6,9 @@ folder. Without Chromium these tests are skipped.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scripts.make_tiny_checkpoints import TINY_METADATA, write_checkpoint
+from tests.live import LiveServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
-ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 90
 NAMES = (
     "chromium",
     "chromium-browser",
@@ -54,72 +47,14 @@ def find_browser() -> str | None:
     return given or next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
-@dataclass
-class Server:
-    """A server process; `stop` and `start` keep port and data, as a restart by the user does."""
-
-    data: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "sdforge", "--port", str(self.port)]
-        command += ["--data-dir", str(self.data), "--use-cpu", "all"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with (self.data / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
-        self._wait_for_page()
-
-    def _wait_for_page(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            assert self.process is not None
-            if self.process.poll() is not None:
-                break
-            with contextlib.suppress(OSError), urllib.request.urlopen(self.url, timeout=5) as page:
-                if b"<gradio-app" in page.read():
-                    return
-            time.sleep(0.2)
-        pytest.fail(f"the server did not start:\n{self.log()[-3000:]}")
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            try:
-                self.process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-            self.process = None
-
-    def log(self) -> str:
-        return (self.data / "server.log").read_text(encoding="utf-8", errors="replace")
-
-    def saved(self) -> list[Path]:
-        """Return the pictures on disk."""
-        return sorted((self.data / "outputs").rglob("*.png"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def make_server(folder: Path) -> Server:
+def make_server(folder: Path) -> LiveServer:
     """Return a server, not yet started, with two tiny checkpoints."""
     models = folder / "models" / "Stable-diffusion"
     models.mkdir(parents=True)
     large = TINY_METADATA | {"modelspec.resolution": "128x128", "sdforge.steps": "6"}
     write_checkpoint(models / "a-tiny.safetensors", metadata=TINY_METADATA)
     write_checkpoint(models / "b-tiny.safetensors", metadata=large, seed=1)
-    return Server(folder, free_port())
+    return LiveServer(folder)
 
 
 @pytest.fixture(scope="session")
@@ -138,7 +73,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def shared_server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def shared_server(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
     """One server for the tests that leave it running."""
     server = make_server(tmp_path_factory.mktemp("server"))
     server.start()
@@ -147,7 +84,7 @@ def shared_server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def own_server(browser: Browser, tmp_path: Path) -> Iterator[Server]:
+def own_server(browser: Browser, tmp_path: Path) -> Iterator[LiveServer]:
     """A server that a test may stop."""
     server = make_server(tmp_path)
     server.start()
@@ -191,7 +128,7 @@ def make_visitor(browser: Browser) -> Iterator[Any]:
     """Make visitors of a server; whatever a test does, nothing may be asked of another one."""
     visitors: list[Visitor] = []
 
-    def make(server: Server, **options: Any) -> Visitor:
+    def make(server: LiveServer, **options: Any) -> Visitor:
         context = browser.new_context(viewport={"width": 1400, "height": 900}, **options)
         context.set_default_timeout(60_000)
         visitors.append(Visitor(context, server.url))
@@ -204,7 +141,7 @@ def make_visitor(browser: Browser) -> Iterator[Any]:
 
 
 @pytest.fixture
-def visitor(make_visitor: Any, shared_server: Server) -> Iterator[Visitor]:
+def visitor(make_visitor: Any, shared_server: LiveServer) -> Iterator[Visitor]:
     """A visitor of the shared server; the browser's console must stay free of errors."""
     visitor: Visitor = make_visitor(shared_server)
     yield visitor

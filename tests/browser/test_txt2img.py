@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser.conftest import Server, Visitor
+from tests.browser.conftest import Visitor
+from tests.live import LiveServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -78,7 +79,7 @@ def shown_picture(page: Page) -> bytes:
     return base64.b64decode(encoded)
 
 
-def ask(server: Server, path: str, body: object = None) -> Any:
+def ask(server: LiveServer, path: str, body: object = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{server.url}{path}", data, headers)
@@ -91,7 +92,9 @@ def page(visitor: Visitor) -> Iterator[Page]:
     yield visitor.open()
 
 
-def test_ctrl_enter_draws_a_picture_with_its_parameters(page: Page, shared_server: Server) -> None:
+def test_ctrl_enter_draws_a_picture_with_its_parameters(
+    page: Page, shared_server: LiveServer
+) -> None:
     before = len(shared_server.saved())
     assert number(page, "width") == "64"
     assert page.locator("#txt2img_empty").is_visible()
@@ -142,7 +145,7 @@ def test_a_reload_in_the_middle_finds_the_job_again(visitor: Visitor) -> None:
 
 
 def test_a_job_that_ended_while_the_page_was_closed_is_shown(
-    visitor: Visitor, shared_server: Server
+    visitor: Visitor, shared_server: LiveServer
 ) -> None:
     page = visitor.open()
     start_long_job(page, "a fox that nobody watched")
@@ -157,7 +160,7 @@ def test_a_job_that_ended_while_the_page_was_closed_is_shown(
 
 
 def test_another_browser_finds_the_job_that_runs(
-    visitor: Visitor, make_visitor: Any, shared_server: Server
+    visitor: Visitor, make_visitor: Any, shared_server: LiveServer
 ) -> None:
     page = visitor.open()
     start_long_job(page, "a fox seen twice")
@@ -202,7 +205,7 @@ def test_a_second_request_waits_in_the_queue(page: Page) -> None:
     wait_for_end(page)
 
 
-def test_two_quick_presses_make_two_jobs(page: Page, shared_server: Server) -> None:
+def test_two_quick_presses_make_two_jobs(page: Page, shared_server: LiveServer) -> None:
     page.fill(PROMPT, "twin foxes")
     page.keyboard.press("Control+Enter")
     page.keyboard.press("Control+Enter")
@@ -251,7 +254,7 @@ def test_several_pictures_can_be_looked_through(page: Page) -> None:
     assert "102" in download.value.suggested_filename
 
 
-def test_the_page_and_the_api_draw_the_same_pixels(page: Page, shared_server: Server) -> None:
+def test_the_page_and_the_api_draw_the_same_pixels(page: Page, shared_server: LiveServer) -> None:
     generate(page, "a (red:1.3) fox", seed=1234, steps=6)
     wait_for_info(page, "Seed: 1234")
     wait_for_end(page)
@@ -325,7 +328,7 @@ def test_small_tools_of_the_form(page: Page) -> None:
 
 
 def test_another_checkpoint_is_chosen_and_the_form_follows(
-    page: Page, shared_server: Server
+    page: Page, shared_server: LiveServer
 ) -> None:
     def choose(name: str) -> None:
         page.click("#setting_sd_model_checkpoint input")
@@ -344,7 +347,7 @@ def test_another_checkpoint_is_chosen_and_the_form_follows(
     )
 
 
-def test_opening_the_page_writes_no_setting(visitor: Visitor, shared_server: Server) -> None:
+def test_opening_the_page_writes_no_setting(visitor: Visitor, shared_server: LiveServer) -> None:
     before = ask(shared_server, "/sdapi/v1/options")
     visitor.open().reload()
     assert ask(shared_server, "/sdapi/v1/options") == before
@@ -352,7 +355,9 @@ def test_opening_the_page_writes_no_setting(visitor: Visitor, shared_server: Ser
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_page_goes_on_when_the_server_was_away(make_visitor: Any, own_server: Server) -> None:
+def test_the_page_goes_on_when_the_server_was_away(
+    make_visitor: Any, own_server: LiveServer
+) -> None:
     visitor = make_visitor(own_server)
     page = visitor.open()
     start_long_job(page, "a fox before the restart", steps=150, side=192)
@@ -373,7 +378,7 @@ def test_the_page_goes_on_when_the_server_was_away(make_visitor: Any, own_server
     wait_for_info(page, "a fox drawn by the new server")
 
 
-def test_the_page_fits_a_phone(make_visitor: Any, shared_server: Server) -> None:
+def test_the_page_fits_a_phone(make_visitor: Any, shared_server: LiveServer) -> None:
     visitor = make_visitor(shared_server, color_scheme="dark")
     page = visitor.open()
     page.set_viewport_size({"width": 390, "height": 844})

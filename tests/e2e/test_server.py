@@ -5,13 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,75 +16,8 @@ from PIL import Image
 
 from sdforge.output.images import read_infotext
 from sdforge.output.infotext import parse_infotext, request_from_infotext
-from tests.browser.conftest import ROOT, free_port
+from tests.live import LiveServer
 from tests.tiny import make_checkpoint
-
-TIMEOUT_SECONDS = 120
-
-
-class LiveServer:
-    """A server without the page; `kill` ends it as a crash does."""
-
-    def __init__(self, data: Path) -> None:
-        self.data = data
-        self.url = ""
-
-    def start(self) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "sdforge", "--nowebui", "--port", str(port)]
-        command += ["--data-dir", str(self.data), "--use-cpu", "all"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with (self.data / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
-        self.until(lambda: self.get("/internal/ping") == {})
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(timeout=30)
-
-    def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=TIMEOUT_SECONDS) as answer:
-            return json.load(answer)
-
-    def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        request = urllib.request.Request(
-            self.url + path,
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
-    def draw(self, **values: Any) -> bytes:
-        status, body = self.post("/sdapi/v1/txt2img", {"prompt": "a cat", "steps": 2} | values)
-        assert status == 200, body
-        return base64.b64decode(body["images"][0])
-
-    def until(self, condition: Any) -> None:
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.log()
-            try:
-                if condition():
-                    return
-            except OSError:
-                pass
-            time.sleep(0.05)
-        pytest.fail(f"waited in vain; the log says:\n{self.log()}")
-
-    def log(self) -> str:
-        return (self.data / "server.log").read_text()[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     make_checkpoint(folder / "other.safetensors", seed=1)
     (folder / "text.safetensors").write_text("this is a text file, not a checkpoint\n" * 100)
     (folder / "short.safetensors").write_bytes(good.read_bytes()[:-1000])
-    live = LiveServer(data)
+    live = LiveServer(data, page=False)
     live.start()
     yield live
     live.stop()
@@ -126,7 +54,7 @@ def test_a_saved_picture_holds_all_that_is_needed_to_make_it_again(server: LiveS
         "override_settings": {"sd_model_checkpoint": "good", "CLIP_stop_at_last_layers": 2},
     }
     server.draw(**asked)
-    saved = max(server.data.glob("outputs/**/*.png"), key=lambda path: path.stat().st_mtime)
+    saved = max(server.saved(), key=lambda path: path.stat().st_mtime)
     infotext = read_infotext(saved)
     read = request_from_infotext(parse_infotext(infotext))
 
@@ -175,7 +103,7 @@ def test_broken_files_are_not_offered_as_models(server: LiveServer) -> None:
 
 def test_switching_back_and_forth_gives_the_memory_back(server: LiveServer) -> None:
     def anonymous_mib() -> float:
-        text = Path(f"/proc/{server.process.pid}/status").read_text()
+        text = Path(f"/proc/{server.pid}/status").read_text()
         line = next(line for line in text.splitlines() if line.startswith("RssAnon:"))
         return int(line.split()[1]) / 1024
 
@@ -194,7 +122,7 @@ def test_switching_back_and_forth_gives_the_memory_back(server: LiveServer) -> N
 
 def test_kill_9_in_a_job_keeps_pictures_settings_and_the_queue(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "models" / "Stable-diffusion" / "good.safetensors")
-    live = LiveServer(tmp_path)
+    live = LiveServer(tmp_path, page=False)
     live.start()
     try:
         first = live.draw(seed=1, save_images=True)
@@ -211,7 +139,7 @@ def test_kill_9_in_a_job_keeps_pictures_settings_and_the_queue(tmp_path: Path) -
         live.start()
         live.until(lambda: states(live)["long"] == "interrupted")
         live.until(lambda: states(live)["waiting"] == "running")
-        saved = [path.read_bytes() for path in tmp_path.glob("outputs/**/*.png")]
+        saved = [path.read_bytes() for path in live.saved()]
         assert [pixels(data) for data in saved] == [pixels(first)]
         assert live.get("/sdapi/v1/options")["jpeg_quality"] == 77
         live.post("/api/v1/jobs/waiting/cancel", {})
