@@ -6,6 +6,7 @@ first if need be.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -26,8 +27,13 @@ CHECKS = {
 
 def main() -> int:
     """Run the checks named in the arguments, or all; return 1 if one failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(CHECKS))
+    names = parser.parse_args().names or list(CHECKS)
+    if unknown := [name for name in names if name not in CHECKS]:
+        parser.error(f"no check named {unknown[0]}; there are {', '.join(CHECKS)}")
     failed = []
-    for name in sys.argv[1:] or CHECKS:
+    for name in names:
         began = time.monotonic()
         status = run_in_venv(CHECKS[name])
         print(f"{name}: {'ok' if status == 0 else 'FAILED'} ({time.monotonic() - began:.1f} s)")

@@ -2,8 +2,8 @@
 
 Weights lie in arenas outside the heap, but loading and running leave freed blocks in it that glibc
 keeps. Forcing every larger block into its own mapping (`MALLOC_MMAP_THRESHOLD_=65536`) would avoid
-that and cost more than it saves: each activation is then mapped, faulted in and unmapped anew, 40 ms
-of system time on a 70 ms forward of the demo model. Trimming after a model leaves costs that once.
+that and cost more than it saves: each activation is then mapped, faulted in and unmapped anew, 40
+ms of system time on a 70 ms forward of the demo model. Trimming after a model leaves costs once.
 """
 
 from __future__ import annotations

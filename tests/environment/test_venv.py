@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import zipfile
 from pathlib import Path
@@ -112,13 +111,15 @@ def test_an_environment_whose_python_is_gone_is_made_anew(
     assert not (root / ".venv" / "left over").exists()
 
 
-def test_a_folder_of_that_name_that_is_no_environment_is_not_emptied(root: Path) -> None:
-    (root / ".venv" / "pyvenv.cfg").unlink()
-    venv.venv_python(root).unlink()
-    (root / ".venv" / "precious").touch()
-    with contextlib.suppress(InstallError):
-        venv.prepare(root, [Step("nothing")], print)
-    assert (root / ".venv" / "precious").exists()
+def test_a_folder_of_that_name_that_is_no_environment_is_not_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(venv, "MINIMUM_FREE_BYTES", 10**18)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "precious").touch()
+    with pytest.raises(InstallError):
+        venv.prepare(tmp_path, [Step("nothing")], print)
+    assert (tmp_path / ".venv" / "precious").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
