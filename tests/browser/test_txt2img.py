@@ -347,6 +347,18 @@ def test_another_checkpoint_is_chosen_and_the_form_follows(
     )
 
 
+def test_what_is_typed_before_the_form_is_filled_stays(visitor: Visitor) -> None:
+    page = visitor.context.new_page()
+    page.route("**/gradio_api/run/**", lambda route: (time.sleep(1), route.continue_()))
+    page.goto(visitor.url)
+    prompt = page.locator(PROMPT)
+    prompt.fill("typed early")
+    visitor.wait_until_usable(page)
+
+    page.wait_for_timeout(1000)
+    assert prompt.input_value() == "typed early"
+
+
 def test_opening_the_page_writes_no_setting(visitor: Visitor, shared_server: LiveServer) -> None:
     before = ask(shared_server, "/sdapi/v1/options")
     visitor.open().reload()

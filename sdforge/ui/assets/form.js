@@ -16,6 +16,7 @@ const ELEMENT_IDS = { negative_prompt: "neg_prompt", sampler: "sampling", schedu
 
 let current = {};
 let pending = {};
+const early = {};
 let infotext = "";
 let page = null;
 let saveTimer = null;
@@ -118,9 +119,17 @@ export function beforePaste(given, shown) {
 }
 
 export function setPage(facts) {
+  const isFirst = !page;
   page = facts;
   redraw();
+  if (isFirst && Object.keys(early).length) set(early);
 }
+
+// What is typed before the form's values arrive would be overwritten by them.
+document.addEventListener("input", ({ target }) => {
+  const name = !page && PROMPTS.find((prompt) => element(prompt)?.contains(target));
+  if (name) early[name] = target.value;
+});
 
 // Draws what belongs to the checkpoint into elements that may be new.
 export function redraw() {
