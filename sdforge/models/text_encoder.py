@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from sdforge.core.errors import InvalidRequest
 from sdforge.memory.component import Component
@@ -40,12 +39,12 @@ class TextEncoder:
 
     def __init__(self, component: Component, memory: MemoryManager, tokenizer: Tokenizer) -> None:
         """Take the network, the manager that places it and the tokenizer of its training."""
-        config: Any = component.module.config
+        network: Any = component.module
         self.component = component
         self.tokenizer = tokenizer
         self._memory = memory
-        self._layers: int = config.num_hidden_layers
-        self._width: int = config.hidden_size
+        self._layers: int = network.layer_count
+        self._width: int = network.width
 
     @torch.inference_mode()
     def encode(
@@ -69,20 +68,12 @@ class TextEncoder:
         ids = torch.tensor([chunk.ids for chunk in chunks], device=device)
         needed = ids.numel() * self._width * 4 * _ACTIVATION_FACTOR
         with self._memory.lease(self.component, working_bytes=needed) as module:
-            states = self._states(module, ids, clip_skip).float()
+            layers = self._layers + 1 - min(max(clip_skip, 1), self._layers)
+            states = module(ids, layers).float()
         if emphasis in ("Original", "No norm"):
             weights = torch.tensor([chunk.weights for chunk in chunks], device=device)
             states = _emphasise(states, weights, restore_mean=emphasis == "Original")
         return Conditioning(states.flatten(0, 1).unsqueeze(0))
-
-    def _states(self, module: nn.Module, ids: torch.Tensor, clip_skip: int) -> torch.Tensor:
-        place = min(max(clip_skip, 1), self._layers)
-        output = module(input_ids=ids, output_hidden_states=place > 1)
-        if place == 1:
-            return output.last_hidden_state
-        # The list begins with the embeddings and ends with the last layer, not normalised.
-        body: Any = getattr(module, "text_model", module)
-        return body.final_layer_norm(output.hidden_states[-place])
 
 
 def _emphasise(states: torch.Tensor, weights: torch.Tensor, *, restore_mean: bool) -> torch.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
 from sdforge.models.checkpoint import CheckpointHeader
@@ -144,11 +144,13 @@ def _denoiser(header: CheckpointHeader) -> Recipe:
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+    from sdforge.models.attention import use_direct_attention
     from sdforge.models.key_map import key_map
 
     config = unet_config(header)
     with torch.device("meta"):
         module = UNet2DConditionModel(**config)
+        use_direct_attention(module)
     names = {key: key for key in header.under(UNET).values()}
     sources = key_map(header, names, lambda tensors: convert_ldm_unet_checkpoint(tensors, config))
     return Recipe(role="denoiser", header=header, module=module, sources=sources)
@@ -177,26 +179,15 @@ def _vae(header: CheckpointHeader) -> Recipe:
 
 def _text_encoder(header: CheckpointHeader) -> Recipe:
     import torch
-    from transformers.models.clip.configuration_clip import CLIPTextConfig
-    from transformers.models.clip.modeling_clip import CLIPTextModel
 
-    config: dict[str, Any] = clip_config(header)
+    from sdforge.models.clip import ClipTextModel
+
     with torch.device("meta"):
-        module = CLIPTextModel(CLIPTextConfig(**config))
-    # transformers dropped the level `text_model.` in 5.6.
-    lead = "text_model." if hasattr(module, "text_model") else ""
+        module = ClipTextModel(**clip_config(header))
     sources = {
-        lead + name: Source(key, header.tensors[key].shape)
-        for name, key in text_names(header).items()
+        name: Source(key, header.tensors[key].shape) for name, key in text_names(header).items()
     }
-    places = config["max_position_embeddings"]
-    return Recipe(
-        role="text_encoder",
-        header=header,
-        module=module,
-        sources=sources,
-        buffers={f"{lead}embeddings.position_ids": lambda: torch.arange(places).unsqueeze(0)},
-    )
+    return Recipe(role="text_encoder", header=header, module=module, sources=sources)
 
 
 def _check_complete(recipe: Recipe) -> None:
@@ -224,7 +215,7 @@ def _persistent_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Hold back advice that diffusers and transformers log while a model is built."""
+    """Hold back advice that diffusers, and transformers below it, log while a model is built."""
     loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

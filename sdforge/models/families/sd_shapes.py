@@ -183,8 +183,8 @@ def vae_config(header: CheckpointHeader) -> dict[str, Any]:
     }
 
 
-def clip_config(header: CheckpointHeader) -> dict[str, Any]:
-    """Return the arguments of transformers' `CLIPTextConfig`.
+def clip_config(header: CheckpointHeader) -> dict[str, int]:
+    """Return the arguments of `models.clip.ClipTextModel`.
 
     Raises:
         MissingModel: tensors are missing.
@@ -203,7 +203,6 @@ def clip_config(header: CheckpointHeader) -> dict[str, Any]:
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "max_position_embeddings": shapes.dims("embeddings.position_embedding.weight", 2)[0],
-        "hidden_act": "quick_gelu",
     }
 
 

@@ -93,9 +93,10 @@ def test_the_text_encoder_is_the_one_that_transformers_loads(
     )
     ids = torch.randint(0, 49406, (1, 77), generator=torch.Generator().manual_seed(0))
     with loaded.memory.lease(bundle.components["text_encoder"]) as module, torch.no_grad():
-        got = module(input_ids=ids).last_hidden_state
-        wanted = reference(input_ids=ids).last_hidden_state
-    assert torch.allclose(got, wanted, atol=1e-5)
+        states = reference(input_ids=ids, output_hidden_states=True)
+        assert torch.allclose(module(ids, 2), states.last_hidden_state, atol=1e-5)
+        earlier = reference.final_layer_norm(states.hidden_states[-2])
+        assert torch.allclose(module(ids, 1), earlier, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
