@@ -6,13 +6,11 @@ installation is noticed and taken up again, and a second start costs a few file 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -187,9 +185,12 @@ def _explain_os_error(error: OSError, path: Path) -> str:
 @contextmanager
 def _one_at_a_time(root: Path, say: Say) -> Iterator[None]:
     """Hold a lock while installing, so that two starts at once do not disturb each other."""
-    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
-    path = Path(tempfile.gettempdir()) / f"sdforge-install-{name}.lock"
-    with path.open("a+b") as file:
+    path = root / ".install.lock"
+    try:
+        file = path.open("a+b")
+    except OSError as error:
+        raise InstallError(_explain_os_error(error, path)) from error
+    with file:
         waited = False
         while not _try_lock(file):
             if not waited:
