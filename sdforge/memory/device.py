@@ -32,6 +32,9 @@ class Device(Protocol):
     def own_bytes(self) -> int:
         """Return what this process holds in tensors."""
 
+    def peak_own_bytes(self) -> int:
+        """Return the most that this process has held in tensors."""
+
     def empty_cache(self) -> None:
         """Give memory that no tensor uses back to the driver."""
 
@@ -56,6 +59,10 @@ class HostDevice:
 
     def own_bytes(self) -> int:
         """Return 0: there are no device copies."""
+        return 0
+
+    def peak_own_bytes(self) -> int:
+        """Return 0: there never were."""
         return 0
 
     def empty_cache(self) -> None:
@@ -91,6 +98,12 @@ class TorchDevice:
         if self.compute_device.type == "mps":
             return torch.mps.current_allocated_memory()
         return 0
+
+    def peak_own_bytes(self) -> int:
+        """Return the peak of live tensors; what is held now where no driver counts peaks."""
+        if self.compute_device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.compute_device)
+        return self.own_bytes()
 
     def empty_cache(self) -> None:
         """Return cached blocks to the driver."""

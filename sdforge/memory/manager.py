@@ -42,6 +42,8 @@ class MemoryReport:
     device: str
     total_bytes: int
     own_bytes: int
+    peak_bytes: int
+    foreign_bytes: int
     inference_bytes: int
     weights_bytes: int
     mode: str
@@ -152,6 +154,8 @@ class MemoryManager:
             device=str(self.compute_device),
             total_bytes=self.device.total_bytes,
             own_bytes=self.device.own_bytes(),
+            peak_bytes=self.device.peak_own_bytes(),
+            foreign_bytes=self.device.foreign_bytes(),
             inference_bytes=self.inference_bytes,
             weights_bytes=self.budget().weights_bytes,
             mode=self.mode.value,

@@ -55,6 +55,20 @@ def test_components_stay_while_there_is_room_and_leave_least_recently_used_first
     assert memory.device.own_bytes() == 2 * LAYER_BYTES
 
 
+def test_the_report_says_who_holds_what_now_and_at_most() -> None:
+    memory = manager(10 * LAYER_BYTES)
+    with memory.lease(network("a", layers=3)):
+        pass
+    memory.evict_all()
+    with memory.lease(network("b")):
+        pass
+
+    report = memory.report()
+    assert (report.own_bytes, report.peak_bytes) == (LAYER_BYTES, 3 * LAYER_BYTES)
+    assert {row.role: row.device_bytes for row in report.components} == {"a": 0, "b": LAYER_BYTES}
+    assert "b of test resident" in report.last_plan
+
+
 def test_medvram_keeps_one_component_on_the_device() -> None:
     memory = manager(10 * LAYER_BYTES, MemoryMode.MEDVRAM)
     for role in ("a", "b", "c"):

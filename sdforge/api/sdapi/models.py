@@ -101,8 +101,8 @@ def _cuda(report: dict[str, Any]) -> dict[str, Any]:
     if not str(report.get("device", "")).startswith("cuda"):
         return {"error": "unavailable"}
     own, total = report["own_bytes"], report["total_bytes"]
-    used = own + report.get("foreign_bytes", 0)
-    now = {"current": own, "peak": report.get("peak_bytes", own)}
+    used = own + report["foreign_bytes"]
+    now = {"current": own, "peak": report["peak_bytes"]}
     return {
         "system": {"free": total - used, "used": used, "total": total},
         "active": now,

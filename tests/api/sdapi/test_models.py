@@ -55,9 +55,10 @@ def test_memory_has_a1111s_shape_and_the_managers_own_report(server: Server) -> 
 
 def test_memory_of_an_accelerator_has_a1111s_keys(server: Server) -> None:
     report = {"device": "cuda:0", "total_bytes": 100, "own_bytes": 30}
+    report |= {"peak_bytes": 40, "foreign_bytes": 10}
     server.runner.memory_report = lambda: report  # type: ignore[method-assign]
     server.draw()
     cuda = server.client.get("/sdapi/v1/memory").json()["cuda"]
     assert set(cuda) == {"system", "active", "allocated", "reserved", "inactive", "events"}
-    assert cuda["system"] == {"free": 70, "used": 30, "total": 100}
-    assert cuda["allocated"]["current"] == 30
+    assert cuda["system"] == {"free": 60, "used": 40, "total": 100}
+    assert cuda["allocated"] == {"current": 30, "peak": 40}
