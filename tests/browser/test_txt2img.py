@@ -28,8 +28,9 @@ NEGATIVE = "#txt2img_neg_prompt textarea"
 PICTURE = "#txt2img_gallery img"
 PREVIEW = "#txt2img_live_preview:not([hidden]) img"
 INFO = "#html_info_txt2img"
-# Steps that take the tiny model some seconds.
-MANY_STEPS = 60
+# Steps at this size take the tiny model some five seconds on an idle machine.
+MANY_STEPS = 100
+LARGE_SIDE = 160
 
 
 def set_number(page: Page, name: str, value: object) -> None:
@@ -49,7 +50,9 @@ def generate(page: Page, prompt: str, **numbers: object) -> None:
     page.keyboard.press("Control+Enter")
 
 
-def start_long_job(page: Page, prompt: str, steps: int = MANY_STEPS, side: int = 128) -> None:
+def start_long_job(
+    page: Page, prompt: str, steps: int = MANY_STEPS, side: int = LARGE_SIDE
+) -> None:
     """Start a job that runs for seconds, and wait until it draws."""
     generate(page, prompt, steps=steps, width=side, height=side)
     page.wait_for_selector(PREVIEW)
@@ -181,7 +184,8 @@ def test_interrupt_keeps_what_is_there(page: Page) -> None:
 
 
 def test_escape_and_alt_enter_do_what_the_buttons_do(page: Page) -> None:
-    generate(page, "many foxes", steps=MANY_STEPS, width=128, height=128, batch_count=3)
+    generate(page, "many foxes", steps=MANY_STEPS, width=LARGE_SIDE, height=LARGE_SIDE,
+             batch_count=3)  # fmt: skip
     page.wait_for_selector(PREVIEW)
     page.keyboard.press("Alt+Enter")
     page.wait_for_function(
