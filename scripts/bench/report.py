@@ -35,6 +35,8 @@ ratios a scale.
 """
 
 _ROW = re.compile(r"^\| ([CG]\d+) \| ([^|]+?) \|.*$", re.MULTILINE)
+# A note names its row: "- C2 …: why".
+_NOTE = re.compile(r"^- [CG]\d+ .*$", re.MULTILINE)
 
 
 def amount(value: float, unit: str) -> str:
@@ -71,6 +73,8 @@ def document(figures: dict[str, Any], previous: str = "") -> str:
     ordered = sorted(rows, key=lambda key: (key[0][0], int(key[0][1:])))
     host = figures["machine"]
     notes = [
+        line for line in _NOTE.findall(previous) if line.split(" ", 2)[1] not in measured_ids
+    ] + [
         f"- {row['id']} {row['name']}: {row['details']['note']}"
         for row in figures["rows"]
         if row["details"].get("note")
