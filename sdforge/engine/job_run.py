@@ -112,7 +112,14 @@ class JobRun:
         save = job.save_images and settings.samples_save
         save = save and (result.is_complete or settings.save_incomplete_images)
         started_at = datetime.fromtimestamp(job.started_at or time.time()).astimezone()
-        self._expect(self._writer.save(result, settings, save=save, started_at=started_at))
+        # As in A1111, the one folder for everything counts for the page only.
+        is_together = job.origin == "ui" and settings.outdir_samples
+        folder = "outdir_samples" if is_together else "outdir_txt2img_samples"
+        self._expect(
+            self._writer.save(
+                result, settings, folder_setting=folder, save=save, started_at=started_at
+            )
+        )
         if _wants_grid(job, settings):
             self._grid_bytes += result.pixels.nbytes
             self._for_grid.append(result)

@@ -290,6 +290,17 @@ def test_a_fault_while_ending_a_job_fails_it_and_the_model_thread_goes_on(
 # --- pictures ---------------------------------------------------------------------------------
 
 
+def test_one_folder_for_everything_counts_for_the_page_only(build: Build, tmp_path: Path) -> None:
+    engine, _ = build(outdir_samples="together")
+    engine.start()
+    paths = [
+        finish(engine, engine.submit(a_request(), origin=origin)).images[0].path
+        for origin in ("ui", "api")
+    ]
+    folders = [Path(path or "").relative_to(tmp_path).parts[0] for path in paths]
+    assert folders == ["together", "outputs"]
+
+
 def test_saved_pictures_are_read_from_their_files(engine: Engine, tmp_path: Path) -> None:
     job = finish(engine, engine.submit(a_request()))
     path = job.images[0].path
