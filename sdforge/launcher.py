@@ -269,6 +269,10 @@ class Launch:
         kind = "API" if self._flags["nowebui"] else "API and page"
         mode = engine.settings.current.memory_mode
         log.info("sdforge %s: %s at %s (memory mode: %s)", __version__, kind, self.url, mode)
+        if mode == "lowvram":
+            log.info(
+                "lowvram does not stream yet: one whole part of the model on the device at a time"
+            )
         log.info("API ready after %.1f s", time.perf_counter() - self._began)
         threading.Thread(
             target=self._finish_start, args=(engine, front), name="sdforge-start", daemon=True
