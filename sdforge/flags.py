@@ -103,7 +103,7 @@ SECTIONS: dict[str, tuple[Flag, ...]] = {
     "memory and precision": (
         _switch("--medvram", ACTS, "keep one part of the model on the device at a time (setting memory_mode)"),
         _switch("--medvram-sdxl", ACTS, "the same, for SDXL models only"),
-        _switch("--lowvram", ACTS, "stream the denoiser through the device piece by piece"),
+        _switch("--lowvram", ACTS, "keep one part of the model on the device at a time; streaming it in pieces comes next"),
         _switch("--lowram", OBSOLETE, "load weights straight to the device"),
         _switch("--always-batch-cond-uncond", OBSOLETE, "now the setting batch_cond_uncond"),
         _switch("--no-half", ACTS, "compute in 32 bits"),
