@@ -95,10 +95,12 @@ def test_bad_input_is_a_clear_4xx_and_the_server_goes_on(
     assert server.draw()
 
 
-def test_broken_files_are_not_offered_as_models(server: LiveServer) -> None:
-    names = {model["model_name"] for model in server.get("/sdapi/v1/sd-models")}
-    assert {"good", "other"} <= names
-    assert server.get("/sdapi/v1/options")["sd_model_checkpoint"] is not None
+def test_broken_files_are_listed_with_the_reason_and_never_chosen(server: LiveServer) -> None:
+    errors = {row["model_name"]: row["error"] for row in server.get("/sdapi/v1/sd-models")}
+    assert errors["good"] is errors["other"] is None
+    assert "text.safetensors is no safetensors file but text" in errors["text"]
+    assert "short.safetensors" in errors["short"]
+    assert server.get("/sdapi/v1/options")["sd_model_checkpoint"].startswith("good.safetensors")
 
 
 def test_switching_back_and_forth_gives_the_memory_back(server: LiveServer) -> None:
