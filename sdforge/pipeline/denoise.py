@@ -70,7 +70,7 @@ def denoise_batch(
         if context.control.cancelled or context.control.skip_batch:
             raise _Stopped
 
-    rows = len(x) * (2 if pair.uncond else 1)
+    rows = len(x) * (2 if pair.uncond and settings.batch_cond_uncond else 1)
     working_bytes = bundle.denoiser.working_bytes(rows, *x.shape[-2:])
     with context.memory.lease(bundle.denoiser.component, working_bytes=working_bytes) as module:
         denoiser = _guided_denoiser(bundle, module, pair, context)
@@ -141,7 +141,9 @@ def _guided_denoiser(
                 model.predict(module, x, sigma, uncond),
             )
 
-    return guided(predict_pair, float(request.cfg_scale or 1.0))
+    if request.cfg_scale is None:
+        raise ValueError("the request was not resolved: its CFG scale is open")
+    return guided(predict_pair, request.cfg_scale)
 
 
 def _least_positive(sigmas: tuple[float, ...]) -> float:

@@ -40,6 +40,14 @@ def test_without_guidance_the_negative_prompt_has_no_effect(pipeline: Pipeline) 
     assert np.array_equal(one, other)
 
 
+def test_at_scale_zero_only_the_negative_prompt_counts(pipeline: Pipeline) -> None:
+    one = pipeline.draw(cfg_scale=0.0, negative_prompt="red")[0].pixels
+    other = pipeline.draw(cfg_scale=0.0, negative_prompt="red", prompt="a dog")[0].pixels
+    assert np.array_equal(one, other)
+    alone = pipeline.draw(cfg_scale=1.0, prompt="red")[0].pixels
+    assert difference(one, alone) <= 1
+
+
 def test_sizes_need_not_be_square(pipeline: Pipeline) -> None:
     assert pipeline.draw(width=96, height=40)[0].pixels.shape == (40, 96, 3)
 
