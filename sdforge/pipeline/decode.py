@@ -23,6 +23,6 @@ def decode_latents(bundle: ModelBundle, latents: torch.Tensor) -> Iterator[npt.N
     for row in range(len(latents)):
         with torch.inference_mode():
             decoded = bundle.vae.decode(latents[row : row + 1])
-            scaled = decoded[0].clamp(0, 1).mul(255).to(torch.uint8)
+            scaled = decoded[0].mul(255).to(torch.uint8)
             pixels = scaled.permute(1, 2, 0).contiguous().cpu()
         yield pixels.numpy()

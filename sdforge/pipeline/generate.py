@@ -14,7 +14,7 @@ from sdforge.pipeline.denoise import DenoisedBatch, denoise_batch
 
 
 def generate(context: RunContext) -> Iterator[ImageResult]:
-    """Yield the pictures of a resolved request, each as soon as it is decoded.
+    """Yield the pictures of a resolved request, each batch as soon as it is decoded.
 
     A cancelled job yields what the batch had reached and then raises `Cancelled`; a skipped batch
     yields that too and the job goes on.
