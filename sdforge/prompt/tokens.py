@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from sdforge.core.errors import InvalidRequest
 from sdforge.prompt.syntax import Break, Span, parse_emphasis
@@ -18,6 +18,10 @@ CHUNK_TOKENS = 75
 EMPHASIS_MODES = ("None", "Ignore", "Original", "No norm")
 # Prompts come again with every picture of a job and every keystroke of the counter.
 _REMEMBERED_PROMPTS = 1024
+
+
+# One id, or several that belong together: the vectors of an embedding.
+Token: TypeAlias = int | tuple[int, ...]
 
 
 class TokenizerLike(Protocol):
@@ -39,8 +43,8 @@ class TokenizerLike(Protocol):
     def comma(self) -> int:
         """Id of a comma."""
 
-    def __call__(self, text: str) -> Sequence[int]:
-        """Return the ids of a text of any length."""
+    def __call__(self, text: str) -> Sequence[Token]:
+        """Return the ids of a text of any length; ids in a tuple are never torn apart."""
 
     def __hash__(self) -> int:
         """Chunks are remembered by prompt and tokenizer."""
@@ -92,15 +96,27 @@ def count_tokens(
     return cut.tokens, max(1, -(-cut.tokens // CHUNK_TOKENS)) * CHUNK_TOKENS
 
 
-def pad_chunks(
-    first: Sequence[Chunk], second: Sequence[Chunk], tokenizer: TokenizerLike
-) -> tuple[list[Chunk], list[Chunk]]:
-    """Return both prompts' chunks, the shorter with empty ones added until they are as many."""
-    length = max(len(first), len(second))
-    empty = _closed([], [], tokenizer)
-    return (
-        [*first, *[empty] * (length - len(first))],
-        [*second, *[empty] * (length - len(second))],
+def weigh_tokens(
+    text: str, tokenizer: TokenizerLike, *, least: int = 0, emphasis: str = "Original"
+) -> Chunk:
+    """Return the tokens of a prompt in one piece, for encoders without a fixed window (T5).
+
+    No start mark, one end mark, then padding up to `least` tokens; `BREAK` only divides words.
+
+    Raises:
+        InvalidRequest: no such emphasis mode.
+    """
+    ids: list[int] = []
+    weights: list[float] = []
+    for piece in _pieces(text, emphasis):
+        if isinstance(piece, Break):
+            continue
+        tokens = [part for token in tokenizer(piece.text) for part in _parts(token)]
+        ids += tokens
+        weights += [piece.weight] * len(tokens)
+    missing = max(least - len(ids) - 1, 0)
+    return Chunk(
+        (*ids, tokenizer.eos, *[tokenizer.pad] * missing), (*weights, *[1.0] * (missing + 1))
     )
 
 
@@ -112,18 +128,26 @@ class _Cut:
 
 @lru_cache(maxsize=_REMEMBERED_PROMPTS)
 def _cut(text: str, tokenizer: TokenizerLike, comma_backtrack: int, emphasis: str) -> _Cut:
-    if emphasis not in EMPHASIS_MODES:
-        raise InvalidRequest("emphasis", emphasis, ", ".join(map(repr, EMPHASIS_MODES)))
-    pieces: list[Span | Break] = [Span(text)] if emphasis == "None" else parse_emphasis(text)
     cutter = _Cutter(tokenizer, comma_backtrack)
-    for piece in pieces:
+    for piece in _pieces(text, emphasis):
         if isinstance(piece, Break):
             cutter.close()
             continue
-        weight = 1.0 if emphasis == "Ignore" else piece.weight
         for token in tokenizer(piece.text):
-            cutter.add(token, weight)
+            cutter.add(token, piece.weight)
     return cutter.finish()
+
+
+def _pieces(text: str, emphasis: str) -> list[Span | Break]:
+    """Return the spans and breaks of a prompt, with the weights that a mode gives them."""
+    if emphasis not in EMPHASIS_MODES:
+        raise InvalidRequest("emphasis", emphasis, ", ".join(map(repr, EMPHASIS_MODES)))
+    if emphasis == "None":
+        return [Span(text)]
+    pieces = parse_emphasis(text)
+    if emphasis == "Ignore":
+        return [Span(piece.text) if isinstance(piece, Span) else piece for piece in pieces]
+    return pieces
 
 
 class _Cutter:
@@ -137,12 +161,16 @@ class _Cutter:
         self._weights: list[float] = []
         self._after_comma: int | None = None
 
-    def add(self, token: int, weight: float) -> None:
+    def add(self, token: Token, weight: float) -> None:
+        parts = _parts(token)
         is_comma = token == self._tokenizer.comma
-        if len(self._ids) == CHUNK_TOKENS:
+        if isinstance(token, tuple):
+            if len(self._ids) + len(parts) > CHUNK_TOKENS:
+                self.close()
+        elif len(self._ids) == CHUNK_TOKENS:
             self._wrap(keep_phrase=not is_comma)
-        self._ids.append(token)
-        self._weights.append(weight)
+        self._ids += parts
+        self._weights += [weight] * len(parts)
         if is_comma:
             self._after_comma = len(self._ids)
 
@@ -168,6 +196,10 @@ class _Cutter:
         del self._ids[cut:], self._weights[cut:]
         self.close()
         self._ids, self._weights = ids, weights
+
+
+def _parts(token: Token) -> tuple[int, ...]:
+    return token if isinstance(token, tuple) else (token,)
 
 
 def _closed(ids: Sequence[int], weights: Sequence[float], tokenizer: TokenizerLike) -> Chunk:

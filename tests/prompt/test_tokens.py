@@ -11,10 +11,11 @@ from sdforge.core.errors import InvalidRequest
 from sdforge.prompt.tokens import (
     CHUNK_TOKENS,
     Chunk,
+    Token,
     TokenizerLike,
     chunk_prompt,
     count_tokens,
-    pad_chunks,
+    weigh_tokens,
 )
 from tests.prompt.conftest import WordTokenizer
 
@@ -151,13 +152,23 @@ def test_tokens_are_counted_with_the_padding_between_chunks(
     assert count_tokens(text, tokenizer) == expected
 
 
-def test_the_shorter_side_is_padded_with_empty_chunks(tokenizer: WordTokenizer) -> None:
-    long, short = chunk_prompt(words(160), tokenizer), chunk_prompt("a", tokenizer)
-    first, second = pad_chunks(long, short, tokenizer)
-    assert first == long
-    assert second[:1] == short
-    assert second[1:] == chunk_prompt("", tokenizer) * 2
-    assert pad_chunks(short, long, tokenizer) == (second, first)
+def test_a_prompt_in_one_piece_has_one_end_mark_and_the_least_length(
+    tokenizer: WordTokenizer,
+) -> None:
+    a, cat, dog = tokenizer("a cat dog")
+    whole = weigh_tokens("a (cat:1.3) BREAK dog", tokenizer, least=8)
+    assert whole.ids == (a, cat, dog, tokenizer.eos, *[tokenizer.pad] * 4)
+    assert whole.weights == (1.0, 1.3, *[1.0] * 6)
+    long = weigh_tokens(words(300), tokenizer, least=256)
+    assert len(long.ids) == len(long.weights) == 301
+    assert long.ids[-1] == tokenizer.eos
+
+
+def test_modes_of_emphasis_count_in_one_piece_too(tokenizer: WordTokenizer) -> None:
+    assert set(weigh_tokens("a (cat:1.3)", tokenizer, emphasis="Ignore").weights) == {1.0}
+    assert set(weigh_tokens("(cat:1.3)", tokenizer, emphasis="None").weights) == {1.0}
+    with pytest.raises(InvalidRequest):
+        weigh_tokens("a", tokenizer, emphasis="loud")
 
 
 def test_a_repeated_prompt_is_not_tokenized_again() -> None:
@@ -194,3 +205,28 @@ def test_any_text_gives_whole_chunks(text: str) -> None:
 def test_prompt_loads_without_torch() -> None:
     code = "import sys, sdforge.prompt.tokens; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class GroupTokenizer:
+    """Words in capitals are groups of as many ids as they have letters."""
+
+    bos, eos, pad, comma = 1, 2, 3, 9
+
+    def __init__(self) -> None:
+        self._words = WordTokenizer()
+
+    def __call__(self, text: str) -> list[Token]:
+        found: list[Token] = []
+        for word in text.split():
+            group = tuple(range(1000, 1000 + len(word)))
+            found += [group] if word.isupper() else self._words(word)
+        return found
+
+
+def test_a_group_that_does_not_fit_begins_a_chunk_whole() -> None:
+    chunks = chunk_prompt("a " * 73 + "(EMB:1.5) b", GroupTokenizer())
+    assert [len(chunk.ids) for chunk in chunks] == [77, 77]
+    assert chunks[1].ids[1:4] == (1000, 1001, 1002)
+    assert chunks[1].weights[1:5] == (1.5, 1.5, 1.5, 1.0)
+    assert all(number < 1000 for number in chunks[0].ids)
+    assert chunk_prompt("a " * 72 + "EMB", GroupTokenizer())[0].ids[73:76] == (1000, 1001, 1002)
