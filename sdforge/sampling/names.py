@@ -13,6 +13,9 @@ from typing import Any
 from sdforge.core.registry import Registry
 
 AUTOMATIC = "Automatic"
+# How UniPC may space its timesteps and weigh its differences, A1111's defaults first.
+SKIP_TYPES = ("time_uniform", "time_quadratic", "logSNR")
+UNI_PC_VARIANTS = ("bh1", "bh2", "vary_coeff")
 # What "Automatic" means for a sampler that names no schedule: the model's own sigmas.
 _PLAIN_SCHEDULE = "Uniform"
 # Before 1.9 A1111 had one sampler for each pair, and these endings in its aliases.
@@ -26,13 +29,18 @@ class SamplerName:
     Attributes:
         default_schedule: label of the schedule that "Automatic" stands for; None for Uniform.
         second_order: asks the denoiser twice a step.
-        uses_noise: draws new noise in every step at the default options.
+        uses_noise: draws new noise at the default options.
         brownian: its noise is the increments of one Brownian path per picture.
+        solver_type: "heun" where A1111 tells so; it is another name's function, not an option.
         discard_penultimate: runs better without the next-to-last sigma.
         uses_ensd: "eta noise seed delta" changes its pictures.
         eta_setting: setting that holds its default eta.
+        default_eta: its own default, in force until that setting is changed.
         timesteps: walks the model's own timesteps whatever schedule was asked for, and starts
             from noise of variance 1 + sigma² (A1111's DDIM and its kin).
+        skip_types: spaces those timesteps as the setting `uni_pc_skip_type` says.
+        only_ends: takes nothing but the first and the last positive sigma of the schedule, and
+            stops at the latter (DPM fast, DPM adaptive).
     """
 
     name: str
@@ -41,10 +49,14 @@ class SamplerName:
     second_order: bool = False
     uses_noise: bool = False
     brownian: bool = False
+    solver_type: str | None = None
     discard_penultimate: bool = False
     uses_ensd: bool = False
     eta_setting: str = "eta_ancestral"
+    default_eta: float | None = None
     timesteps: bool = False
+    skip_types: bool = False
+    only_ends: bool = False
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -58,7 +70,8 @@ class SamplerName:
             "discard_next_to_last_sigma": self.discard_penultimate,
             "uses_ensd": self.uses_ensd,
         }
-        return {**options, **{key: True for key, is_set in flags.items() if is_set}}
+        options |= {key: True for key, is_set in flags.items() if is_set}
+        return {**options, "solver_type": self.solver_type} if self.solver_type else options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +89,7 @@ class ScheduleName:
     needs_model: bool = False
 
 
+# Forge's, in its order, and below them what ComfyUI, diffusers and others have.
 SAMPLER_NAMES: tuple[SamplerName, ...] = (
     SamplerName(name="DPM++ 2M", aliases=("k_dpmpp_2m",), default_schedule="Karras"),
     SamplerName(
@@ -87,15 +101,80 @@ SAMPLER_NAMES: tuple[SamplerName, ...] = (
         uses_noise=True, brownian=True,
     ),
     SamplerName(
+        name="DPM++ 2M SDE Heun", aliases=("k_dpmpp_2m_sde_heun",), default_schedule="Exponential",
+        uses_noise=True, brownian=True, solver_type="heun",
+    ),
+    SamplerName(
+        name="DPM++ 2S a", aliases=("k_dpmpp_2s_a",), default_schedule="Karras",
+        second_order=True, uses_noise=True, uses_ensd=True,
+    ),
+    SamplerName(
+        name="DPM++ 3M SDE", aliases=("k_dpmpp_3m_sde",), default_schedule="Exponential",
+        uses_noise=True, brownian=True, discard_penultimate=True,
+    ),
+    SamplerName(
         name="Euler a", aliases=("k_euler_a", "k_euler_ancestral"), uses_noise=True, uses_ensd=True,
     ),
     SamplerName(name="Euler", aliases=("k_euler",)),
     SamplerName(name="LMS", aliases=("k_lms",)),
     SamplerName(name="Heun", aliases=("k_heun",), second_order=True),
     SamplerName(
+        name="DPM2", aliases=("k_dpm_2",), default_schedule="Karras", second_order=True,
+        discard_penultimate=True,
+    ),
+    SamplerName(
+        name="DPM2 a", aliases=("k_dpm_2_a",), default_schedule="Karras", second_order=True,
+        uses_noise=True, discard_penultimate=True, uses_ensd=True,
+    ),
+    SamplerName(
+        name="DPM fast", aliases=("k_dpm_fast",), uses_noise=True, uses_ensd=True, only_ends=True,
+    ),
+    SamplerName(
+        name="DPM adaptive", aliases=("k_dpm_ad",), uses_noise=True, uses_ensd=True,
+        only_ends=True,
+    ),
+    SamplerName(name="Restart", aliases=("restart",), default_schedule="Karras", second_order=True),
+    SamplerName(name="HeunPP2", aliases=("heunpp2",)),
+    SamplerName(name="IPNDM", aliases=("ipndm",)),
+    SamplerName(name="IPNDM_V", aliases=("ipndm_v",)),
+    SamplerName(name="DEIS", aliases=("deis",)),
+    SamplerName(
         name="DDIM", aliases=("ddim",), default_schedule="DDIM", eta_setting="eta_ddim",
         timesteps=True,
     ),
+    SamplerName(
+        name="DDIM CFG++", aliases=("ddim_cfgpp",), default_schedule="DDIM",
+        eta_setting="eta_ddim", timesteps=True,
+    ),
+    SamplerName(
+        name="PLMS", aliases=("plms",), default_schedule="DDIM", eta_setting="eta_ddim",
+        timesteps=True,
+    ),
+    SamplerName(
+        name="UniPC", aliases=("unipc", "uni_pc"), default_schedule="DDIM",
+        eta_setting="eta_ddim", timesteps=True, skip_types=True,
+    ),
+    SamplerName(name="LCM", aliases=("k_lcm",), uses_noise=True),
+    SamplerName(name="DDPM", aliases=("ddpm",), uses_noise=True),
+    SamplerName(name="Euler CFG++", aliases=("euler_cfg_pp",)),
+    SamplerName(
+        name="Euler a CFG++", aliases=("euler_ancestral_cfg_pp",), uses_noise=True, uses_ensd=True,
+    ),
+    SamplerName(name="DPM++ 2M CFG++", aliases=("dpmpp_2m_cfg_pp",), default_schedule="Karras"),
+    SamplerName(name="RES Multistep", aliases=("res_multistep",), default_schedule="Karras"),
+    SamplerName(
+        name="RES Multistep a", aliases=("res_multistep_ancestral",), default_schedule="Karras",
+        uses_noise=True, uses_ensd=True,
+    ),
+    SamplerName(
+        name="RES Multistep CFG++", aliases=("res_multistep_cfg_pp",), default_schedule="Karras",
+    ),
+    SamplerName(name="Gradient Estimation", aliases=("gradient_estimation",)),
+    SamplerName(name="ER SDE", aliases=("er_sde",), uses_noise=True),
+    SamplerName(
+        name="SA-Solver", aliases=("sa_solver",), default_schedule="Karras", uses_noise=True,
+    ),
+    SamplerName(name="TCD", aliases=("tcd",), uses_noise=True, default_eta=0.3),
 )  # fmt: skip
 
 SCHEDULE_NAMES: tuple[ScheduleName, ...] = (
@@ -113,8 +192,10 @@ SCHEDULE_NAMES: tuple[ScheduleName, ...] = (
     ScheduleName(name="normal", label="Normal", needs_model=True),
     ScheduleName(name="ddim", label="DDIM", needs_model=True),
     ScheduleName(name="beta", label="Beta", needs_model=True),
+    ScheduleName(name="turbo", label="Turbo", needs_model=True),
     ScheduleName(name="align_your_steps_GITS", label="Align Your Steps GITS"),
     ScheduleName(name="align_your_steps_11", label="Align Your Steps 11"),
+    ScheduleName(name="align_your_steps_32", label="Align Your Steps 32"),
 )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,29 +18,13 @@ from torch import Tensor
 from sdforge.core.errors import InvalidRequest
 from sdforge.core.registry import Registry
 from sdforge.sampling.beta_distribution import beta_quantile
+from sdforge.sampling.model_sigmas import ModelSigmas
 from sdforge.sampling.names import SCHEDULE_TABLE, ScheduleName
+from sdforge.sampling.step_tables import ALIGNED_11, ALIGNED_32, GITS_11, Table
+from sdforge.sampling.timestep_sigmas import timestep_sigmas
 
-
-class ModelSigmas(Protocol):
-    """What a schedule may ask of the model: its sigmas, rising, and their timesteps."""
-
-    @property
-    def sigmas(self) -> Sequence[float]:
-        """All of them."""
-
-    @property
-    def sigma_min(self) -> float:
-        """The smallest."""
-
-    @property
-    def sigma_max(self) -> float:
-        """The largest."""
-
-    def sigma_to_t(self, sigma: float) -> float:
-        """Return the timestep of a sigma, with fractions."""
-
-    def t_to_sigma(self, t: float) -> float:
-        """Return the sigma of a timestep with fractions."""
+# Shape of the Beta schedule (arXiv:2407.12173), A1111's default.
+BETA_SHAPE = (0.6, 0.6)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +37,7 @@ class ScheduleInputs:
     rho: float
     model: ModelSigmas
     is_sdxl: bool = False
+    beta_shape: tuple[float, float] = BETA_SHAPE
 
 
 ScheduleFunction: TypeAlias = Callable[[ScheduleInputs], Sequence[float]]
@@ -67,16 +52,7 @@ class ScheduleSpec(ScheduleName):
 
 SCHEDULES: Registry[ScheduleSpec] = Registry("schedule")
 
-# Sigmas that suit few steps best, found by NVIDIA for each kind of model:
-# https://research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html
-_ALIGNED_SD1 = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
-_ALIGNED_SDXL = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
-# The same, found by the method of arXiv:2405.11326.
-_GITS_SD1 = (14.615, 4.617, 2.507, 1.236, 0.702, 0.402, 0.240, 0.156, 0.104, 0.094, 0.029)
-_GITS_SDXL = (14.615, 4.734, 2.567, 1.529, 0.987, 0.652, 0.418, 0.268, 0.179, 0.127, 0.029)
 _USABLE_RHO = "a number with which sigmas fall from sigma_max to 0"
-# Shape of the Beta schedule (arXiv:2407.12173), A1111's default.
-_BETA_SHAPE = 0.6
 
 
 def make_sigmas(
@@ -89,7 +65,9 @@ def make_sigmas(
     rho: float = 0.0,
     discard_penultimate: bool = False,
     timesteps: bool = False,
+    skip_type: str = "",
     is_sdxl: bool = False,
+    beta_shape: tuple[float, float] = BETA_SHAPE,
 ) -> tuple[float, ...]:
     """Return falling sigmas for `steps` steps; the last is 0, but KL Optimal ends at `sigma_min`.
 
@@ -103,9 +81,11 @@ def make_sigmas(
         sigma_max: overrides its largest sigma; 0 does not.
         rho: overrides the schedule's curvature, where it has one; 0 does not.
         discard_penultimate: compute one more and leave out the next-to-last.
-        timesteps: for samplers that walk timesteps (`SamplerSpec.timesteps`): A1111's list for
-            these, which clips a timestep past the end where the schedule drops it.
+        timesteps: for samplers that walk timesteps (`SamplerSpec.timesteps`): A1111's list, which
+            clips a timestep past the end where the schedule drops it.
+        skip_type: with `timesteps`, one of `SKIP_TYPES` spaces them as UniPC does; "" does not.
         is_sdxl: for the tables of Align Your Steps.
+        beta_shape: alpha and beta of the Beta schedule.
 
     Raises:
         UnknownName: no such schedule.
@@ -114,9 +94,7 @@ def make_sigmas(
     spec = SCHEDULES.get(schedule_label, "scheduler")
     if steps < 1:
         raise InvalidRequest("steps", steps, "a whole number of at least 1")
-    low, high = sigma_min or model.sigma_min, sigma_max or model.sigma_max
-    if not 0 < low < high:
-        raise InvalidRequest("sigma_min", low, f"more than 0 and less than sigma_max ({high:g})")
+    low, high = _ends(sigma_min or model.sigma_min, sigma_max or model.sigma_max)
     inputs = ScheduleInputs(
         steps=steps + 1 if discard_penultimate else steps,
         sigma_min=low,
@@ -124,19 +102,34 @@ def make_sigmas(
         rho=rho if rho and spec.default_rho > 0 else spec.default_rho,
         model=model,
         is_sdxl=is_sdxl,
+        beta_shape=beta_shape,
     )
     try:
-        sigmas = list(_timestep_sigmas(inputs) if timesteps else spec.function(inputs))
+        if timesteps:
+            sigmas = timestep_sigmas(inputs.steps, model, skip_type)
+        else:
+            sigmas = list(spec.function(inputs))
     except OverflowError as error:
         raise InvalidRequest("rho", inputs.rho, _USABLE_RHO) from error
     # For samplers of timesteps A1111 only takes one step more.
     if discard_penultimate and not timesteps:
         del sigmas[-2]
-    sigmas = _distinct(sigmas)
-    pairs = zip(sigmas, sigmas[1:], strict=False)
-    if not all(map(math.isfinite, sigmas)) or any(early < late for early, late in pairs):
-        raise InvalidRequest("rho", inputs.rho, _USABLE_RHO)
-    return tuple(sigmas)
+    return _falling(sigmas, inputs.rho)
+
+
+def _ends(low: float, high: float) -> tuple[float, float]:
+    if not 0 < low < high:
+        raise InvalidRequest("sigma_min", low, f"more than 0 and less than sigma_max ({high:g})")
+    return low, high
+
+
+def _falling(sigmas: Sequence[float], rho: float) -> tuple[float, ...]:
+    """Return the sigmas without repetitions; raises `InvalidRequest` unless they fall."""
+    distinct = _distinct(sigmas)
+    pairs = zip(distinct, distinct[1:], strict=False)
+    if not all(map(math.isfinite, distinct)) or any(early < late for early, late in pairs):
+        raise InvalidRequest("rho", rho, _USABLE_RHO)
+    return tuple(distinct)
 
 
 def _distinct(sigmas: Sequence[float]) -> list[float]:
@@ -167,9 +160,14 @@ def uniform_sigmas(inputs: ScheduleInputs) -> list[float]:
 @schedule("Karras")
 def karras_sigmas(inputs: ScheduleInputs) -> list[float]:
     """Even in sigma^(1/rho): equation 5 of Karras et al. 2022, arXiv:2206.00364."""
-    low, high = inputs.sigma_min ** (1 / inputs.rho), inputs.sigma_max ** (1 / inputs.rho)
-    ramp = torch.linspace(0, 1, inputs.steps)
-    return [*((high + ramp * (low - high)) ** inputs.rho).tolist(), 0.0]
+    return [*karras_ramp(inputs.steps, inputs.sigma_min, inputs.sigma_max, inputs.rho), 0.0]
+
+
+def karras_ramp(count: int, sigma_min: float, sigma_max: float, rho: float) -> list[float]:
+    """Return `count` sigmas from `sigma_max` to `sigma_min`, even in sigma^(1/rho)."""
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    sigmas: list[float] = ((high + torch.linspace(0, 1, count) * (low - high)) ** rho).tolist()
+    return sigmas
 
 
 @schedule("Exponential")
@@ -208,7 +206,7 @@ def kl_optimal_sigmas(inputs: ScheduleInputs) -> list[float]:
 @schedule("Align Your Steps")
 def align_your_steps_sigmas(inputs: ScheduleInputs) -> list[float]:
     """A table of 11 sigmas, interpolated (Sabour et al. 2024, arXiv:2404.14507)."""
-    return _interpolated(_ALIGNED_SDXL if inputs.is_sdxl else _ALIGNED_SD1, inputs.steps)
+    return _interpolated(ALIGNED_11, inputs)
 
 
 @schedule("Simple")
@@ -234,11 +232,11 @@ def ddim_sigmas(inputs: ScheduleInputs) -> list[float]:
 
 @schedule("Beta")
 def beta_sigmas(inputs: ScheduleInputs) -> list[float]:
-    """Quantiles of a Beta(0.6, 0.6) distribution stretched over the sigmas (arXiv:2407.12173)."""
+    """Quantiles of a Beta distribution stretched over the sigmas (arXiv:2407.12173)."""
     width = inputs.sigma_max - inputs.sigma_min
     return [
         *(
-            inputs.sigma_min + width * beta_quantile(place, _BETA_SHAPE, _BETA_SHAPE)
+            inputs.sigma_min + width * beta_quantile(place, *inputs.beta_shape)
             for place in _ramp(1.0, 0.0, inputs.steps)
         ),
         0.0,
@@ -248,23 +246,28 @@ def beta_sigmas(inputs: ScheduleInputs) -> list[float]:
 @schedule("Align Your Steps GITS")
 def align_your_steps_gits_sigmas(inputs: ScheduleInputs) -> list[float]:
     """A table of 11 sigmas found by geometry, interpolated (Chen et al. 2024, arXiv:2405.11326)."""
-    return _interpolated(_GITS_SDXL if inputs.is_sdxl else _GITS_SD1, inputs.steps)
+    return _interpolated(GITS_11, inputs)
 
 
 @schedule("Align Your Steps 11")
 def align_your_steps_11_sigmas(inputs: ScheduleInputs) -> list[float]:
     """Forge's name for the table of Align Your Steps."""
-    return _interpolated(_ALIGNED_SDXL if inputs.is_sdxl else _ALIGNED_SD1, inputs.steps)
+    return _interpolated(ALIGNED_11, inputs)
 
 
-def _timestep_sigmas(inputs: ScheduleInputs) -> list[float]:
-    """Sigmas of A1111's timesteps, `range(0, 1000, 1000 // steps) + 1` clipped to 999."""
+@schedule("Align Your Steps 32")
+def align_your_steps_32_sigmas(inputs: ScheduleInputs) -> list[float]:
+    """A longer table of the same, interpolated; falls to 0.015, below the models' own sigmas."""
+    return _interpolated(ALIGNED_32, inputs)
+
+
+@schedule("Turbo")
+def turbo_sigmas(inputs: ScheduleInputs) -> list[float]:
+    """Timesteps 1000 / n apart, the largest first and the smallest left out (SD Turbo)."""
     known = inputs.model.sigmas
-    # One step would be timestep 1 alone, where almost nothing is left to remove.
-    if inputs.steps == 1:
-        return [known[-1], 0.0]
-    places = range(0, len(known), max(len(known) // inputs.steps, 1))
-    return [*(known[min(place + 1, len(known) - 1)] for place in reversed(places)), 0.0]
+    stride = len(known) / inputs.steps
+    places = (round((inputs.steps - index) * stride - 1) for index in range(inputs.steps))
+    return [*(known[min(max(place, 0), len(known) - 1)] for place in places), 0.0]
 
 
 def _timestep_ramp(inputs: ScheduleInputs, count: int) -> Tensor:
@@ -282,11 +285,17 @@ def _ramp(start: float, end: float, count: int) -> list[float]:
     return values
 
 
-def _interpolated(table: tuple[float, ...], steps: int) -> list[float]:
-    """Return `steps` values along a falling table, straight lines in its logarithm, and a 0."""
+def _interpolated(tables: tuple[Table, Table], inputs: ScheduleInputs) -> list[float]:
+    """Return as many values as steps along a table, straight lines in its logarithm, and a 0.
+
+    Flow models get the same ratios of noise to signal, but begin at their own largest sigma.
+    """
+    table = tables[1 if inputs.is_sdxl else 0]
     logs = [math.log(value) for value in table]
     values = []
-    for place in _ramp(0.0, len(table) - 1.0, steps):
+    for place in _ramp(0.0, len(table) - 1.0, inputs.steps):
         low = min(int(place), len(table) - 2)
         values.append(math.exp(logs[low] + (place - low) * (logs[low + 1] - logs[low])))
+    if inputs.model.is_flow:
+        values = [inputs.sigma_max, *(value / (1 + value) for value in values[1:])]
     return [*values, 0.0]

@@ -25,6 +25,8 @@ class StableDiffusionSigmas:
         self.sigmas: tuple[float, ...] = tuple(((1 - kept) / kept).sqrt().tolist())
         self._logs = [math.log(sigma) for sigma in self.sigmas]
 
+    is_flow = False
+
     @property
     def sigma_min(self) -> float:
         return min(self.sigmas)

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
+from sdforge.sampling.model_sigmas import ModelSigmas
 from sdforge.sampling.noise import ImageNoise
 from sdforge.sampling.registry import SAMPLERS, SamplerOptions
-from sdforge.sampling.sigmas import ModelSigmas, make_sigmas
+from sdforge.sampling.sigmas import make_sigmas
 
 SHAPE = (4, 8, 8)
 SEEDS = [5, 6]

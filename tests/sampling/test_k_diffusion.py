@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from sdforge.sampling.model_sigmas import ModelSigmas
 from sdforge.sampling.noise import ImageNoise
 from sdforge.sampling.registry import SAMPLERS, SamplerOptions
-from sdforge.sampling.sigmas import ModelSigmas, make_sigmas
+from sdforge.sampling.sigmas import make_sigmas
 
 SHAPE = (4, 8, 8)
 SEEDS = [7, 8]
@@ -23,13 +24,27 @@ FUNCTIONS = {
     "LMS": "sample_lms",
     "DPM++ SDE": "sample_dpmpp_sde",
     "DPM++ 2M SDE": "sample_dpmpp_2m_sde",
+    "DPM++ 2M SDE Heun": "sample_dpmpp_2m_sde",
+    "DPM++ 3M SDE": "sample_dpmpp_3m_sde",
+    "DPM++ 2S a": "sample_dpmpp_2s_ancestral",
+    "DPM2": "sample_dpm_2",
+    "DPM2 a": "sample_dpm_2_ancestral",
+    "DPM fast": "sample_dpm_fast",
+    "DPM adaptive": "sample_dpm_adaptive",
+    "DDPM": "sample_euler_ancestral",
 }
+STOCHASTIC = [name for name in FUNCTIONS if SAMPLERS.get(name).uses_noise and name != "DDPM"]
 
 
 def denoiser(x: torch.Tensor, sigma: Any) -> torch.Tensor:
     """Neither linear nor the same for every sigma; takes our floats and their tensors."""
     sigma = sigma if isinstance(sigma, float) else sigma.view(-1, 1, 1, 1)
     return torch.tanh(x / (1 + sigma * sigma)) * 0.9 - 0.1
+
+
+def tolerance(name: str) -> float:
+    """DPM adaptive's step widths hang on single precision there; all else agrees to rounding."""
+    return 2e-5 if name == "DPM adaptive" else 2e-6
 
 
 def difference(
@@ -52,8 +67,17 @@ def difference(
         again = ImageNoise(seeds=SEEDS, shape=SHAPE)
         again.initial()
         more["noise_sampler"] = again
+    if spec.solver_type:
+        more["solver_type"] = spec.solver_type
     function = getattr(peer.sampling, FUNCTIONS[name])
-    theirs = function(denoiser, x, schedule, disable=True, **more)
+    if spec.only_ends:
+        # k-diffusion's functions for these default to an eta of 0, A1111's setting to 1.
+        more = {"eta": SamplerOptions().eta, **more}
+        ends: tuple[Any, ...] = (low, sigmas[0])
+        ends += (len(sigmas) - 1,) if name == "DPM fast" else ()
+        theirs = function(denoiser, x, *ends, disable=True, **more)
+    else:
+        theirs = function(denoiser, x, schedule, disable=True, **more)
     return float((ours - theirs).norm() / theirs.norm())
 
 
@@ -63,27 +87,27 @@ def difference(
 def test_sampler_equals_k_diffusions(
     k_diffusion: ModuleType, name: str, label: str, model: ModelSigmas
 ) -> None:
-    assert difference(k_diffusion, name, label, model) < 2e-6
+    assert difference(k_diffusion, name, label, model) < tolerance(name)
 
 
 @pytest.mark.filterwarnings("ignore:Should have t[ab]:UserWarning")
-@pytest.mark.parametrize("name", ["Euler a", "DPM++ SDE", "DPM++ 2M SDE"])
+@pytest.mark.parametrize("name", STOCHASTIC)
 @pytest.mark.parametrize("eta", [0.0, 0.4])
 def test_sampler_equals_k_diffusions_with_less_new_noise(
     k_diffusion: ModuleType, name: str, eta: float, model: ModelSigmas
 ) -> None:
-    assert difference(k_diffusion, name, "Karras", model, eta=eta) < 2e-6
+    assert difference(k_diffusion, name, "Karras", model, eta=eta) < tolerance(name)
 
 
 @pytest.mark.filterwarnings("ignore:Should have t[ab]:UserWarning")
-@pytest.mark.parametrize("name", ["DPM++ SDE", "DPM++ 2M SDE"])
+@pytest.mark.parametrize("name", [name for name in STOCHASTIC if name != "Euler a"])
 def test_sampler_equals_k_diffusions_with_scaled_noise(
     k_diffusion: ModuleType, name: str, model: ModelSigmas
 ) -> None:
-    assert difference(k_diffusion, name, "Karras", model, s_noise=0.9) < 2e-6
+    assert difference(k_diffusion, name, "Karras", model, s_noise=0.9) < tolerance(name)
 
 
-@pytest.mark.parametrize("name", ["Euler", "Heun"])
+@pytest.mark.parametrize("name", ["Euler", "Heun", "DPM2"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -104,11 +128,11 @@ def test_churn_equals_k_diffusions(
     again = ImageNoise(seeds=SEEDS, shape=SHAPE)
     again.initial()
     monkeypatch.setattr(torch, "randn_like", lambda x: again(0.0, 0.0))
-    assert difference(k_diffusion, name, "Karras", model, **options) < 2e-6
+    assert difference(k_diffusion, name, "Karras", model, **options) < tolerance(name)
 
 
 def test_ancestral_steps_split_the_variance_as_k_diffusion_does(k_diffusion: ModuleType) -> None:
-    from sdforge.sampling.one_step import ancestral_step
+    from sdforge.sampling.step_math import ancestral_step
 
     for sigma, sigma_next, eta in [(14.6, 9.0, 1.0), (2.0, 1.9, 0.5), (1.0, 0.1, 1.5), (1, 0, 1)]:
         down, up = ancestral_step(sigma, sigma_next, eta)

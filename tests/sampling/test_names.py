@@ -40,6 +40,17 @@ from sdforge.sampling.names import (
         ("LMS Karras", "", ("LMS", "Karras")),
         (" Heun ", " Normal ", ("Heun", "Normal")),
         ("Heun", "SGMUniform", ("Heun", "SGM Uniform")),
+        ("DPM++ 2S a Karras", "", ("DPM++ 2S a", "Karras")),
+        ("DPM++ 2M SDE Heun Exponential", "", ("DPM++ 2M SDE Heun", "Exponential")),
+        ("DPM++ 3M SDE", "Automatic", ("DPM++ 3M SDE", "Exponential")),
+        ("DPM2 a Karras", "", ("DPM2 a", "Karras")),
+        ("k_dpm_ad", "", ("DPM adaptive", "Uniform")),
+        ("Restart", "Automatic", ("Restart", "Karras")),
+        ("SA-Solver", "Automatic", ("SA-Solver", "Karras")),
+        ("Euler Align Your Steps 32", "", ("Euler", "Align Your Steps 32")),
+        ("UniPC", "Karras", ("UniPC", "DDIM")),
+        ("PLMS", "", ("PLMS", "DDIM")),
+        ("lcm", "turbo", ("LCM", "Turbo")),
         ("DDIM", "Automatic", ("DDIM", "DDIM")),
         ("DDIM", "Karras", ("DDIM", "DDIM")),
         ("Euler DDIM", "", ("Euler", "DDIM")),
@@ -91,7 +102,20 @@ def test_rest_options_are_a1111s() -> None:
     assert options["DPM++ 2M SDE"] == {"scheduler": "exponential", "brownian_noise": True}
     assert options["Euler a"] == {"uses_ensd": True}
     assert options["Heun"] == {"second_order": True}
-    assert options["Euler"] == options["LMS"] == options["DDIM"] == {}
+    assert options["DPM++ 2M SDE Heun"] == {
+        "scheduler": "exponential", "brownian_noise": True, "solver_type": "heun",
+    }  # fmt: skip
+    assert options["DPM++ 3M SDE"] == {
+        "scheduler": "exponential", "discard_next_to_last_sigma": True, "brownian_noise": True,
+    }  # fmt: skip
+    assert options["DPM2 a"] == {
+        "scheduler": "karras", "discard_next_to_last_sigma": True, "uses_ensd": True,
+        "second_order": True,
+    }  # fmt: skip
+    assert options["DPM fast"] == options["DPM adaptive"] == {"uses_ensd": True}
+    assert options["Restart"] == {"scheduler": "karras", "second_order": True}
+    for plain in ("Euler", "LMS", "DDIM", "DDIM CFG++", "PLMS", "UniPC", "LCM", "DDPM", "DEIS"):
+        assert options[plain] == {}
 
 
 def test_automatic_is_the_first_schedule_and_menus_keep_the_tables_order() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -41,6 +43,29 @@ def test_later_draws_differ_and_go_on_from_the_last() -> None:
     assert not torch.equal(first, second)
     again.randn([1])
     assert torch.equal(again.randn([4, 8, 8]), second)
+
+
+def randn_in_plain_integers(seed: int, draw: int, index: int) -> float:
+    """The same from the paper and cuRAND's header, one number at a time, without torch."""
+    mask = 2**32 - 1
+    words, key = [draw, 0, index, 0], [seed & mask, seed >> 32]
+    for _ in range(10):
+        first, third = words[0] * 0xD2511F53, words[2] * 0xCD9E8D57
+        words = [
+            (third >> 32) ^ words[1] ^ key[0], third & mask,
+            (first >> 32) ^ words[3] ^ key[1], first & mask,
+        ]  # fmt: skip
+        key = [(key[0] + 0x9E3779B9) & mask, (key[1] + 0xBB67AE85) & mask]
+    radius = math.sqrt(-2 * math.log((words[0] + 0.5) * 2**-32))
+    return radius * math.sin((words[1] + 0.5) * 2**-32 * 2 * math.pi)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 1234, 2**32 - 1, 2**40 + 17])
+def test_three_draws_equal_an_independent_generator(seed: int) -> None:
+    generator = PhiloxGenerator(seed)
+    for draw in range(3):
+        expected = [randn_in_plain_integers(seed, draw, index) for index in range(60)]
+        assert generator.randn([3, 4, 5]).flatten().tolist() == pytest.approx(expected, abs=2e-6)
 
 
 def test_seeds_above_32_bits_count_whole() -> None:
