@@ -1,19 +1,51 @@
 """One network whose weights lie on the host as immutable masters.
 
-The module that a component wraps keeps its parameters on the host. A device copy is made by
-pointing each parameter at another tensor for a while; the master is remembered here and never
-written to.
+A master is a storage tensor and, where its numbers are packed (fp8, GGUF, int8), a decoder. Storage
+bytes travel to the device and lie there; decoded tensors exist only while the piece of the network
+that owns them runs. LoRA patches are applied on that way too. Nothing ever writes to a master, so
+taking weights off the device, and taking patches off, copies nothing back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from sdforge.core.errors import SdforgeError
 from sdforge.memory.arena import Arena
+
+# Storage tensor, where it computes → tensor in the compute type and logical shape.
+Decode = Callable[[torch.Tensor], torch.Tensor]
+# A weight in fp32 → the weight with something added, such as a LoRA. Called on the compute device.
+Patch = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Master:
+    """One tensor of a network on the host; `holders` are the parameters that show it.
+
+    There is more than one holder where parameters are tied.
+    """
+
+    index: int
+    name: str
+    stored: torch.Tensor
+    decode: Decode | None
+    holders: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that travel."""
+        return self.stored.numel() * self.stored.element_size()
+
+    def show(self, tensor: torch.Tensor) -> None:
+        """Let the network see `tensor` in this place; not to be called in inference mode."""
+        for holder in self.holders:
+            holder.data = tensor
 
 
 class Component:
@@ -27,14 +59,29 @@ class Component:
         fingerprint: str,
         module: nn.Module,
         arenas: tuple[Arena, ...] = (),
+        decoders: Mapping[str, Decode] | None = None,
     ) -> None:
+        """Take a network whose parameters and buffers are the storage tensors.
+
+        Args:
+            role: what it is for.
+            name: of the checkpoint, for messages and reports.
+            fingerprint: what the component is equal by.
+            module: the network.
+            arenas: the host memory that its tensors lie in, given back with the component.
+            decoders: by parameter or buffer name; the others are computed with as they are.
+        """
         self.role = role
         self.name = name
         self.fingerprint = fingerprint
         self.arenas = arenas
         self._module: nn.Module | None = module
-        self._masters = [(holder, holder.data) for holder in _holders(module)]
-        self.total_bytes = sum(_storage_bytes(master) for _, master in self._masters)
+        self._by_name: dict[str, Master] = {}
+        self.masters: tuple[Master, ...] = self._collect(module, dict(decoders or {}))
+        self.total_bytes = sum(master.stored_bytes for master in self.masters)
+        self._patches: dict[int, Patch] = {}
+        self._patch_keys = itertools.count(1)
+        self.patch_key = ""
 
     @property
     def module(self) -> nn.Module:
@@ -48,28 +95,63 @@ class Component:
         """Whether the host masters are gone."""
         return self._module is None
 
-    def point_at_copies(self, copy: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Replace every tensor by `copy(master)`; masters that are tied stay tied.
+    def set_patches(self, patches: Mapping[str, Patch], *, key: str | None = None) -> None:
+        """Put patches in force from the next lease on, in place of those that were; {} for none.
 
-        When `copy` raises, all tensors are back at their masters.
+        Args:
+            patches: by parameter name.
+            key: what this set of patches is equal by. Setting a key that is in force already
+                changes nothing; without one, patches are compared by `==`.
+
+        Raises:
+            SdforgeError: no parameter of such a name.
         """
-        made: dict[int, torch.Tensor] = {}
-        try:
-            # A copy made in inference mode could not be put into a parameter.
-            with torch.inference_mode(mode=False), torch.no_grad():
-                for holder, master in self._masters:
-                    key = master.data_ptr() or id(holder)
-                    if key not in made:
-                        made[key] = copy(master)
-                    holder.data = made[key].view(master.shape)
-        except BaseException:
-            self.point_at_masters()
-            raise
+        found = {self.master(name).index: patch for name, patch in patches.items()}
+        is_same = key == self.patch_key if key is not None else found == self._patches
+        if is_same and bool(found) == bool(self._patches):
+            return
+        self._patches = found
+        made_up = str(next(self._patch_keys)) if key is None else key
+        self.patch_key = made_up if found else ""
 
-    def point_at_masters(self) -> None:
-        """Let every tensor be its host master again; device copies lose their last reference."""
-        for holder, master in self._masters:
-            holder.data = master
+    def master(self, name: str) -> Master:
+        """Return the master of a parameter or buffer; raises `SdforgeError` for unknown names."""
+        if name not in self._by_name:
+            raise SdforgeError(f"the {self.role} of {self.name} has no tensor {name!r}")
+        return self._by_name[name]
+
+    def named_masters(self) -> Iterable[tuple[str, Master]]:
+        """Return every name of every tensor; tied ones come once per name."""
+        return self._by_name.items()
+
+    def patch_of(self, master: Master) -> Patch | None:
+        """Return the patch in force on a master."""
+        return self._patches.get(master.index)
+
+    @property
+    def has_decoders(self) -> bool:
+        """Whether any tensor is packed."""
+        return any(master.decode is not None for master in self.masters)
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers the network holds; packed ones count as they are stored."""
+        return sum(master.stored.numel() for master in self.masters)
+
+    @property
+    def has_patches(self) -> bool:
+        """Whether any are in force."""
+        return bool(self._patches)
+
+    def read(self, master: Master, stored: torch.Tensor) -> torch.Tensor:
+        """Return what the network computes with: `stored` decoded and patched, where it lies."""
+        value = stored if master.decode is None else master.decode(stored)
+        patch = self.patch_of(master)
+        if patch is None:
+            return value
+        # In fp32 and rounded once, wherever and whenever it happens: so every memory mode gives
+        # the same weights.
+        return patch(value.float()).to(value.dtype)
 
     def release(self) -> None:
         """Drop the weights, on the host too, even if somebody still holds the module.
@@ -77,18 +159,42 @@ class Component:
         Tensors are emptied first, so that a late use is a shape error and not a wrong picture; then
         the arenas give their pages back, which also covers hidden views.
         """
-        for holder, _ in self._masters:
-            holder.data = torch.empty(0, dtype=holder.dtype)
-        self._masters = []
+        for master in self.masters:
+            master.show(torch.empty(0, dtype=master.stored.dtype))
+        self.masters = ()
+        self._by_name = {}
+        self._patches = {}
         self._module = None
         for arena in self.arenas:
             arena.release()
 
+    def _collect(self, module: nn.Module, decoders: dict[str, Decode]) -> tuple[Master, ...]:
+        found: dict[object, Master] = {}
+        for name, holder in _named_tensors(module):
+            stored = holder.data
+            # Tied tensors are one object, or views of the same bytes in the same form.
+            same = (stored.data_ptr(), stored.dtype, stored.shape, stored.stride())
+            key: object = same if stored.data_ptr() else id(holder)
+            if key not in found:
+                found[key] = Master(len(found), name, stored, decoders.get(name))
+            master = found[key]
+            if all(holder is not known for known in master.holders):
+                master.holders.append(holder)
+            self._by_name[name] = master
+        unknown = sorted(set(decoders) - set(self._by_name))
+        if unknown:
+            raise SdforgeError(f"the {self.role} of {self.name} has no tensor {unknown[0]!r}")
+        return tuple(found.values())
 
-def _holders(module: nn.Module) -> Iterator[torch.Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
 
-
-def _storage_bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def _named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every name of every parameter and buffer; torch's own walk takes thrice as long."""
+    ahead: list[tuple[str, nn.Module]] = [("", module)]
+    while ahead:
+        lead, part = ahead.pop()
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                yield lead + name, tensor
+        for name, child in reversed(part._modules.items()):
+            if child is not None:
+                ahead.append((f"{lead}{name}.", child))

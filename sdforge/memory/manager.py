@@ -1,97 +1,97 @@
 """Leases: whoever wants to run a network asks here, and gets it where it can compute.
 
 One model thread takes leases and releases components; `report()` may be called from any thread.
+Decisions are `plan.py`'s, hooks and copies `executor.py`'s and `residency.py`'s; this file keeps
+the books and sees that they are right after any exception.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
-from torch import nn
 
 from sdforge.core.errors import OutOfMemory
 from sdforge.core.settings import Settings
 from sdforge.memory.budget import MIB, Budget
+from sdforge.memory.calibration import Key
 from sdforge.memory.component import Component
-from sdforge.memory.device import Device
+from sdforge.memory.device import Device, is_out_of_memory
+from sdforge.memory.executor import Execution
 from sdforge.memory.heap import trim_heap
-from sdforge.memory.plan import ComponentState, MemoryMode, ResidencyPlan, plan
+from sdforge.memory.ladder import Ladder
+from sdforge.memory.learning import Learning
+from sdforge.memory.lease import CPU, Entry, Lease, is_plain, make_residency, tree_of
+from sdforge.memory.placement import Placement, ResidencyPlan, VaeOption, Work
+from sdforge.memory.plan import plan
+from sdforge.memory.policy import MemoryMode, Policy, Pressure, choose_mode, policy_for
+from sdforge.memory.report import MemoryReport
+from sdforge.memory.residency import DeviceResidency
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComponentReport:
-    """Bytes of one component, for the memory report."""
-
-    name: str
-    role: str
-    host_bytes: int
-    device_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryReport:
-    """Who holds how many bytes, and the last plan in words."""
-
-    device: str
-    total_bytes: int
-    own_bytes: int
-    peak_bytes: int
-    foreign_bytes: int
-    inference_bytes: int
-    weights_bytes: int
-    mode: str
-    components: tuple[ComponentReport, ...]
-    last_plan: str
-
-
-class _Entry:
-    """A component that the manager knows, with its state on the device."""
-
-    def __init__(self, component: Component) -> None:
-        self.component = component
-        self.key = f"{component.role} of {component.name}"
-        self.is_resident = False
-        self.leases = 0
-        self.last_used = 0
-
-    def state(self) -> ComponentState:
-        return ComponentState(
-            key=self.key,
-            role=self.component.role,
-            total_bytes=self.component.total_bytes,
-            is_resident=self.is_resident,
-            is_leased=self.leases > 0,
-            last_used=self.last_used,
-        )
 
 
 class MemoryManager:
     """Places components on one device within the budget."""
 
-    def __init__(self, device: Device, *, mode: MemoryMode = MemoryMode.NORMAL) -> None:
+    def __init__(
+        self,
+        device: Device,
+        *,
+        mode: MemoryMode = MemoryMode.NORMAL,
+        cpu_roles: frozenset[str] = frozenset(),
+        keeps: bool = True,
+        unit_cap_bytes: int | None = None,
+        learning: Learning | None = None,
+    ) -> None:
+        """Know no component yet.
+
+        Args:
+            device: where networks run.
+            mode: how to place them; `configure` changes it.
+            cpu_roles: those that run on the host all the same (`--vae-in-cpu`).
+            keeps: whether components may stay on the device after their stage.
+            unit_cap_bytes: size of the pieces that stream; by kind of network when None.
+            learning: what earlier runs taught about activations; None begins anew.
+        """
         self.device = device
         self.mode = mode
         self.inference_bytes = 1024 * MIB
-        self._entries: dict[int, _Entry] = {}
+        self.unit_cap_bytes = unit_cap_bytes
+        self.learning = learning or Learning.fresh(device)
+        self.pressure = Pressure()
+        self.ladder = Ladder(self)
+        self.last_plan: ResidencyPlan | None = None
+        self._cpu_roles = cpu_roles
+        self._keeps = keeps
+        self._only_large = False
+        self._entries: dict[int, Entry] = {}
         self._clock = 0
-        self._last_plan: ResidencyPlan | None = None
+        self._peak_bytes = 0
+        self._activation_bytes = 0
 
     @property
     def compute_device(self) -> torch.device:
-        """Where activations of leased networks belong."""
+        """Where activations of leased networks belong, but for those that run on the host."""
         return self.device.compute_device
 
+    def compute_device_of(self, component: Component) -> torch.device:
+        """Return where a component's inputs belong."""
+        return CPU if component.role in self._cpu_roles else self.device.compute_device
+
     def configure(self, settings: Settings) -> None:
-        """Take `forge_inference_memory` and `memory_mode`; they count from the next lease on."""
+        """Take `forge_inference_memory` and `memory_mode`; they count from the next lease on.
+
+        What out-of-memory errors of the last job taught is forgotten.
+        """
         self.inference_bytes = settings.forge_inference_memory * MIB
-        self.mode = choose_mode(settings.memory_mode, self.device)
+        self.mode, self._only_large = choose_mode(settings.memory_mode)
+        self.pressure = Pressure()
+        self.ladder = Ladder(self)
 
     def budget(self, working_bytes: int = 0) -> Budget:
         """Return the device's budget for a stage that needs `working_bytes` of activations."""
@@ -103,9 +103,16 @@ class MemoryManager:
             working_bytes=working_bytes,
         )
 
-    @contextmanager
-    def lease(self, component: Component, *, working_bytes: int = 0) -> Iterator[nn.Module]:
-        """Yield the component's network, placed for running.
+    def lease(
+        self,
+        component: Component,
+        *,
+        working_bytes: int = 0,
+        split_bytes: int | None = None,
+        vae_options: Sequence[VaeOption] = (),
+        learns: Key | None = None,
+    ) -> Lease:
+        """Return the right to run a component; `with` puts it in place and yields its network.
 
         It stays where it is until the block ends, whatever else is leased inside. Afterwards it may
         stay on the device until something else needs the room.
@@ -113,116 +120,280 @@ class MemoryManager:
         Args:
             component: what to run.
             working_bytes: an estimate of the activations, kept free of weights.
+            split_bytes: the same with cond and uncond apart; None where there is no such pair.
+            vae_options: ways for a VAE to work, best first; the plan chooses one.
+            learns: what the measured activations teach about, see `learning.key`.
 
         Raises:
-            OutOfMemory: its weights do not fit even with everything else off the device.
+            OutOfMemory: (by `with`) it cannot run on this device, even with all else off it.
         """
-        entry = self._entries.setdefault(id(component), _Entry(component))
+        options = tuple(vae_options)
+        work = Work(working_bytes=working_bytes, split_bytes=split_bytes, vae_options=options)
+        return Lease(self, component, work, learns)
+
+    def prefetch(self, component: Component, *, working_bytes: int = 0) -> int:
+        """Begin to copy a component to the device, beside what computes now; return the bytes.
+
+        Only into room that is free: nothing leaves for it, and where nothing is free nothing
+        happens. Its next lease waits for the copies.
+
+        Args:
+            component: what will run next.
+            working_bytes: its activations then, see `lease`.
+        """
+        if not self.device.can_stream or component.role in self._cpu_roles:
+            return 0
+        entry = self._entry(component)
+        policy = self._policy(entry)
+        residency = make_residency(entry, self, on_host=False)
+        if entry.leases or policy.streams or not isinstance(residency, DeviceResidency):
+            return 0
+        others = [
+            replace(other.state(), is_leased=True)
+            for other in self._entries.values()
+            if other is not entry
+        ]
+        before = residency.held_bytes
+        try:
+            decided = plan(
+                entry.state(), others, self.budget(), policy, Work(working_bytes=working_bytes)
+            )
+            if decided.fits:
+                residency.prefetch(decided.resident[entry.key])
+                entry.plan = decided
+                entry.chosen_by_trace = tree_of(entry).is_traced
+        except BaseException as error:
+            self._evict(entry)
+            if not is_out_of_memory(error) and not isinstance(error, OutOfMemory):
+                raise
+        return max(residency.held_bytes - before, 0)
+
+    def enter(self, lease: Lease, stack: ExitStack) -> None:
+        """Put a lease's component in place; `stack` gets what undoes it. For `Lease` only."""
+        component = lease.component
+        entry = self._entry(component)
         self._clock += 1
         entry.last_used = self._clock
-        if self.device.is_host:
-            entry.is_resident = True
-        elif not entry.is_resident or not entry.leases:
-            self._place(entry, working_bytes)
+        on_host = self.device.is_host or component.role in self._cpu_roles
+        if on_host and is_plain(component) and entry.residency is None:
+            self._take(entry, stack)
+            return
+        if not on_host:
+            if not any(other.leases for other in self._entries.values()):
+                self._note_peak()
+                self.device.reset_peak()
+                stack.callback(self._measure, lease)
+            stack.enter_context(self.device.computing())
+        if not entry.leases:
+            stack.callback(self._leave, entry)
+            if on_host:
+                self._place_on_host(entry)
+            else:
+                self._place(entry, lease.work)
+        self._take(entry, stack)
+        lease.plan = entry.plan
+
+    def _take(self, entry: Entry, stack: ExitStack) -> None:
         entry.leases += 1
-        try:
-            yield component.module
-        finally:
-            entry.leases -= 1
+        stack.callback(_give_back, entry)
+
+    def _leave(self, entry: Entry) -> None:
+        """Take hooks and ring away when the last lease ends."""
+        self._stop(entry)
+        if not self._policy(entry).keeps and not self.device.is_host:
+            self._evict(entry)
+
+    def recover(self, lease: Lease) -> None:
+        """Make a leased network fit to run again after an exception inside it."""
+        entry = self._entries[id(lease.component)]
+        if entry.execution is not None:
+            entry.execution.recover()
+
+    def replan(self, lease: Lease) -> str:
+        """Place a leased component anew, as `pressure` has it now; return what changed."""
+        entry = self._entries[id(lease.component)]
+        before = entry.plan
+        self._stop(entry)
+        if before is None or self.device.is_host:
+            return "nothing changed"
+        self._place(entry, lease.work)
+        lease.plan = entry.plan
+        return lease.plan.difference(before) if lease.plan else ""
 
     def release(self, *components: Component) -> None:
         """Forget components: their device copies and host masters are given back."""
+        blocks = self.device.pinned_blocks()
         for component in components:
-            self._entries.pop(id(component), None)
+            entry = self._entries.pop(id(component), None)
+            if entry is not None:
+                self._stop(entry)
+                self._evict(entry)
+            if blocks is not None:
+                blocks.release(id(component))
             component.release()
-        gc.collect()
-        self.device.empty_cache()
+        self.tidy()
         trim_heap()
 
-    def evict_all(self) -> None:
-        """Take every component off the device that is not leased; masters stay on the host."""
-        for entry in self._entries.values():
-            if not entry.leases:
-                self._evict(entry)
+    def evict_all(self, *, keep: str = "") -> int:
+        """Take every component off the device that is not leased; return the bytes that left.
+
+        Masters stay on the host; the component whose key is `keep` stays altogether.
+        """
+        leaving = [
+            entry for entry in self._entries.values() if not entry.leases and entry.key != keep
+        ]
+        size = 0 if self.device.is_host else sum(entry.held_bytes for entry in leaving)
+        for entry in leaving:
+            self._evict(entry)
+        self.device.empty_cache()
+        return size
+
+    def tidy(self) -> None:
+        """Collect garbage and give unused device memory back to the driver."""
+        gc.collect()
         self.device.empty_cache()
 
     def report(self) -> MemoryReport:
         """Return who holds what."""
         entries = list(self._entries.values())
-        on_device = not self.device.is_host
+        blocks = self.device.pinned_blocks()
         return MemoryReport(
             device=str(self.compute_device),
             total_bytes=self.device.total_bytes,
             own_bytes=self.device.own_bytes(),
-            peak_bytes=self.device.peak_own_bytes(),
+            peak_bytes=max(self._peak_bytes, self.device.peak_own_bytes()),
             foreign_bytes=self.device.foreign_bytes(),
             inference_bytes=self.inference_bytes,
             weights_bytes=self.budget().weights_bytes,
+            held_weights_bytes=sum(entry.held_bytes for entry in entries),
+            ring_bytes=sum(entry.ring_bytes for entry in entries),
+            cast_bytes=sum(entry.cast_bytes for entry in entries),
+            pinned_bytes=blocks.used_bytes if blocks is not None else 0,
+            activation_bytes=self._activation_bytes,
+            streamed_misses=sum(entry.missed for entry in entries),
             mode=self.mode.value,
-            components=tuple(
-                ComponentReport(
-                    name=entry.component.name,
-                    role=entry.component.role,
-                    host_bytes=entry.component.total_bytes,
-                    device_bytes=(
-                        entry.component.total_bytes if on_device and entry.is_resident else 0
-                    ),
-                )
-                for entry in entries
-            ),
-            last_plan=self._last_plan.describe() if self._last_plan else "nothing placed yet",
+            components=tuple(entry.report(on_host=self.device.is_host) for entry in entries),
+            last_plan=self.last_plan.describe() if self.last_plan else "nothing placed yet",
         )
 
-    def _place(self, entry: _Entry, working_bytes: int) -> None:
+    # --- placing
+
+    def _entry(self, component: Component) -> Entry:
+        """Return what is known of a component; keys are made unique, plans go by them."""
+        entry = self._entries.get(id(component))
+        if entry is None:
+            entry = Entry(component)
+            taken = {other.key for other in self._entries.values()}
+            if entry.key in taken:
+                entry.key += f" ({component.fingerprint[:8]}, {id(component):x})"
+            self._entries[id(component)] = entry
+        return entry
+
+    def _policy(self, entry: Entry) -> Policy:
+        mode = self.mode
+        if self._only_large and not any(entry.is_large for entry in self._entries.values()):
+            mode = MemoryMode.NORMAL
+        policy = policy_for(
+            mode,
+            can_stream=self.device.can_stream,
+            cpu_roles=self._cpu_roles,
+            keeps=self._keeps,
+        )
+        return replace(
+            policy,
+            weight_limit=self.pressure.limits.get(entry.key),
+            streams=policy.can_stream and (policy.streams or entry.key in self.pressure.streaming),
+            vae_skip=self.pressure.vae_skip,
+        )
+
+    def _place_on_host(self, entry: Entry) -> None:
+        residency = make_residency(entry, self, on_host=True)
+        residency.place(())
+        entry.execution = Execution(residency, tree_of(entry), self.device, ring_bytes=0)
+
+    def _place(self, entry: Entry, work: Work) -> None:
+        """Carry out a plan; when the device says no, a leaner one, down to one unit at a time."""
+        make_residency(entry, self, on_host=False)
         others = [other for other in self._entries.values() if other is not entry]
-        decided = plan(
-            entry.state(),
-            [other.state() for other in others],
-            self.budget(working_bytes),
-            self.mode,
-        )
-        self._last_plan = decided
-        log.info("placement %s", decided.describe())
-        leaving = set(decided.evict)
-        for other in others:
-            if other.key in leaving:
-                self._evict(other)
-        if entry.is_resident:
-            return
-        if not self._upload(entry):
+        for attempt in range(4):
+            policy = self._policy(entry)
+            decided = plan(
+                entry.state(), [other.state() for other in others], self.budget(), policy, work
+            )
+            self.last_plan = entry.plan = decided
+            log.info("placement %s", decided.describe())
+            if self._apply(entry, others, decided):
+                return
             # Outside the handler, so that nothing of the failed attempt is still referenced.
-            self.evict_all()
-            gc.collect()
-            if not self._upload(entry):
-                needed = entry.component.total_bytes / MIB
-                raise OutOfMemory(
-                    f"the {entry.key} needs {needed:.0f} MiB on {self.compute_device}, which has "
-                    f"{self.device.total_bytes / MIB:.0f} MiB; close other programs that use it"
-                )
+            if attempt == 0:
+                self.evict_all()
+            elif attempt == 1:
+                self.pressure.limits[entry.key] = entry.component.total_bytes // 2
+            else:
+                self.pressure.streaming.add(entry.key)
+            self.tidy()
+        raise OutOfMemory(
+            f"the {entry.key} needs {decided.weights_bytes / MIB:.0f} MiB on "
+            f"{self.compute_device}, which has {self.device.total_bytes / MIB:.0f} MiB; close "
+            "other programs that use it"
+        )
 
-    def _upload(self, entry: _Entry) -> bool:
-        """Copy a component to the device; False when it ran out of memory."""
+    def _apply(self, entry: Entry, others: Sequence[Entry], decided: ResidencyPlan) -> bool:
+        """Move weights as decided; False when memory ran out on the way."""
         try:
-            entry.component.point_at_copies(self.device.upload)
-        except torch.OutOfMemoryError:
+            for other in others:
+                if other.residency is not None and not other.leases:
+                    keeping = decided.resident.get(other.key)
+                    if keeping is None:
+                        self._evict(other)
+                    elif other.residency.is_placed and keeping < other.residency.units:
+                        other.residency.place(keeping)
+            self._move(entry, decided)
+        except BaseException as error:
+            self._stop(entry)
+            self._evict(entry)
+            if not is_out_of_memory(error):
+                raise
             return False
-        entry.is_resident = True
         return True
 
-    def _evict(self, entry: _Entry) -> None:
-        if entry.is_resident and not self.device.is_host:
-            entry.component.point_at_masters()
-            entry.is_resident = False
+    def _move(self, entry: Entry, decided: ResidencyPlan) -> None:
+        residency, tree = make_residency(entry, self, on_host=False), tree_of(entry)
+        residency.place(decided.resident[entry.key])
+        blocks = self.device.pinned_blocks()
+        if blocks is not None and decided.placement is Placement.RESIDENT:
+            blocks.release(id(entry.component))
+        entry.chosen_by_trace = tree.is_traced
+        entry.execution = Execution(residency, tree, self.device, ring_bytes=decided.ring_bytes)
+
+    def _stop(self, entry: Entry) -> None:
+        execution, entry.execution = entry.execution, None
+        if execution is not None:
+            entry.missed += execution.missed
+            execution.close()
+
+    def _evict(self, entry: Entry) -> None:
+        if entry.residency is not None:
+            entry.residency.clear()
+
+    # --- the books
+
+    def _note_peak(self) -> None:
+        self._peak_bytes = max(self._peak_bytes, self.device.peak_own_bytes())
+
+    def _measure(self, lease: Lease) -> None:
+        """Take down what a stage held beside weights at most."""
+        entries = self._entries.values()
+        weights = sum(entry.held_bytes for entry in entries)
+        ring = lease.plan.ring_bytes if lease.plan else 0
+        self._note_peak()
+        lease.activation_bytes = max(self.device.peak_own_bytes() - weights - ring, 0)
+        self._activation_bytes = lease.activation_bytes
+        if lease.plan is not None and not lease.ran_out:
+            self.learning.measured(
+                lease.learns, lease.plan.budget.working_bytes, lease.activation_bytes
+            )
 
 
-def choose_mode(setting: str, device: Device) -> MemoryMode:
-    """Return the mode that the setting `memory_mode` means on this device.
-
-    Streaming parts of a network is not in this version, so `lowvram` places whole components, one
-    at a time, as `medvram` does; the launcher says so.
-    """
-    if setting == "lowvram":
-        return MemoryMode.LOWVRAM
-    if setting == "medvram":
-        return MemoryMode.MEDVRAM
-    return MemoryMode.NORMAL
+def _give_back(entry: Entry) -> None:
+    entry.leases -= 1

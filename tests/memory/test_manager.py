@@ -14,7 +14,7 @@ from sdforge.memory.arena import Arena, aligned_bytes
 from sdforge.memory.component import Component
 from sdforge.memory.device import HostDevice
 from sdforge.memory.manager import MemoryManager
-from sdforge.memory.plan import MemoryMode
+from sdforge.memory.policy import LARGE_PARAMETERS, MemoryMode
 from sdforge.memory.simulated import SimulatedDevice
 
 LAYER_BYTES = 4 * 100 * 100
@@ -26,9 +26,14 @@ def network(role: str = "denoiser", layers: int = 1) -> Component:
     return Component(role=role, name="test", fingerprint=role, module=module.requires_grad_(False))
 
 
+# What runs here computes with some bytes of its own.
+WORKING = 2000
+
+
 def manager(total: int, mode: MemoryMode = MemoryMode.NORMAL) -> MemoryManager:
-    made = MemoryManager(SimulatedDevice(total), mode=mode)
-    made.inference_bytes = 0
+    """A manager whose weights may take `total`; components move as a whole."""
+    made = MemoryManager(SimulatedDevice(total + WORKING), mode=mode)
+    made.inference_bytes = WORKING
     return made
 
 
@@ -86,7 +91,7 @@ def test_a_component_leased_outside_is_not_evicted_inside() -> None:
 
 
 def test_inference_memory_keeps_weights_out() -> None:
-    memory = manager(4 * 1024 * 1024)
+    memory = manager(4 * 1024 * 1024 - WORKING)
     memory.configure(Settings(forge_inference_memory=4))
     assert memory.budget().weights_bytes == 0
     memory.configure(Settings(forge_inference_memory=1))
@@ -177,3 +182,81 @@ def test_device_bytes_never_exceed_the_budget(
     memory.evict_all()
     assert memory.device.own_bytes() == 0
     assert all(torch.equal(c.module(x), e) for c, e in zip(components, expected, strict=True))
+
+
+def fine_manager(total: int) -> MemoryManager:
+    made = MemoryManager(SimulatedDevice(total, bytes_per_second=1000.0), unit_cap_bytes=50_000)
+    made.inference_bytes = 0
+    return made
+
+
+def test_what_was_prefetched_is_there_without_waiting_again() -> None:
+    component, other = network("next", layers=4), network("now")
+    x = torch.randn(2, 100)
+    expected = component.module(x)
+    memory = fine_manager(10 * LAYER_BYTES)
+    device = memory.device
+    with memory.lease(other) as module:
+        assert memory.prefetch(component) >= 4 * LAYER_BYTES
+        began = device.seconds  # type: ignore[attr-defined]
+        module(x)
+        assert device.seconds == began  # type: ignore[attr-defined]
+    uploaded = device.uploaded_bytes  # type: ignore[attr-defined]
+    with memory.lease(component) as module:
+        assert torch.equal(module(x), expected)
+        assert device.uploaded_bytes == uploaded  # type: ignore[attr-defined]
+        assert device.seconds >= began + 4 * LAYER_BYTES / 1000  # type: ignore[attr-defined]
+    memory.evict_all()
+    assert device.own_bytes() == 0
+
+
+def test_prefetching_takes_only_free_room_and_drives_nothing_out() -> None:
+    component, other = network("next", layers=4), network("now", layers=3)
+    memory = fine_manager(4 * LAYER_BYTES)
+    with memory.lease(other):
+        assert memory.prefetch(component) == 0
+        assert memory.device.own_bytes() == 3 * LAYER_BYTES
+    assert MemoryManager(HostDevice(10**9)).prefetch(component) == 0
+
+
+def test_a_fault_while_prefetching_leaves_nothing_behind() -> None:
+    component = network("next", layers=4)
+    memory = fine_manager(10 * LAYER_BYTES)
+    memory.device.fail_at(3)  # type: ignore[attr-defined]
+    assert memory.prefetch(component) == 0
+    assert memory.device.own_bytes() == 0
+    with memory.lease(component):
+        assert memory.device.own_bytes() == 4 * LAYER_BYTES
+
+
+def test_medvram_sdxl_means_large_models_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LARGE_PARAMETERS, "denoiser", 20_000)
+    memory = manager(10 * LAYER_BYTES)
+    memory.configure(Settings(forge_inference_memory=0, memory_mode="medvram-sdxl"))
+    small, text = network("denoiser"), network("text_encoder")
+    for component in (small, text):
+        with memory.lease(component):
+            pass
+    assert memory.device.own_bytes() == 2 * LAYER_BYTES
+    with memory.lease(network("denoiser", layers=2)):
+        assert memory.device.own_bytes() == 2 * LAYER_BYTES
+    with memory.lease(text):
+        assert memory.device.own_bytes() == LAYER_BYTES
+
+
+def test_a_role_that_computes_on_the_host_takes_no_device_memory() -> None:
+    memory = MemoryManager(SimulatedDevice(10**6), cpu_roles=frozenset({"vae"}))
+    component = network("vae")
+    lease = memory.lease(component)
+    with lease as module:
+        module(torch.randn(1, 100))
+    assert lease.device == torch.device("cpu")
+    assert memory.device.peak_own_bytes() == 0
+
+
+def test_nothing_stays_after_a_stage_when_told_so() -> None:
+    memory = MemoryManager(SimulatedDevice(10**6), keeps=False)
+    memory.inference_bytes = 0
+    with memory.lease(network()):
+        assert memory.device.own_bytes() == LAYER_BYTES
+    assert memory.device.own_bytes() == 0
