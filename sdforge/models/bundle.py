@@ -1,13 +1,15 @@
 """A loaded checkpoint: its networks as components, and the parts that put them to work.
 
-Made by `loader.ModelProvider`; the pipeline reads it and never changes it. After the provider
-switched to another checkpoint the components are released and every use raises.
+Made by `loader.ModelProvider`; the pipeline reads it and never changes it. Once the store has
+evicted the checkpoint its components are released and every use raises.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdforge.core.result import ModelIdentity
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from sdforge.models.library import CheckpointInfo
     from sdforge.models.text_encoder import TextEncoder
     from sdforge.models.vae import Vae
+
+_HASH_PATIENCE_SECONDS = 0.5
 
 Rows = tuple[tuple[float, float, float], ...]
 
@@ -54,7 +58,7 @@ class Parts:
 
 @dataclass(kw_only=True)
 class ModelBundle:
-    """A loaded checkpoint; `components` by role."""
+    """A loaded checkpoint; `components` by role, `key` is the store's."""
 
     info: CheckpointInfo
     family: str
@@ -64,11 +68,38 @@ class ModelBundle:
     vae: Vae
     denoiser: DenoiserModel
     identify: Callable[[], ModelIdentity]
+    key: str = ""
 
     @property
     def identity(self) -> ModelIdentity:
-        """Names and hashes of the weights.
-
-        Hashing starts with the loading and runs beside it; the first call waits for its end.
-        """
+        """Names of the weights, and their hashes as far as they are known by now."""
         return self.identify()
+
+
+class LazyIdentity:
+    """Names of a bundle's weights at once, hashes when they are there.
+
+    A file is hashed once in its life, beside its first load. No picture waits for that but for the
+    moment in which a small file, or the rest of a large one, gets done.
+    """
+
+    def __init__(
+        self, future: Future[ModelIdentity], info: CheckpointInfo, vae: Path | None
+    ) -> None:
+        """Take the identity that is being found out, and what is known without it."""
+        self._future = future
+        self._plain = ModelIdentity(
+            title=info.title,
+            name=info.name,
+            sha256=info.sha256,
+            vae_name=vae.name if vae else None,
+        )
+        self._patience = _HASH_PATIENCE_SECONDS
+
+    def __call__(self) -> ModelIdentity:
+        """Return what is known; the first call may take half a second."""
+        patience, self._patience = self._patience, 0.0
+        try:
+            return self._future.result(patience)
+        except TimeoutError:
+            return self._plain

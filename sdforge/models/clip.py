@@ -42,9 +42,22 @@ class ClipTextModel(nn.Module):
         """How many layers there are to stop after."""
         return len(self.encoder.layers)
 
-    def forward(self, ids: torch.Tensor, layers: int) -> torch.Tensor:
-        """Return the normalised states after the first `layers` layers."""
-        states = self.embeddings(ids)
+    @property
+    def vocabulary(self) -> int:
+        """How many ids the network knows by itself."""
+        return self.embeddings.token_embedding.num_embeddings
+
+    def forward(
+        self, ids: torch.Tensor, layers: int, extra: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the normalised states after the first `layers` layers.
+
+        Args:
+            ids: of tokens; those from `vocabulary` on are rows of `extra`.
+            layers: how many to run.
+            extra: vectors that stand for tokens, (count, width).
+        """
+        states = self.embeddings(ids, extra)
         for layer in self.encoder.layers[:layers]:
             states = layer(states)
         return self.final_layer_norm(states)
@@ -57,8 +70,17 @@ class _Embeddings(nn.Module):
         self.token_embedding = nn.Embedding.from_pretrained(torch.empty(vocabulary, width))
         self.position_embedding = nn.Embedding.from_pretrained(torch.empty(places, width))
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+    def forward(self, ids: torch.Tensor, extra: torch.Tensor | None) -> torch.Tensor:
+        # Called, not read: a table may be on its way to the device until it is called.
+        if extra is None:
+            vectors = self.token_embedding(ids)
+        else:
+            first = self.token_embedding.num_embeddings
+            vectors = self.token_embedding(ids.clamp_max(first - 1))
+            is_extra = ids >= first
+            vectors[is_extra] = extra.to(vectors.dtype)[ids[is_extra] - first]
+        places = torch.arange(ids.shape[1], device=ids.device)
+        return vectors + self.position_embedding(places)
 
 
 class _Encoder(nn.Module):

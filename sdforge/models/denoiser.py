@@ -10,35 +10,70 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 from torch import nn
 
 from sdforge.core.errors import UnsupportedCheckpoint
+from sdforge.memory.calibration import START_DENOISER
 from sdforge.memory.component import Component
+from sdforge.memory.estimate import activation_bytes
 
 _TRAINING_STEPS = 1000
 _FIRST_BETA, _LAST_BETA = 0.00085, 0.012
-# One forward of SD 1.5's U-Net in 16 bits peaks at 16.3 KB per latent pixel and row of the batch
-# (traced; linear in pixels with fused attention). The factor covers workspaces of convolutions.
-_BYTES_PER_LATENT_PIXEL = 16_300
-_REFERENCE_WIDTH = 320
-_WORKSPACE_FACTOR = 1.5
 
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """An encoded prompt: `hidden` (rows, tokens, width) and, for some families, `pooled`."""
+    """An encoded prompt: `hidden` (rows, tokens, width) and, for some families, `pooled`.
+
+    `against` says of each row whether it is of a negative prompt; () for none.
+    """
 
     hidden: torch.Tensor
     pooled: torch.Tensor | None = None
+    against: tuple[bool, ...] = ()
 
-    def repeat(self, rows: int) -> Conditioning:
-        """Return `rows` copies of a single row, as views."""
-        pooled = None if self.pooled is None else self.pooled.expand(rows, -1)
-        return Conditioning(self.hidden.expand(rows, -1, -1), pooled)
+    @property
+    def tokens(self) -> int:
+        """Tokens of each row."""
+        return self.hidden.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        return self.hidden.nbytes + (0 if self.pooled is None else self.pooled.nbytes)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Conditioning:
+        """Return the same on a device, in the type that the network computes in."""
+        pooled = None if self.pooled is None else self.pooled.to(device, dtype)
+        return replace(self, hidden=self.hidden.to(device, dtype), pooled=pooled)
+
+    def tiled(self, times: int) -> Conditioning:
+        """Return each row with its tokens repeated as a whole, `times` times."""
+        return self if times == 1 else replace(self, hidden=self.hidden.repeat(1, times, 1))
+
+    def padded(self, empty: Conditioning, tokens: int) -> Conditioning:
+        """Return each row with chunks of the empty prompt behind it, up to `tokens`."""
+        chunks = (tokens - self.tokens) // empty.tokens
+        if chunks <= 0:
+            return self
+        return replace(self, hidden=torch.cat([self.hidden, *[empty.hidden] * chunks], dim=1))
+
+    def fitted(self, tokens: int) -> Conditioning:
+        """Return each row cut to `tokens`, or its last token repeated up to there."""
+        missing = tokens - self.tokens
+        if missing <= 0:
+            return replace(self, hidden=self.hidden[:, :tokens])
+        last = self.hidden[:, -1:].expand(-1, missing, -1)
+        return replace(self, hidden=torch.cat([self.hidden, last], dim=1))
+
+    def rows(self, start: int, stop: int) -> Conditioning:
+        """Return some of the rows, as views."""
+        pooled = None if self.pooled is None else self.pooled[start:stop]
+        return Conditioning(self.hidden[start:stop], pooled, self.against[start:stop])
 
     @staticmethod
     def stack(parts: Sequence[Conditioning]) -> Conditioning:
@@ -64,8 +99,22 @@ def scaled_linear_sigmas() -> tuple[float, ...]:
 class DenoiserModel:
     """The denoiser of a bundle; call `predict` with the module of a lease on `component`."""
 
-    def __init__(self, component: Component, sigmas: tuple[float, ...], *, prediction: str) -> None:
-        """Take the network; `prediction` is 'epsilon' or 'v', `sigmas` rise with timesteps."""
+    def __init__(
+        self,
+        component: Component,
+        sigmas: tuple[float, ...],
+        *,
+        prediction: str,
+        architecture: str = "sd1",
+    ) -> None:
+        """Take the network.
+
+        Args:
+            component: the network.
+            sigmas: of training, rising with timesteps.
+            prediction: 'epsilon' or 'v'.
+            architecture: the name of its trace in `memory/activations.json`.
+        """
         if prediction not in ("epsilon", "v"):
             raise UnsupportedCheckpoint(f"{component.name}: no rule for {prediction!r} prediction")
         first = next(component.module.parameters())
@@ -73,8 +122,14 @@ class DenoiserModel:
         self.prediction = prediction
         self.sigmas = sigmas
         self.dtype = first.dtype
+        self.architecture = architecture
         self._width = first.shape[0]
         self._log_sigmas = [math.log(sigma) for sigma in sigmas]
+
+    @property
+    def is_flow(self) -> bool:
+        """False: noise lies over the clean latents instead of taking their place."""
+        return False
 
     @property
     def sigma_min(self) -> float:
@@ -128,13 +183,33 @@ class DenoiserModel:
             return x / variance - output * (sigma / math.sqrt(variance))
         return x - output * sigma
 
-    def working_bytes(self, batch: int, height: int, width: int) -> int:
-        """Estimate the activations of one `predict`.
+    def working_bytes(
+        self,
+        batch: int,
+        height: int,
+        width: int,
+        tokens: int = 77,
+        factor: float = START_DENOISER,
+    ) -> int:
+        """Estimate the activations of one `predict`: what was traced, with a careful factor.
 
         Args:
             batch: rows, cond and uncond counted apart.
             height: of the latents (pixels / 8).
             width: of the latents.
+            tokens: of the prompt.
+            factor: from traced to real bytes, as `Calibration` learned it.
         """
-        per_pixel = _BYTES_PER_LATENT_PIXEL * _WORKSPACE_FACTOR * self._width / _REFERENCE_WIDTH
-        return int(batch * height * width * per_pixel * self.dtype.itemsize / 2)
+        return int(self.traced_bytes(batch, height, width, tokens) * factor)
+
+    def traced_bytes(self, batch: int, height: int, width: int, tokens: int = 77) -> int:
+        """Return the traced activations alone, for `Calibration` to multiply or learn from."""
+        return activation_bytes(
+            self.architecture,
+            kind="unet",
+            width=self._width,
+            latent_pixels=height * width,
+            rows=batch,
+            tokens=tokens,
+            itemsize=self.dtype.itemsize,
+        )

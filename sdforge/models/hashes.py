@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,15 @@ class Stamp:
 class HashCache:
     """SHA-256 by stamp; safe to use from several threads."""
 
-    def __init__(self, file: Path) -> None:
-        """Use `file`, which is read when first needed."""
+    def __init__(self, file: Path, *, digest: Callable[[Path], str] | None = None) -> None:
+        """Use `file`, which is read when first needed.
+
+        Args:
+            file: where hashes are kept.
+            digest: computes one, raising OSError; SHA-256 of the whole file when None.
+        """
         self._file = file
+        self._digest = digest or _sha256
         self._lock = threading.Lock()
         self._hashes: dict[str, tuple[int, int, str]] | None = None
 
@@ -66,7 +73,7 @@ class HashCache:
             known = self.get(stamp)
             if known is not None:
                 return known
-            sha256 = _sha256(path)
+            sha256 = self._digest(path)
             is_settled = Stamp.of(path) == stamp
         except OSError as error:
             raise MissingModel(f"{path} cannot be read: {error.strerror or error}") from error

@@ -11,24 +11,24 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.base import Source
+from sdforge.models.layout import Layout
 
 
 def key_map(
-    header: CheckpointHeader,
+    layout: Layout,
     names: Mapping[str, str],
     convert: Callable[[dict[str, torch.Tensor]], Mapping[str, torch.Tensor]],
 ) -> dict[str, Source]:
     """Return parameter name → source, by running `convert` on placeholders.
 
     Args:
-        header: the file.
+        layout: of the file.
         names: tensors to convert, name that the converter knows → name in the file.
         convert: may rename, reshape and leave out tensors, but not compute with them.
     """
     placeholders = {
-        name: torch.empty(1).expand(header.tensors[key].shape or (1,))
+        name: torch.empty(1).expand(layout.tensors[key].shape or (1,))
         for name, key in names.items()
     }
     owners = {_storage(tensor): names[name] for name, tensor in placeholders.items()}

@@ -8,21 +8,25 @@ Safe to use from several threads; no torch here.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from sdforge.core.errors import MissingModel, ModelError, SdforgeError, UnknownName
-from sdforge.core.paths import Paths, demo_checkpoint
+from sdforge.core.paths import Paths, demo_checkpoint, demo_folder
 from sdforge.core.request import Recommended
 from sdforge.core.result import ModelIdentity
+from sdforge.models.adapters.controlnet_library import ControlNetLibrary
+from sdforge.models.adapters.embedding_library import EmbeddingLibrary, EmbeddingTokenizer
+from sdforge.models.adapters.lora_library import LoraLibrary
 from sdforge.models.checkpoint import read_header
 from sdforge.models.detect import detect, recommended
+from sdforge.models.files import model_files
 from sdforge.models.hashes import HashCache, Stamp, legacy_hash
+from sdforge.models.tokenizers import clip_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +99,16 @@ class VaeFile:
 
 
 class Library:
-    """The model files below the folders of `Paths`, scanned when first asked for."""
+    """The model files below the folders of `Paths`, scanned when first asked for.
+
+    `loras`, `embeddings` and `controlnets` are the libraries of what goes with checkpoints.
+    """
 
     def __init__(self, paths: Paths, *, hashing: bool = True) -> None:
         """Look nowhere yet; without `hashing`, titles stay without hashes (A1111: --no-hashing)."""
+        self.loras = LoraLibrary(paths)
+        self.embeddings = EmbeddingLibrary(paths)
+        self.controlnets = ControlNetLibrary(paths)
         self._paths = paths
         self._hashing = hashing
         self._cache = HashCache(paths.cache / "model-hashes.json")
@@ -110,9 +120,17 @@ class Library:
         """Scan the folders again; files that did not change are not opened."""
         with self._lock:
             found = self._scan()
-            if not any(info.error is None for info in found) and demo_checkpoint().is_file():
+            shows_demo = not any(info.error is None for info in found)
+            if shows_demo and demo_checkpoint().is_file():
                 demo = demo_checkpoint()
                 found.append(self._inspect(demo, demo.name))
+            # What was made for the demo is of no use to other models.
+            for library, kind in (
+                (self.loras, "Lora"),
+                (self.embeddings, "embeddings"),
+                (self.controlnets, "ControlNet"),
+            ):
+                library.also(*([demo_folder(kind)] if shows_demo else []))
             self._checkpoints = found
             listed = {info.path for info in found}
             self._seen = {path: row for path, row in self._seen.items() if path in listed}
@@ -153,6 +171,10 @@ class Library:
             raise UnknownName("checkpoint", name, titles, "sd_model_checkpoint")
         return found
 
+    def tokenizer(self) -> EmbeddingTokenizer:
+        """Return what counts the tokens of prompts, those of embeddings included."""
+        return self.embeddings.tokenizer(clip_tokenizer())
+
     def ensure_hash(self, info: CheckpointInfo) -> CheckpointInfo:
         """Return `info` with its SHA-256, reading the whole file when it is not known yet.
 
@@ -192,7 +214,7 @@ class Library:
         """Return the files of the VAE folders, in order of their names."""
         found: dict[str, VaeFile] = {}
         for root in self._paths.vaes:
-            for path in _files(root, _VAE_SUFFIXES):
+            for path in model_files(root, _VAE_SUFFIXES):
                 found.setdefault(path.name, VaeFile(path=path, name=path.name))
         return sorted(found.values(), key=lambda vae: vae.name.casefold())
 
@@ -232,7 +254,10 @@ class Library:
     def _scan(self) -> list[CheckpointInfo]:
         found: dict[str, CheckpointInfo] = {}
         for root in self._paths.checkpoints:
-            for path in _files(root, _CHECKPOINT_SUFFIXES):
+            for path in model_files(root, _CHECKPOINT_SUFFIXES):
+                if ".vae." in path.name.lower():
+                    # Beside a checkpoint it is its VAE; in a VAE folder it is one of many.
+                    continue
                 relative = path.relative_to(root).as_posix()
                 if relative in found:
                     relative = f"{root.name}/{relative}"
@@ -278,26 +303,6 @@ def _read_info(plain: CheckpointInfo) -> CheckpointInfo:
         reason=match.reason,
         error=f"{plain.path.name}: {match.problem}" if match.problem else None,
     )
-
-
-def _files(root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Yield model files below a folder, following links, each folder once; hidden ones are left."""
-    visited: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in visited:
-            subfolders.clear()
-            continue
-        visited.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            lower = name.lower()
-            if not lower.endswith(suffixes) or lower.startswith("."):
-                continue
-            # `x.vae.safetensors` beside a checkpoint is its VAE; in a VAE folder it is one of many.
-            if ".vae." in lower and suffixes is _CHECKPOINT_SUFFIXES:
-                continue
-            yield Path(folder) / name
 
 
 def _by_alias(infos: Sequence[CheckpointInfo], wanted: str) -> CheckpointInfo | None:

@@ -13,6 +13,8 @@ import torch
 from sdforge.core.errors import InvalidRequest
 from sdforge.memory.component import Component
 from sdforge.memory.manager import MemoryManager
+from sdforge.models.adapters.embedding_library import EmbeddingTokenizer
+from sdforge.models.adapters.embedding_table import EmbeddingTable, Entry
 from sdforge.models.denoiser import Conditioning
 from sdforge.models.tokenizers import Tokenizer
 
@@ -41,10 +43,31 @@ class TextEncoder:
         """Take the network, the manager that places it and the tokenizer of its training."""
         network: Any = component.module
         self.component = component
-        self.tokenizer = tokenizer
+        self._base_tokenizer = tokenizer
+        self.embeddings = EmbeddingTable(tokenizer, ())
         self._memory = memory
         self._layers: int = network.layer_count
         self._width: int = network.width
+        self._vocabulary: int = network.vocabulary
+
+    def use_embeddings(self, entries: Sequence[Entry]) -> None:
+        """Let prompts name these embeddings, in place of those before."""
+        self.embeddings = EmbeddingTable(self._base_tokenizer, entries)
+
+    @property
+    def tokenizer(self) -> EmbeddingTokenizer:
+        """The tokenizer of its training, which also knows the embeddings in use."""
+        return self.embeddings.tokenizer
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each network's word vectors."""
+        return (self._width,)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What encoded text depends on beside the checkpoint: patches and embeddings."""
+        return (self.component.patch_key, self.embeddings.key)
 
     @torch.inference_mode()
     def encode(
@@ -65,15 +88,28 @@ class TextEncoder:
         if emphasis not in EMPHASIS:
             raise InvalidRequest("emphasis", emphasis, ", ".join(map(repr, EMPHASIS)))
         device = self._memory.compute_device
-        ids = torch.tensor([chunk.ids for chunk in chunks], device=device)
+        rows, extra = self._placed([chunk.ids for chunk in chunks])
+        ids = torch.tensor(rows, device=device)
         needed = ids.numel() * self._width * 4 * _ACTIVATION_FACTOR
         with self._memory.lease(self.component, working_bytes=needed) as module:
             layers = self._layers + 1 - min(max(clip_skip, 1), self._layers)
-            states = module(ids, layers).float()
+            states = module(ids, layers, extra).float()
         if emphasis in ("Original", "No norm"):
             weights = torch.tensor([chunk.weights for chunk in chunks], device=device)
             states = _emphasise(states, weights, restore_mean=emphasis == "Original")
         return Conditioning(states.flatten(0, 1).unsqueeze(0))
+
+    def _placed(
+        self, rows: Sequence[tuple[int, ...]]
+    ) -> tuple[list[list[int]], torch.Tensor | None]:
+        """Return ids with those of embeddings numbered on, and the vectors these stand for."""
+        first = self.tokenizer.vocabulary
+        used = sorted({number for row in rows for number in row if number >= first})
+        if not used:
+            return [list(row) for row in rows], None
+        vectors = self.embeddings.vectors(used, 0, 1).to(self._memory.compute_device)
+        numbers = {number: self._vocabulary + place for place, number in enumerate(used)}
+        return [[numbers.get(number, number) for number in row] for row in rows], vectors
 
 
 def _emphasise(states: torch.Tensor, weights: torch.Tensor, *, restore_mean: bool) -> torch.Tensor:

@@ -34,6 +34,7 @@ class Tokenizer:
     eos: int
     pad: int
     comma: int
+    vocabulary: int
 
     def __call__(self, text: str) -> list[int]:
         """Return the ids of a text of any length."""
@@ -82,7 +83,12 @@ def clip_tokenizer() -> Tokenizer:
     backend.add_special_tokens([AddedToken(mark, special=True) for mark in (_START, _END)])
     end = vocabulary[_END]
     return Tokenizer(
-        backend=backend, bos=vocabulary[_START], eos=end, pad=end, comma=vocabulary[",</w>"]
+        backend=backend,
+        bos=vocabulary[_START],
+        eos=end,
+        pad=end,
+        comma=vocabulary[",</w>"],
+        vocabulary=len(entries),
     )
 
 

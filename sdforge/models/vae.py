@@ -1,13 +1,14 @@
-"""The VAE: latents to pixels and back, one picture at a time, under its own lease.
+"""The VAE: latents to pixels and back, under its own lease, whole or tile by tile.
 
-One at a time bounds the memory and makes a picture independent of its batch. Tiling for large
-pictures is not here yet.
+Pictures run one at a time, which makes each independent of its batch. One that would not fit beside
+the VAE's weights runs in tiles (`memory/vae_mode.py`, `vae_tiles.py`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,18 +16,18 @@ from torch import nn
 from torch.func import functional_call
 
 from sdforge.core.errors import SdforgeError
+from sdforge.memory.calibration import Key
 from sdforge.memory.component import Component
+from sdforge.memory.estimate import activation_bytes
+from sdforge.memory.lease import Lease
 from sdforge.memory.manager import MemoryManager
+from sdforge.memory.placement import VaeOption
+from sdforge.memory.vae_mode import VaeKind, VaeMode, choices, choose
 from sdforge.models.bundle import LatentFormat
+from sdforge.models.edits import circular_padding
+from sdforge.models.vae_tiles import Compute, run_tiled
 
 log = logging.getLogger(__name__)
-
-# Peak of one decode or encode per pixel and byte of a number, traced for SD's VAE (width 128), and
-# the factor from traced to real peaks on accelerators that peers' constants imply.
-_DECODE_BYTES_PER_PIXEL = 768
-_ENCODE_BYTES_PER_PIXEL = 640
-_WORKSPACE_FACTOR = 2.8
-_REFERENCE_WIDTH = 128
 
 
 class Vae:
@@ -45,77 +46,194 @@ class Vae:
         self._needs_fp32 = False
 
     @torch.inference_mode()
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode(
+        self, latents: torch.Tensor, mode: VaeMode | None = None, *, tiling: bool = False
+    ) -> torch.Tensor:
         """Return the pictures of latents, on the host in fp32.
 
         A picture that comes out as not-a-number in half precision is decoded again in fp32, and
         from then on all are.
 
+        Args:
+            latents: (n, channels, height, width), scaled as the denoiser has them.
+            mode: how to go about it; None takes what the plan says, else the best that fits.
+            tiling: opposite edges belong together.
+
         Raises:
             SdforgeError: a picture is not-a-number in fp32 too; its latents are to blame.
         """
-        _, _, height, width = latents.shape
-        scale = self.latent_format.downscale
-        needed = self.decode_bytes(height * scale, width * scale)
-        with self._memory.lease(self.component, working_bytes=needed) as module:
-            pictures = [self._decode_one(module, one).cpu() for one in latents.split(1)]
+        height, width = latents.shape[-2:]
+        lease = self._lease("decode", mode, height, width)
+        with lease as module, _padding(module, tiling):
+            chosen = self._mode(lease, "decode", height, width)
+            pictures = [
+                self._decode_one(module, one.to(lease.device), chosen) for one in latents.split(1)
+            ]
         return torch.cat(pictures)
 
     @torch.inference_mode()
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+    def encode(
+        self,
+        pixels: torch.Tensor,
+        mode: VaeMode | None = None,
+        *,
+        noise: torch.Tensor | None = None,
+        tiling: bool = False,
+    ) -> torch.Tensor:
         """Return the latents of pictures: the mean of the VAE's distribution, in fp32.
 
-        Height and width must be multiples of the downscale.
+        Args:
+            pixels: (n, 3, height, width) from 0 to 1; sides are multiples of the downscale.
+            mode: how to go about it; None takes what the plan says, else the best that fits.
+            noise: of the latents' shape and unit variance; with it, the distribution is drawn from.
+            tiling: opposite edges belong together.
         """
-        _, _, height, width = pixels.shape
-        device = self._memory.compute_device
-        with self._memory.lease(
-            self.component, working_bytes=self.encode_bytes(height, width)
-        ) as module:
-            means = [
-                _encode(module, one.to(device, self.dtype) * 2 - 1).float()
-                for one in pixels.split(1)
+        scale = self.latent_format.downscale
+        height, width = (side // scale for side in pixels.shape[-2:])
+        lease = self._lease("encode", mode, height, width)
+        with lease as module, _padding(module, tiling):
+            chosen = self._mode(lease, "encode", height, width)
+            moments = [
+                self._encode_one(module, one, chosen, lease.device) for one in pixels.split(1)
             ]
-        return (torch.cat(means) - self.latent_format.shift) * self.latent_format.scale
+        mean, deviation = torch.cat(moments).chunk(2, dim=1)
+        latents = mean if noise is None else mean + deviation * noise.to(mean.device)
+        return (latents - self.latent_format.shift) * self.latent_format.scale
 
-    def decode_bytes(self, height: int, width: int) -> int:
-        """Estimate the activations of decoding one picture of this size in pixels."""
-        return self._working_bytes(height * width * _DECODE_BYTES_PER_PIXEL)
+    def ways(self, way: str, height: int, width: int) -> list[tuple[VaeMode, int]]:
+        """Return the ways to run one picture, best first, with the activations of each in bytes.
 
-    def encode_bytes(self, height: int, width: int) -> int:
-        """Estimate the activations of encoding one picture of this size in pixels."""
-        return self._working_bytes(height * width * _ENCODE_BYTES_PER_PIXEL)
+        Args:
+            way: 'decode' or 'encode'.
+            height: of the latents.
+            width: of the latents.
+        """
+        return [
+            (mode, self._needed(way, mode, height, width)) for mode in choices(1, height, width)
+        ]
 
-    def _working_bytes(self, traced: int) -> int:
-        itemsize = 4 if self._needs_fp32 else self.dtype.itemsize
-        return int(traced * itemsize * _WORKSPACE_FACTOR * self.width / _REFERENCE_WIDTH)
+    def fitting_mode(self, way: str, height: int, width: int) -> VaeMode:
+        """Return how to run one picture in the memory there is besides the VAE's weights.
 
-    def _decode_one(self, module: nn.Module, latents: torch.Tensor) -> torch.Tensor:
-        plain = (
-            latents.to(self._memory.compute_device, torch.float32) / self.latent_format.scale
-            + self.latent_format.shift
+        Takes what `ways` takes.
+        """
+        room = self._memory.budget().physical_bytes - self.component.total_bytes
+        return choose(
+            1,
+            height,
+            width,
+            needed=lambda _, rows, columns: self._bytes(way, rows, columns),
+            room_bytes=room,
         )
-        picture = self._run_decoder(module, plain)
+
+    def learns(self, way: str) -> Key:
+        """Return what running the VAE teaches about; `way` is 'decode' or 'encode'."""
+        network = f"vae-{self.latent_format.channels}"
+        phase = "decode" if way == "decode" else "vae-encode"
+        return self._memory.learning.key(network, phase)
+
+    def _lease(self, way: str, mode: VaeMode | None, height: int, width: int) -> Lease:
+        ways = self.ways(way, height, width)
+        if mode is not None:
+            ways = [(mode, self._needed(way, mode, height, width))]
+        options = [VaeOption(mode=one, working_bytes=needed) for one, needed in ways]
+        return self._memory.lease(
+            self.component,
+            working_bytes=options[0].working_bytes,
+            vae_options=options,
+            learns=self.learns(way),
+        )
+
+    def _mode(self, lease: Lease, way: str, height: int, width: int) -> VaeMode:
+        """Return the plan's mode; on the host, where there is no plan, the best that fits."""
+        if lease.plan is None and len(lease.work.vae_options) > 1:
+            return self.fitting_mode(way, height, width)
+        return lease.vae_mode
+
+    def _needed(self, way: str, mode: VaeMode, height: int, width: int) -> int:
+        _, rows, columns = mode.extent(1, height, width)
+        return self._bytes(way, rows, columns)
+
+    def _bytes(self, way: str, height: int, width: int) -> int:
+        traced = activation_bytes(
+            f"vae-{self.latent_format.channels}.{way}",
+            kind=f"vae-{way}",
+            width=self.width,
+            latent_pixels=height * width,
+            itemsize=4 if self._needs_fp32 else self.dtype.itemsize,
+        )
+        return int(traced * self._memory.learning.factor(self.learns(way)))
+
+    def _encode_one(
+        self, module: nn.Module, pixels: torch.Tensor, mode: VaeMode, device: torch.device
+    ) -> torch.Tensor:
+        scale = self.latent_format.downscale
+
+        def compute(part: torch.Tensor) -> torch.Tensor:
+            return _moments(module, part.to(device, self.dtype) * 2 - 1)
+
+        if mode.kind is not VaeKind.TILED:
+            return compute(pixels)
+        log.info("encoding %d × %d pixels: %s", *pixels.shape[:1:-1], mode.describe())
+        tile, overlap = mode.tile * scale, mode.overlap * scale
+        # Tiles begin at multiples of the downscale, so that latents line up.
+        latents = run_tiled(
+            pixels, compute, tile=tile, overlap=overlap, ratio=1 / scale, multiple=scale
+        )
+        return latents.to(device)
+
+    def _decode_one(self, module: nn.Module, latents: torch.Tensor, mode: VaeMode) -> torch.Tensor:
+        plain = latents.to(torch.float32) / self.latent_format.scale + self.latent_format.shift
+        picture = self._run_decoder(module, plain, mode)
         if picture.isnan().any() and not self._needs_fp32 and self.dtype != torch.float32:
             log.warning("the VAE gave not-a-number in %s; decoding in float32", self.dtype)
             self._needs_fp32 = True
-            picture = self._run_decoder(module, plain)
+            picture = self._run_decoder(module, plain, mode)
         if picture.isnan().any():
             raise SdforgeError(
                 "the picture came out as not-a-number: the denoiser overflowed; if it does so with "
                 "other settings too, start with --no-half, or the checkpoint is broken"
             )
-        return (picture / 2 + 0.5).clamp(0, 1)
+        return (picture / 2 + 0.5).clamp(0, 1).cpu()
 
-    def _run_decoder(self, module: nn.Module, plain: torch.Tensor) -> torch.Tensor:
+    def _run_decoder(self, module: nn.Module, plain: torch.Tensor, mode: VaeMode) -> torch.Tensor:
+        compute = self._decoder(module)
+        if mode.kind is not VaeKind.TILED:
+            return compute(plain)
+        scale = self.latent_format.downscale
+        log.info("decoding %d × %d latent pixels: %s", *plain.shape[:1:-1], mode.describe())
+        return run_tiled(plain, compute, tile=mode.tile, overlap=mode.overlap, ratio=scale)
+
+    def _decoder(self, module: nn.Module) -> Compute:
+        """Return what maps latents to a picture, in fp32 when half precision has failed."""
         if not self._needs_fp32:
-            return _decode(module, plain.to(self.dtype)).float()
-        weights = {name: tensor.float() for name, tensor in module.state_dict().items()}
-        return _decode_with(module, weights, plain)
+            return lambda plain: _decode(module, plain.to(self.dtype)).float()
+        weights = self._fp32_weights()
+        return lambda plain: _decode_with(module, weights, plain)
+
+    def _fp32_weights(self) -> dict[str, torch.Tensor]:
+        """Return all weights where the VAE computes, in fp32.
+
+        From the masters, not from the module: what streams shows host memory until its turn.
+        """
+        component, device = self.component, self._memory.device
+        is_there = self._memory.compute_device_of(component) == device.compute_device
+        return {
+            name: component.read(
+                master, device.upload(master.stored) if is_there else master.stored
+            ).float()
+            for name, master in component.named_masters()
+        }
 
 
-def _encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
-    return vae.encode(pixels).latent_dist.mode()
+def _padding(module: nn.Module, tiling: bool) -> AbstractContextManager[None]:
+    return circular_padding(module) if tiling else nullcontext()
+
+
+def _moments(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Return mean and deviation of the latents' distribution, one behind the other."""
+    found = vae.encode(pixels).latent_dist
+    return torch.cat([found.mean, found.std], dim=1).float()
 
 
 def _decode(vae: Any, plain: torch.Tensor) -> torch.Tensor:

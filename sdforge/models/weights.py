@@ -1,16 +1,18 @@
 """Fill the networks that recipes describe: weights from a file into host memory.
 
-Where the file holds the wanted type already, parameters are views of the mapped file and cost no
-memory of their own; otherwise they are read piece by piece through a small buffer and converted on
-the way into an arena. Either way there is never a second copy.
+Where the file holds what is wanted, at a place that suits, parameters are views of the mapped file
+and cost no memory of their own; otherwise they are read piece by piece through a small buffer and
+converted on the way into an arena. Either way there is never a second copy. `quant.py` says in
+which type each is kept.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -18,10 +20,12 @@ import torch
 from torch import nn
 
 from sdforge.core.errors import CorruptCheckpoint, MissingModel, UnsupportedCheckpoint
-from sdforge.memory.arena import Arena, aligned_bytes
+from sdforge.memory.arena import ALIGNMENT, Arena, aligned_bytes
 from sdforge.memory.component import Component
-from sdforge.models.checkpoint import TensorInfo
+from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.base import Recipe, Source
+from sdforge.models.layout import TensorInfo
+from sdforge.models.quant import Kept, Pack, Storage, convert, kept, packable
 
 # Large enough to read at full speed, small beside any model.
 BUFFER_BYTES = 16 * 1024 * 1024
@@ -33,21 +37,21 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
+_MOST_ALIGNMENT = max(ALIGNMENT, 8)
+_FLOAT8_NAMES = ("F8_E4M3", "F8_E5M2")
 
 
 def load_component(
-    recipe: Recipe,
-    dtype: torch.dtype,
+    plan: LoadPlan,
     *,
     name: str,
     fingerprint: str,
     on_progress: Callable[[int], None],
 ) -> Component:
-    """Read one network; its parameters will be of `dtype`, in eval mode and without gradients.
+    """Read one network, in eval mode and without gradients.
 
     Args:
-        recipe: the module and where its tensors come from; the module is used, not copied.
-        dtype: type of numbers to keep.
+        plan: which network, from which file, and how its tensors are to lie.
         name: of the checkpoint, for messages and reports.
         fingerprint: what the component is equal by.
         on_progress: called with the bytes of the file that are done since the last call.
@@ -57,77 +61,134 @@ def load_component(
         CorruptCheckpoint: the file became shorter since its header was read.
         UnsupportedCheckpoint: it holds numbers of a type that cannot be converted.
     """
-    sources = {key: recipe.sources[key] for key in recipe.module.state_dict()}
-    with _WeightFile(recipe) as file:
-        mapped = {key for key, source in sources.items() if file.can_map(source, dtype)}
-        copied = [key for key in sources if key not in mapped]
-        arena = Arena(sum(aligned_bytes(sources[key].shape, dtype) for key in copied))
+    with _WeightFile(plan.header) as file:
+        arena = Arena(plan.host_bytes)
         try:
-            tensors = {key: file.view(sources[key], dtype) for key in mapped}
-            on_progress(sum(file.info(sources[key]).size_bytes for key in mapped))
-            for key in sorted(copied, key=lambda key: file.info(sources[key]).start):
-                tensors[key] = arena.allocate(sources[key].shape, dtype)
-                file.read(sources[key], tensors[key], on_progress)
-            _assign(recipe, tensors)
+            tensors = {key: file.view(plan.recipe.info(key), plan.kept[key]) for key in plan.mapped}
+            on_progress(plan.mapped_bytes)
+            for key in plan.copied:
+                how = plan.kept[key]
+                tensors[key] = arena.allocate(how.shape, how.dtype)
+                file.read(plan.recipe.sources[key], tensors[key], on_progress, how.pack)
+            module = _assemble(plan, tensors)
             return Component(
-                role=recipe.role,
+                role=plan.recipe.role,
                 name=name,
                 fingerprint=fingerprint,
-                module=recipe.module,
-                arenas=(arena,) if copied else (),
+                module=module,
+                arenas=(arena,) if plan.copied else (),
+                decoders={key: how.decode for key, how in plan.kept.items() if how.decode},
             )
         except BaseException:
             arena.release()
             raise
 
 
-def host_bytes(recipe: Recipe, dtype: torch.dtype) -> int:
-    """Return the memory that loading takes beyond the file itself, in bytes."""
-    return sum(
-        aligned_bytes(source.shape, dtype)
-        for source in (recipe.sources[key] for key in recipe.module.state_dict())
-        if not _is_mappable(recipe, source, dtype)
+class LoadPlan:
+    """How each tensor of a component will lie in memory, known before anything is read.
+
+    `alignment` is what a mapped tensor needs that is computed with where it lies: CPU kernels round
+    differently on memory that is not aligned as an allocator's is, by one level of a picture. 1
+    where weights are copied to a device first.
+    """
+
+    def __init__(
+        self, recipe: Recipe, header: CheckpointHeader, storage: Storage, alignment: int
+    ) -> None:
+        """Decide for every tensor of a file of the recipe's layout; reads nothing."""
+        self.recipe = recipe
+        self.header = header
+        places = _places(recipe, storage, alignment, header.data_start % _MOST_ALIGNMENT)
+        self.kept, self.mapped, self.copied = places.kept, places.mapped, places.copied
+        self.file_bytes = places.mapped_bytes + places.copied_bytes
+        self.mapped_bytes, self.host_bytes = places.mapped_bytes, places.host_bytes
+
+
+@dataclass(frozen=True)
+class _Places:
+    """The decisions, equal for all files of a layout whose weights begin alike."""
+
+    kept: Mapping[str, Kept]
+    mapped: tuple[str, ...]
+    copied: tuple[str, ...]
+    mapped_bytes: int
+    copied_bytes: int
+    host_bytes: int
+
+
+@lru_cache(maxsize=8)
+def _places(recipe: Recipe, storage: Storage, alignment: int, data_start: int) -> _Places:
+    packed = packable(recipe.skeleton.example) if _has_packed(recipe, storage) else frozenset()
+    infos = {name: recipe.info(name) for name in recipe.skeleton.shapes}
+    types = {name: TORCH_DTYPES.get(info.dtype) for name, info in infos.items()}
+    how = {
+        name: kept(storage, recipe.sources[name].shape, types[name], packs=name in packed)
+        for name in infos
+    }
+    mapped = tuple(
+        name
+        for name, info in infos.items()
+        if _is_mappable(data_start + info.start, types[name], how[name], alignment)
+    )
+    copied = sorted(infos.keys() - set(mapped), key=lambda name: infos[name].start)
+    return _Places(
+        kept=how,
+        mapped=mapped,
+        copied=tuple(copied),
+        mapped_bytes=sum(infos[name].size_bytes for name in mapped),
+        copied_bytes=sum(infos[name].size_bytes for name in copied),
+        host_bytes=sum(aligned_bytes(how[name].shape, how[name].dtype) for name in copied),
     )
 
 
-def _assign(recipe: Recipe, tensors: dict[str, torch.Tensor]) -> None:
-    module = recipe.module.requires_grad_(False).eval()
-    module.load_state_dict(tensors, strict=True, assign=True)
-    for name, make in recipe.buffers.items():
-        owner, _, attribute = name.rpartition(".")
-        parent = module.get_submodule(owner)
-        if attribute in parent._buffers:
-            parent.register_buffer(attribute, make(), persistent=False)
-    hollow = [name for name, tensor in _all_tensors(module) if tensor.is_meta]
+def _has_packed(recipe: Recipe, storage: Storage) -> bool:
+    """Say whether any weight of a recipe is kept in another type than it is computed in."""
+    if storage.packing:
+        return True
+    return any(recipe.info(name).dtype in _FLOAT8_NAMES for name in recipe.skeleton.shapes)
+
+
+def _assemble(plan: LoadPlan, tensors: dict[str, torch.Tensor]) -> nn.Module:
+    recipe = plan.recipe
+    wanted = recipe.skeleton.tensors
+    tensors |= {name: make() for name, make in recipe.buffers.items() if name in wanted}
+    hollow = sorted(wanted - tensors.keys())
     if hollow:
         raise UnsupportedCheckpoint(
-            f"{recipe.header.path.name}: nothing fills {', '.join(hollow[:3])} of the "
+            f"{plan.header.path.name}: nothing fills {', '.join(hollow[:3])} of the "
             f"{recipe.role}; the installed diffusers or transformers is of an unknown version"
         )
+    return recipe.skeleton.build(tensors)
 
 
-def _all_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]
-
-
-def _is_mappable(recipe: Recipe, source: Source, dtype: torch.dtype) -> bool:
+def _is_mappable(place: int, stored: torch.dtype | None, how: Kept, alignment: int) -> bool:
     # On Windows a mapped file cannot be replaced or deleted while the server runs.
-    if sys.platform == "win32":
+    if sys.platform == "win32" or stored != how.dtype or how.pack is not None:
         return False
-    info = recipe.header.tensors[source.key]
-    place = recipe.header.data_start + info.start
-    return TORCH_DTYPES.get(info.dtype) == dtype and place % dtype.itemsize == 0
+    needed = how.dtype.itemsize if how.decode is not None else max(alignment, how.dtype.itemsize)
+    return place % needed == 0
+
+
+@lru_cache(maxsize=512)
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides, in numbers, of a tensor whose numbers lie one behind the other."""
+    strides: tuple[int, ...] = ()
+    step = 1
+    for size in reversed(shape):
+        strides = (step, *strides)
+        step *= max(size, 1)
+    return strides
 
 
 class _WeightFile:
-    """The open file of a recipe."""
+    """A model file, open for reading weights."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-        self._header = recipe.header
-        self._map: mmap.mmap | None = None
+    def __init__(self, header: CheckpointHeader) -> None:
+        self._header = header
+        self._map: torch.Tensor | None = None
+        self._numbers: dict[torch.dtype, torch.Tensor] = {}  # the mapping, by type
         self._buffer = bytearray()
-        self._path: Path = recipe.header.path
+        self._path: Path = header.path
 
     def __enter__(self) -> _WeightFile:
         try:
@@ -147,49 +208,60 @@ class _WeightFile:
     ) -> None:
         self._file.close()
 
-    def info(self, source: Source) -> TensorInfo:
-        """Return where a source lies."""
-        return self._header.tensors[source.key]
-
-    def can_map(self, source: Source, dtype: torch.dtype) -> bool:
-        """Say whether a view of the file can serve as the parameter."""
-        return _is_mappable(self._recipe, source, dtype)
-
-    def view(self, source: Source, dtype: torch.dtype) -> torch.Tensor:
+    def view(self, info: TensorInfo, how: Kept) -> torch.Tensor:
         """Return a tensor over the mapped file."""
-        info = self.info(source)
         if info.size_bytes == 0:
-            return torch.empty(source.shape, dtype=dtype)
+            return torch.empty(how.shape, dtype=how.dtype)
         if self._map is None:
             # Private pages: a stray write would change this process's copy and neither the file
-            # nor, as with a read-only mapping, end the process.
-            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return torch.frombuffer(
-            self._map,
-            dtype=dtype,
-            count=info.size_bytes // dtype.itemsize,
-            offset=self._header.data_start + info.start,
-        ).view(source.shape)
+            # nor, as with a read-only mapping, end the process. Not Python's mmap, which keeps the
+            # file open as long as the mapping lives.
+            self._map = torch.from_file(
+                str(self._path), shared=False, size=self._header.file_bytes, dtype=torch.uint8
+            )
+        numbers = self._numbers.get(how.dtype)
+        if numbers is None:
+            whole = self._map.numel() // how.dtype.itemsize * how.dtype.itemsize
+            numbers = self._numbers[how.dtype] = self._map[:whole].view(how.dtype)
+        place = (self._header.data_start + info.start) // how.dtype.itemsize
+        return numbers.as_strided(how.shape, _strides(how.shape), place)
 
     def read(
-        self, source: Source, target: torch.Tensor, on_progress: Callable[[int], None]
+        self,
+        source: Source,
+        target: torch.Tensor,
+        on_progress: Callable[[int], None],
+        pack: Pack | None = None,
     ) -> None:
-        """Read a tensor into `target`, converting piece by piece."""
-        info = self.info(source)
+        """Read a tensor into `target`, converting piece by piece, or whole where it is packed."""
+        info = self._header.tensors[source.key]
         stored = TORCH_DTYPES.get(info.dtype)
         if stored is None:
             raise UnsupportedCheckpoint(
                 f"{self._path.name}: {source.key} holds {info.dtype}, which is no type for weights"
             )
+        if pack is None:
+            self._read_pieces(info, stored, target.view(-1), on_progress)
+        else:
+            whole = torch.empty(source.shape, dtype=stored)
+            self._read_pieces(info, stored, whole.view(-1), on_progress)
+            pack(whole, target)
+
+    def _read_pieces(
+        self,
+        info: TensorInfo,
+        stored: torch.dtype,
+        flat: torch.Tensor,
+        on_progress: Callable[[int], None],
+    ) -> None:
         self._buffer = self._buffer or bytearray(BUFFER_BYTES)
         self._file.seek(self._header.data_start + info.start)
-        flat = target.view(-1)
         done, left = 0, info.size_bytes
         while left:
             piece = memoryview(self._buffer)[: min(left, BUFFER_BYTES)]
             self._fill(piece)
             count = len(piece) // stored.itemsize
-            flat[done : done + count].copy_(torch.frombuffer(piece, dtype=stored))
+            convert(torch.frombuffer(piece, dtype=stored), flat[done : done + count])
             done, left = done + count, left - len(piece)
             on_progress(len(piece))
 

@@ -24,7 +24,7 @@ def test_renamed_and_reshaped_tensors_are_traced_to_their_source(header: Checkpo
     def convert(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"x": tensors["b"][:, :, 0, 0], "y": tensors["a"], "z": tensors["c"]}
 
-    assert key_map(header, header.under("p."), convert) == {
+    assert key_map(header.layout, header.under("p."), convert) == {
         "x": Source("p.b", (8, 8)),
         "y": Source("p.a", (400, 300, 50, 50)),
         "z": Source("p.c", (1,)),
@@ -33,4 +33,4 @@ def test_renamed_and_reshaped_tensors_are_traced_to_their_source(header: Checkpo
 
 def test_a_converter_that_computes_is_noticed(header: CheckpointHeader) -> None:
     with pytest.raises(KeyError):
-        key_map(header, header.under("p."), lambda tensors: {"x": tensors["b"] * 2})
+        key_map(header.layout, header.under("p."), lambda tensors: {"x": tensors["b"] * 2})

@@ -1,6 +1,7 @@
 import gc
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from sdforge.core.device import DeviceInfo
 from sdforge.core.errors import (
+    Cancelled,
     CorruptCheckpoint,
     MissingModel,
     OutOfMemory,
@@ -16,12 +18,17 @@ from sdforge.core.errors import (
     UnknownName,
     UnsupportedCheckpoint,
 )
+from sdforge.core.settings import Settings
+from sdforge.memory import pressure
 from sdforge.memory.simulated import SimulatedDevice
+from sdforge.models import bundle as bundle_module
 from sdforge.models import loader
 from sdforge.models.bundle import ModelBundle
+from sdforge.models.checkpoint import read_header
 from sdforge.models.families.sd_keys import Sizes
+from sdforge.models.hashes import HashCache
 from sdforge.models.loader import Precision, choose_precision
-from tests.tiny import TINY, Parts, make_checkpoint, tiny_server_parts
+from tests.tiny import GIB, TINY, Parts, make_checkpoint, tiny_server_parts
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 
@@ -107,9 +114,10 @@ def test_switching_back_and_forth_gives_the_same_pictures(parts: Parts) -> None:
     assert not torch.allclose(first, other, atol=0.01)
 
 
-def test_the_old_bundle_is_released_before_the_new_one_is_read(
+def test_with_a_limit_of_one_the_old_bundle_is_released_before_the_new_one_is_read(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    parts.provider.configure(Settings(sd_checkpoints_limit=1))
     old = parts.provider.get("tiny")
     load = loader.load_component
 
@@ -121,6 +129,113 @@ def test_the_old_bundle_is_released_before_the_new_one_is_read(
     parts.provider.get("half")
     with pytest.raises(SdforgeError, match="released"):
         picture(parts, old)
+
+
+def test_checkpoints_stay_in_memory_and_coming_back_reads_nothing(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = parts.provider.get("tiny"), parts.provider.get("half")
+    before = picture(parts, first)
+    assert not torch.allclose(before, picture(parts, other), atol=0.01)
+
+    def refuse(path: Path) -> None:
+        raise AssertionError(f"{path} was opened")
+
+    monkeypatch.setattr(loader, "read_header", refuse)
+    assert parts.provider.get("tiny") is first
+    assert parts.provider.get("half") is other
+    assert torch.equal(picture(parts, first), before)
+
+
+def test_equal_parts_of_different_files_are_held_once(parts: Parts) -> None:
+    # velocity.safetensors has tiny's weights under other metadata.
+    first, other = parts.provider.get("tiny"), parts.provider.get("velocity")
+    for role, component in first.components.items():
+        assert other.components[role] is component
+    assert (first.denoiser.prediction, other.denoiser.prediction) == ("epsilon", "v")
+    report = parts.provider.report()
+    assert len(report.components) == 3
+    assert {row.checkpoints for row in report.components} == {
+        ("tiny.safetensors", "velocity.safetensors")
+    }
+    assert [row.own_bytes for row in report.checkpoints] == [0, 0]
+
+    parts.provider.unload_one("tiny")
+    assert not any(component.is_released for component in other.components.values())
+    assert picture(parts, other).shape == (1, 3, 64, 64)
+    parts.provider.unload_one("velocity")
+    assert all(component.is_released for component in other.components.values())
+
+
+def test_parts_that_differ_in_one_byte_are_not_taken_for_equal(parts: Parts) -> None:
+    folder = parts.paths.checkpoints[0]
+    content = bytearray((folder / "tiny.safetensors").read_bytes())
+    header = read_header(folder / "tiny.safetensors")
+    # At the start of a large tensor, where no sample is taken.
+    place = header.tensors["model.diffusion_model.input_blocks.0.0.weight"].start
+    content[header.data_start + place] ^= 1
+    (folder / "near.safetensors").write_bytes(content)
+    parts.library.refresh()
+    first, other = parts.provider.get("tiny"), parts.provider.get("near")
+    assert other.components["denoiser"] is not first.components["denoiser"]
+    assert other.components["vae"] is first.components["vae"]
+    assert other.components["text_encoder"] is first.components["text_encoder"]
+
+
+def test_a_leased_bundle_outlives_a_switch_and_leaves_with_its_lease(parts: Parts) -> None:
+    parts.provider.configure(Settings(sd_checkpoints_limit=1))
+    first = parts.provider.get("tiny")
+    with parts.provider.lease(first):
+        before = picture(parts, first)
+        parts.provider.get("half")
+        assert torch.equal(picture(parts, first), before)
+        parts.provider.unload()
+        assert not any(component.is_released for component in first.components.values())
+    assert all(component.is_released for component in first.components.values())
+
+
+def test_a_load_can_be_cancelled_and_leaves_what_was_there(parts: Parts) -> None:
+    old = parts.provider.get("tiny")
+    before = picture(parts, old)
+
+    def cancel(fraction: float) -> None:
+        if fraction > 0.4:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        parts.provider.get("half", on_progress=cancel)
+    assert parts.provider.get("tiny") is old
+    assert len(parts.provider.report().components) == 3
+    assert torch.equal(picture(parts, old), before)
+
+
+def test_expected_checkpoints_are_read_ahead(parts: Parts) -> None:
+    parts.provider.get("tiny")
+    parts.provider.expect(["tiny", "half"])
+    ahead = parts.provider.prefetch("half")
+    assert ahead.wait(20)
+    size = (parts.paths.checkpoints[0] / "half.safetensors").stat().st_size
+    assert ahead.read_bytes == size
+
+
+def test_the_first_picture_does_not_wait_for_a_hash(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed, may_hash = threading.Event(), threading.Event()
+    compute = HashCache.compute
+
+    def slow(cache: HashCache, path: Path) -> str:
+        assert may_hash.wait(20)
+        return compute(cache, path)
+
+    monkeypatch.setattr(HashCache, "compute", slow)
+    monkeypatch.setattr(bundle_module, "_HASH_PATIENCE_SECONDS", 0.01)
+    bundle = parts.provider.get("half")
+    assert (bundle.identity.name, bundle.identity.sha256) == ("half", None)
+    may_hash.set()
+    while bundle.identity.sha256 is None:
+        hashed.wait(0.01)
+    assert bundle.identity.title == f"half.safetensors [{bundle.identity.short_hash}]"
 
 
 def test_v_prediction_reaches_the_denoiser(parts: Parts) -> None:
@@ -210,6 +325,7 @@ def test_unknown_names_leave_the_old_model_in_place(parts: Parts) -> None:
 def test_a_failure_in_the_middle_leaves_nothing_half_loaded(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    parts.provider.configure(Settings(sd_checkpoints_limit=1))
     parts.provider.get("tiny")
     made = []
     load = loader.load_component
@@ -229,19 +345,33 @@ def test_a_failure_in_the_middle_leaves_nothing_half_loaded(
     assert picture(parts, parts.provider.get("half")).shape == (1, 3, 64, 64)
 
 
+class Little:
+    """What psutil says on a machine whose memory is full."""
+
+    total = available = free = 1024
+
+
 def test_a_model_that_does_not_fit_into_memory_is_refused_before_anything_is_dropped(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = parts.provider.get("tiny")
-
-    class Little:
-        available = free = 1024
-
-    monkeypatch.setattr(loader.psutil, "virtual_memory", Little)
-    monkeypatch.setattr(loader.psutil, "swap_memory", Little)
-    with pytest.raises(OutOfMemory, match="main memory"):
-        parts.provider.get("half")
+    with parts.provider.lease(old):
+        monkeypatch.setattr(pressure.psutil, "virtual_memory", Little)
+        monkeypatch.setattr(pressure.psutil, "swap_memory", Little)
+        with pytest.raises(OutOfMemory, match=r"needs \d+ MiB of main memory, 0 MiB can be had"):
+            parts.provider.get("half")
     assert parts.provider.current is old
+    assert picture(parts, old).shape == (1, 3, 64, 64)
+
+
+def test_other_checkpoints_make_room_when_memory_is_short(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = parts.provider.get("tiny")
+    monkeypatch.setattr(pressure.psutil, "virtual_memory", Little)
+    monkeypatch.setattr(pressure.psutil, "swap_memory", Little)
+    assert picture(parts, parts.provider.get("half")).shape == (1, 3, 64, 64)
+    assert all(component.is_released for component in old.components.values())
 
 
 def test_unloading_gives_everything_back_and_the_next_get_loads_again(parts: Parts) -> None:
@@ -267,7 +397,12 @@ def test_half_precision_serves_as_well_as_full(
     tmp_path: Path, files: dict[str, Path], parts: Parts
 ) -> None:
     # fp32 arithmetic over the same numbers: the CPU's fp16 is slow, its storage is not.
-    half = tiny_server_parts(tmp_path / "other", files["half"], precision=Precision(F16, F32, BF16))
+    half = tiny_server_parts(
+        tmp_path / "other",
+        files["half"],
+        precision=Precision(F16, F32, BF16),
+        device=SimulatedDevice(8 * GIB),
+    )
     bundle = half.provider.get("half")
     types = {role: next(c.module.parameters()).dtype for role, c in bundle.components.items()}
     assert types == {"denoiser": F16, "text_encoder": F32, "vae": BF16}
@@ -280,8 +415,6 @@ def test_half_precision_serves_as_well_as_full(
 def test_a_small_device_gives_the_same_picture(
     tmp_path: Path, files: dict[str, Path], parts: Parts
 ) -> None:
-    # Not the fp32 file: its weights are mapped where they lie, and CPU kernels round differently
-    # by alignment than on the copies of a device.
     device = SimulatedDevice(19_000_000)  # the U-Net is 13 MB, all parts together 25
     small = tiny_server_parts(tmp_path / "other", files["half"], device=device)
     small.memory.inference_bytes = 0

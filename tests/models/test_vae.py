@@ -1,12 +1,18 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from sdforge.core.errors import SdforgeError
+from sdforge.core.settings import Settings
 from sdforge.memory.component import Component
+from sdforge.memory.device import HostDevice
+from sdforge.memory.simulated import SimulatedDevice
 from sdforge.models.bundle import LatentFormat, ModelBundle
+from sdforge.models.loader import Precision
 from sdforge.models.vae import Vae
-from tests.tiny import Parts
+from tests.tiny import GIB, Parts, tiny_server_parts
 
 
 def latents(rows: int = 2, side: int = 6) -> torch.Tensor:
@@ -48,8 +54,9 @@ def test_encoding_gives_the_mean_latents_at_the_scale_of_sd(
 def test_working_bytes_follow_pixels_and_type(bundle: ModelBundle) -> None:
     vae = bundle.vae
     # SD's VAE is four times as wide; 768 bytes per pixel and byte of a number were traced there.
-    assert vae.decode_bytes(512, 512) == pytest.approx(512 * 512 * 768 * 4 * 2.8 / 4, rel=1e-6)
-    assert vae.encode_bytes(512, 512) < vae.decode_bytes(512, 512)
+    decoding, encoding = (vae.ways(way, 64, 64)[0][1] for way in ("decode", "encode"))
+    assert decoding == pytest.approx(512 * 512 * 768 * 4 * 2.8 / 4, rel=1e-3)
+    assert encoding < decoding
 
 
 class _Overflowing(nn.Module):
@@ -86,7 +93,48 @@ def test_a_picture_that_overflows_is_decoded_again_in_fp32(loaded: Parts) -> Non
     assert module.types[2:] == [torch.float32]
 
 
+@pytest.mark.parametrize("mode", ["normal", "lowvram"])
+def test_fp32_weights_are_the_same_wherever_the_weights_lie(
+    tmp_path: Path, checkpoint: Path, mode: str
+) -> None:
+    half = Precision(torch.float32, torch.float32, torch.bfloat16)
+    pictures = []
+    for device in (HostDevice(GIB), SimulatedDevice(GIB)):
+        parts = tiny_server_parts(
+            tmp_path / type(device).__name__,
+            checkpoint,
+            device=device,
+            precision=half,
+            unit_cap_bytes=50_000,
+        )
+        parts.memory.configure(Settings(memory_mode=mode))
+        vae = parts.provider.get("").vae
+        vae._needs_fp32 = True
+        pictures.append(vae.decode(latents(1)))
+    assert torch.equal(*pictures)
+
+
 def test_latents_of_not_a_number_are_a_clear_error(loaded: Parts) -> None:
     vae, _ = overflowing(loaded, always=True)
     with pytest.raises(SdforgeError, match="--no-half"):
         vae.decode(torch.ones(1, 4, 2, 2))
+
+
+def test_encoding_with_noise_draws_from_the_distribution(
+    loaded: Parts, bundle: ModelBundle
+) -> None:
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    noise = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(3))
+    with loaded.memory.lease(bundle.components["vae"]) as module, torch.no_grad():
+        found = module.encode(pixels * 2 - 1).latent_dist
+        wanted = (found.mean + found.std * noise) * 0.18215
+    assert torch.allclose(bundle.vae.encode(pixels, noise=noise), wanted, atol=1e-5)
+    assert torch.equal(bundle.vae.encode(pixels, noise=noise * 0), bundle.vae.encode(pixels))
+
+
+def test_tiling_lets_a_decoder_go_on_from_edge_to_edge(bundle: ModelBundle) -> None:
+    x = latents(1)
+    tiled = bundle.vae.decode(x, tiling=True)
+    rolled = bundle.vae.decode(x.roll(3, -1), tiling=True)
+    assert torch.allclose(rolled, tiled.roll(24, -1), atol=1e-3)
+    assert not torch.allclose(tiled, bundle.vae.decode(x), atol=1e-3)

@@ -1,4 +1,4 @@
-import mmap
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,9 @@ from sdforge.memory.component import Component
 from sdforge.models import weights
 from sdforge.models.checkpoint import read_header
 from sdforge.models.families.base import Recipe, Source
-from sdforge.models.weights import host_bytes, load_component
+from sdforge.models.quant import Storage
+from sdforge.models.skeleton import Skeleton
+from sdforge.models.weights import LoadPlan, load_component
 
 SHAPES = {"weight": (300, 200), "bias": (300,)}
 
@@ -28,8 +30,8 @@ def recipe_for(path: Path) -> Recipe:
         module = _Net()
     return Recipe(
         role="vae",
-        header=read_header(path),
-        module=module,
+        layout=read_header(path).layout,
+        skeleton=Skeleton(module),
         sources={
             "linear.weight": Source("first.weight", (300, 200)),
             "linear.bias": Source("first.bias", (300,)),
@@ -38,11 +40,16 @@ def recipe_for(path: Path) -> Recipe:
     )
 
 
-def load(path: Path, dtype: torch.dtype, progress: list[int] | None = None) -> Component:
+def plan_for(path: Path, dtype: torch.dtype, alignment: int = 1) -> LoadPlan:
+    return LoadPlan(recipe_for(path), read_header(path), Storage(dtype), alignment)
+
+
+def load(
+    path: Path, dtype: torch.dtype, progress: list[int] | None = None, alignment: int = 1
+) -> Component:
     steps: list[int] = [] if progress is None else progress
-    return load_component(
-        recipe_for(path), dtype, name="m", fingerprint="f", on_progress=steps.append
-    )
+    plan = plan_for(path, dtype, alignment)
+    return load_component(plan, name="m", fingerprint="f", on_progress=steps.append)
 
 
 @pytest.fixture
@@ -78,7 +85,7 @@ def test_nothing_is_left_on_the_meta_device(file: Path) -> None:
 def test_only_tensors_that_change_type_take_memory(file: Path) -> None:
     half = load(file, torch.float16)
     assert [arena.total_bytes for arena in half.arenas] == [640]  # 300 × 2 bytes, aligned
-    assert host_bytes(recipe_for(file), torch.float16) == 640
+    assert plan_for(file, torch.float16).host_bytes == 640
     full = load(file, torch.float32)
     assert [arena.total_bytes for arena in full.arenas] == [240_000]
     assert half.total_bytes == 300 * 201 * 2 + 7 * 8
@@ -113,14 +120,31 @@ def test_misaligned_tensors_are_copied_instead_of_mapped(tmp_path: Path) -> None
     assert torch.equal(component.module.linear.weight, torch.ones(300, 200))
 
 
+def test_where_weights_compute_as_they_lie_only_aligned_ones_are_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"first.weight": torch.ones(300, 200), "first.bias": torch.ones(300)}, path)
+    start = read_header(path).data_start
+    content = path.read_bytes()
+    # The bias comes first and takes 1200 bytes, so that the weight behind it is never aligned.
+    for shift, copied in ((0, 240_000), (8, 240_000 + 1216)):
+        pad = -start % 64 + shift
+        size = int.from_bytes(content[:8], "little")
+        padded = content[8 : 8 + size] + b" " * pad + content[8 + size :]
+        path.write_bytes((size + pad).to_bytes(8, "little") + padded)
+        component = load(path, torch.float32, alignment=64)
+        assert [arena.total_bytes for arena in component.arenas] == [copied]
+        assert all(p.data_ptr() % 64 == 0 for p in component.module.parameters())
+        assert load(path, torch.float32).arenas == ()
+
+
 def test_a_file_that_changed_since_its_header_was_read_is_refused(file: Path) -> None:
-    recipe = recipe_for(file)
+    plan = plan_for(file, torch.float32)
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(CorruptCheckpoint, match="changed"):
-        load_component(recipe, torch.float32, name="m", fingerprint="f", on_progress=lambda _: None)
+        load_component(plan, name="m", fingerprint="f", on_progress=lambda _: None)
     file.unlink()
     with pytest.raises(MissingModel):
-        load_component(recipe, torch.float32, name="m", fingerprint="f", on_progress=lambda _: None)
+        load_component(plan, name="m", fingerprint="f", on_progress=lambda _: None)
 
 
 def test_numbers_that_are_no_weights_are_refused_and_memory_is_given_back(
@@ -144,9 +168,16 @@ def test_numbers_that_are_no_weights_are_refused_and_memory_is_given_back(
     assert [arena.released for arena in made] == [True]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_releasing_a_mapped_component_ends_the_mapping(file: Path) -> None:
+    def mappings() -> int:
+        return Path("/proc/self/maps").read_text().count(str(file))
+
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
     component = load(file, torch.float16)
     module = component.module
+    assert mappings() > 0
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
     component.release()
     assert module.linear.weight.numel() == 0
-    assert not any(isinstance(value, mmap.mmap) for value in vars(component).values())
+    assert mappings() == 0

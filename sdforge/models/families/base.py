@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from sdforge.models.checkpoint import CheckpointHeader
+from sdforge.models.layout import Layout, TensorInfo
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from sdforge.memory.component import Component
     from sdforge.memory.manager import MemoryManager
     from sdforge.models.bundle import Parts
+    from sdforge.models.skeleton import Skeleton
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +45,23 @@ class Source:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Recipe:
-    """How to make one component: a module on the meta device and where its tensors come from.
+    """How to make one component from any file of a layout: its structure, its tensors' sources.
 
-    `buffers` are tensors that no file holds, by name.
+    `buffers` are tensors that no file holds, by name. Recipes are kept and shared: what is found
+    out about one (`weights.py`, `content.py`) holds for the next file of the same layout.
     """
 
     role: str
-    header: CheckpointHeader
-    module: nn.Module
+    layout: Layout
+    skeleton: Skeleton
     sources: Mapping[str, Source]
     buffers: Mapping[str, Callable[[], torch.Tensor]] = field(default_factory=dict)
+
+    def info(self, name: str) -> TensorInfo:
+        """Return where the tensor of a parameter or buffer lies."""
+        return self.layout.tensors[self.sources[name].key]
 
 
 class Family(Protocol):

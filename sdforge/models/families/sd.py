@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
 from sdforge.models.checkpoint import CheckpointHeader
@@ -23,20 +24,40 @@ from sdforge.models.families.sd_shapes import (
     vae_config,
     vae_names,
 )
+from sdforge.models.layout import Layout
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from sdforge.memory.component import Component
     from sdforge.memory.manager import MemoryManager
     from sdforge.models.bundle import Parts
+    from sdforge.models.skeleton import Skeleton
+
+# Arguments of a network, as a key.
+Config = tuple[tuple[str, Any], ...]
 
 LATENT_CHANNELS = 4
 LATENT_DOWNSCALE = 8
 LATENT_SCALE = 0.18215
 STANDARD_VAE_WIDTH = 128
+# Files of the same layout share recipes, networks of the same arguments share a skeleton (some 4 MB
+# for a U-Net). More are built anew.
+_RECIPES_KEPT, _SKELETONS_KEPT = 8, 4
 _VARIANTS = {4: "standard", 8: "instruct-pix2pix", 9: "inpainting"}
 _V_WORDS = frozenset({"v", "v_prediction", "v-prediction"})
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Hold back advice that diffusers, and transformers below it, log while a model is built."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 class StableDiffusion1:
@@ -78,9 +99,8 @@ class StableDiffusion1:
             UnsupportedCheckpoint: its shapes do not fit together.
         """
         makers = {"denoiser": _denoiser, "text_encoder": _text_encoder, "vae": _vae}
-        with _quiet_libraries():
-            recipe = makers[role](header)
-        _check_complete(recipe)
+        recipe = makers[role](header)
+        _check_complete(recipe, header)
         return recipe
 
     def assemble(
@@ -119,13 +139,13 @@ def _text_reason(header: CheckpointHeader) -> str:
     width = _text_width(header)
     if width is None:
         return "no text encoder"
-    names = text_names(header)
+    names = text_names(header.layout)
     layers = {name.split(".")[2] for name in names if name.startswith("encoder.layers.")}
     return f"CLIP text encoder of width {width} with {len(layers)} layers"
 
 
 def _text_width(header: CheckpointHeader) -> int | None:
-    table = text_names(header).get("embeddings.token_embedding.weight")
+    table = text_names(header.layout).get("embeddings.token_embedding.weight")
     shape = header.tensors[table].shape if table else ()
     return shape[1] if len(shape) == 2 else None
 
@@ -140,60 +160,118 @@ def _problem(header: CheckpointHeader, variant: str) -> str | None:
 
 
 def _denoiser(header: CheckpointHeader) -> Recipe:
-    import torch
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    from sdforge.models.attention import use_direct_attention
-    from sdforge.models.key_map import key_map
-
-    config = unet_config(header)
-    with torch.device("meta"):
-        module = UNet2DConditionModel(**config)
-        use_direct_attention(module)
-    names = {key: key for key in header.under(UNET).values()}
-    sources = key_map(header, names, lambda tensors: convert_ldm_unet_checkpoint(tensors, config))
-    return Recipe(role="denoiser", header=header, module=module, sources=sources)
+    return _unet_recipe(header.layout, _frozen(unet_config(header)))
 
 
 def _vae(header: CheckpointHeader) -> Recipe:
-    import torch
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    from sdforge.models.key_map import key_map
-
     config = vae_config(header)
     if config["latent_channels"] != LATENT_CHANNELS:
         raise UnsupportedCheckpoint(
             f"the VAE in {header.path.name} has {config['latent_channels']} latent channels, "
             f"Stable Diffusion 1.x has {LATENT_CHANNELS}"
         )
-    with torch.device("meta"):
-        module = AutoencoderKL(**config)
-    sources = key_map(
-        header, vae_names(header), lambda tensors: convert_ldm_vae_checkpoint(tensors, config)
-    )
-    return Recipe(role="vae", header=header, module=module, sources=sources)
+    return _vae_recipe(header.layout, _frozen(config))
 
 
 def _text_encoder(header: CheckpointHeader) -> Recipe:
+    return _clip_recipe(header.layout, _frozen(clip_config(header)))
+
+
+def _frozen(config: Mapping[str, Any]) -> Config:
+    return tuple(config.items())
+
+
+@lru_cache(maxsize=_RECIPES_KEPT)
+@_quiet_libraries()
+def _unet_recipe(layout: Layout, config: Config) -> Recipe:
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    from sdforge.models.key_map import key_map
+
+    names = {key: key for key in layout.under(UNET).values()}
+    return Recipe(
+        role="denoiser",
+        layout=layout,
+        skeleton=_unet_skeleton(config),
+        sources=key_map(
+            layout, names, lambda tensors: convert_ldm_unet_checkpoint(tensors, dict(config))
+        ),
+    )
+
+
+@lru_cache(maxsize=_RECIPES_KEPT)
+@_quiet_libraries()
+def _vae_recipe(layout: Layout, config: Config) -> Recipe:
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    from sdforge.models.key_map import key_map
+
+    return Recipe(
+        role="vae",
+        layout=layout,
+        skeleton=_vae_skeleton(config),
+        sources=key_map(
+            layout,
+            vae_names(layout),
+            lambda tensors: convert_ldm_vae_checkpoint(tensors, dict(config)),
+        ),
+    )
+
+
+@lru_cache(maxsize=_RECIPES_KEPT)
+def _clip_recipe(layout: Layout, config: Config) -> Recipe:
+    names = text_names(layout)
+    return Recipe(
+        role="text_encoder",
+        layout=layout,
+        skeleton=_clip_skeleton(config),
+        sources={name: Source(key, layout.tensors[key].shape) for name, key in names.items()},
+    )
+
+
+@lru_cache(maxsize=_SKELETONS_KEPT)
+@_quiet_libraries()
+def _unet_skeleton(config: Config) -> Skeleton:
+    import torch
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    from sdforge.models.attention import use_direct_attention
+    from sdforge.models.skeleton import Skeleton, no_initial_weights
+
+    with torch.device("meta"), no_initial_weights():
+        module = UNet2DConditionModel(**dict(config))
+        use_direct_attention(module)
+    return Skeleton(module)
+
+
+@lru_cache(maxsize=_SKELETONS_KEPT)
+@_quiet_libraries()
+def _vae_skeleton(config: Config) -> Skeleton:
+    import torch
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    from sdforge.models.skeleton import Skeleton, no_initial_weights
+
+    with torch.device("meta"), no_initial_weights():
+        return Skeleton(AutoencoderKL(**dict(config)))
+
+
+@lru_cache(maxsize=_SKELETONS_KEPT)
+@_quiet_libraries()
+def _clip_skeleton(config: Config) -> Skeleton:
     import torch
 
     from sdforge.models.clip import ClipTextModel
+    from sdforge.models.skeleton import Skeleton, no_initial_weights
 
-    with torch.device("meta"):
-        module = ClipTextModel(**clip_config(header))
-    sources = {
-        name: Source(key, header.tensors[key].shape) for name, key in text_names(header).items()
-    }
-    return Recipe(role="text_encoder", header=header, module=module, sources=sources)
+    with torch.device("meta"), no_initial_weights():
+        return Skeleton(ClipTextModel(**dict(config)))
 
 
-def _check_complete(recipe: Recipe) -> None:
+def _check_complete(recipe: Recipe, header: CheckpointHeader) -> None:
     """Raise unless every tensor of the module has a source of the same shape."""
-    file, part = recipe.header.path.name, recipe.role.replace("_", " ")
-    wanted = _persistent_shapes(recipe.module)
+    file, part = header.path.name, recipe.role.replace("_", " ")
+    wanted = recipe.skeleton.shapes
     missing = [name for name in wanted if name not in recipe.sources]
     if missing:
         raise MissingModel(
@@ -207,21 +285,3 @@ def _check_complete(recipe: Recipe) -> None:
                 f"the {part} in {file} cannot be run: {source.key} has the shape "
                 f"{list(source.shape)}, {list(shape)} was expected"
             )
-
-
-def _persistent_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Hold back advice that diffusers, and transformers below it, log while a model is built."""
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

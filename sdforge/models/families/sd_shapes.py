@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
 from sdforge.models.checkpoint import CheckpointHeader
+from sdforge.models.layout import Layout
 
 UNET = "model.diffusion_model."
 TEXT = "cond_stage_model.transformer."
@@ -67,19 +69,19 @@ class _Shapes:
         return number
 
 
-def vae_names(header: CheckpointHeader) -> dict[str, str]:
+def vae_names(layout: Layout) -> Mapping[str, str]:
     """Return the tensors of the VAE, own name → name in the file; alone or in a checkpoint."""
-    if header.has_prefix(VAE):
-        return header.under(VAE)
-    return header.under("") if header.has_prefix("decoder.conv_in.") else {}
+    if layout.under(VAE):
+        return layout.under(VAE)
+    return layout.under("") if layout.under("decoder.conv_in.") else {}
 
 
-def text_names(header: CheckpointHeader) -> dict[str, str]:
+@lru_cache(maxsize=8)
+def text_names(layout: Layout) -> Mapping[str, str]:
     """Return the text encoder's tensors, own name (without `text_model.`) → name in the file."""
-    names = header.under(TEXT)
     return {
         name.removeprefix("text_model."): key
-        for name, key in names.items()
+        for name, key in layout.under(TEXT).items()
         if not name.endswith("position_ids")
     }
 
@@ -157,7 +159,7 @@ def vae_config(header: CheckpointHeader) -> dict[str, Any]:
         MissingModel: tensors are missing.
         UnsupportedCheckpoint: shapes do not fit together.
     """
-    shapes = _Shapes(header, vae_names(header), "VAE")
+    shapes = _Shapes(header, vae_names(header.layout), "VAE")
     base, in_channels, _, _ = shapes.dims("encoder.conv_in.weight", 4)
     level_count = shapes.count(lambda level: f"encoder.down.{level}.block.0.conv1.weight")
     widths = tuple(
@@ -190,7 +192,7 @@ def clip_config(header: CheckpointHeader) -> dict[str, int]:
         MissingModel: tensors are missing.
         UnsupportedCheckpoint: shapes do not fit together.
     """
-    shapes = _Shapes(header, text_names(header), "text encoder")
+    shapes = _Shapes(header, text_names(header.layout), "text encoder")
     vocabulary, hidden = shapes.dims("embeddings.token_embedding.weight", 2)
     heads = max(1, hidden // CLIP_HEAD_WIDTH)
     if hidden % heads:

@@ -121,8 +121,8 @@ def test_recipes_of_a_full_size_checkpoint_are_complete(full_size: CheckpointHea
     used = set()
     for role in family.roles:
         recipe = family.recipe(role, full_size)
-        assert all(tensor.is_meta for tensor in recipe.module.parameters())
-        used |= {recipe.sources[name].key for name in recipe.module.state_dict()}
+        assert all(tensor.is_meta for tensor in recipe.skeleton.example.parameters())
+        used |= {recipe.sources[name].key for name in recipe.skeleton.shapes}
     assert used == set(full_size.tensors)
 
 

@@ -1,0 +1,253 @@
+"""ControlNets on demand: diffusers' `ControlNetModel`, filled from files of either layout.
+
+They lie in a store of their own, so that loading one never pushes the checkpoint out that it is to
+steer. What they add to a picture is `pipeline.control`'s. Model thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
+from sdforge.memory.arena import ALIGNMENT
+from sdforge.memory.component import Component
+from sdforge.memory.holdings import Holding, Limits, StoreReport
+from sdforge.memory.manager import MemoryManager
+from sdforge.memory.store import HostStore
+from sdforge.models.adapters.controlnet_library import ControlNetInfo, ControlNetLibrary
+from sdforge.models.adapters.controlnet_shapes import (
+    ORIGINAL,
+    controlnet_config,
+    layers_per_block,
+    match_controlnet,
+    original_names,
+)
+from sdforge.models.bundle import ModelBundle
+from sdforge.models.checkpoint import CheckpointHeader, read_header
+from sdforge.models.content import Content
+from sdforge.models.families.base import Recipe, Source
+from sdforge.models.hashes import Stamp
+from sdforge.models.key_map import key_map
+from sdforge.models.quant import Storage
+from sdforge.models.skeleton import Skeleton
+from sdforge.models.weights import LoadPlan, load_component
+
+log = logging.getLogger(__name__)
+
+ROLE = "controlnet"
+# Beside those of the running job, so many stay in memory for the next.
+_KEPT = 2
+_HINT = re.compile(r"input_hint_block\.(\d+)\.(weight|bias)")
+_VECTOR = (
+    ("label_emb.0.0.", "add_embedding.linear_1."),
+    ("label_emb.0.2.", "add_embedding.linear_2."),
+)
+
+
+def controlnet_recipe(header: CheckpointHeader) -> Recipe:
+    """Return how to make a ControlNet from a file, all shapes checked.
+
+    Raises:
+        MissingModel: some of it is missing.
+        UnsupportedCheckpoint: it is no ControlNet, of a kind that cannot be run, or its shapes do
+            not fit together.
+    """
+    from diffusers.models.controlnets.controlnet import ControlNetModel
+
+    from sdforge.models.attention import use_direct_attention
+
+    match = match_controlnet(header)
+    sources = _original(header) if match.layout == ORIGINAL else _diffusers(header)
+    config = controlnet_config({name: source.shape for name, source in sources.items()}, header)
+    try:
+        with torch.device("meta"):
+            module = ControlNetModel(**config)
+            use_direct_attention(module)
+    except ValueError as error:
+        raise UnsupportedCheckpoint(
+            f"the ControlNet in {header.path.name} cannot be run: {error}"
+        ) from error
+    _check(header, module, sources)
+    return Recipe(role=ROLE, layout=header.layout, skeleton=Skeleton(module), sources=sources)
+
+
+def _diffusers(header: CheckpointHeader) -> dict[str, Source]:
+    return {key: Source(key, info.shape) for key, info in header.tensors.items()}
+
+
+def _original(header: CheckpointHeader) -> dict[str, Source]:
+    """Return diffusers' names → sources, by diffusers' converter but for the hint and the vector.
+
+    The converter knows the hint's depth in Stable Diffusion alone, and no vector.
+    """
+    from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+
+    names = original_names(header)
+    layers = layers_per_block(names)
+    hints = {name: key for name, key in names.items() if name.startswith("input_hint_block.")}
+
+    def convert(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        converted = convert_controlnet_checkpoint(tensors, {"layers_per_block": layers})
+        return {name: tensor for name, tensor in converted.items() if tensor is not None}
+
+    if "time_embed.0.weight" not in names or not layers:
+        raise MissingModel(
+            f"the ControlNet in {header.path.name} is incomplete: it has no time_embed or "
+            "input_blocks"
+        )
+    others = {name: key for name, key in names.items() if name not in hints}
+    sources = key_map(header.layout, others, convert)
+    for name, key in (hints | others).items():
+        target = _hint_name(name, hints) or _vector_name(name)
+        if target:
+            sources[target] = Source(key, header.tensors[key].shape)
+    return sources
+
+
+def _hint_name(name: str, hints: dict[str, str]) -> str | None:
+    found = _HINT.fullmatch(name)
+    if found is None:
+        return None
+    numbers = sorted({int(one[1]) for one in map(_HINT.fullmatch, hints) if one})
+    place = numbers.index(int(found[1]))
+    part = {0: "conv_in", len(numbers) - 1: "conv_out"}.get(place, f"blocks.{place - 1}")
+    return f"controlnet_cond_embedding.{part}.{found[2]}"
+
+
+def _vector_name(name: str) -> str | None:
+    for old, new in _VECTOR:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return None
+
+
+def _check(header: CheckpointHeader, module: nn.Module, sources: dict[str, Source]) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    missing = [name for name in wanted if name not in sources]
+    if missing:
+        raise MissingModel(
+            f"the ControlNet in {header.path.name} is incomplete: {len(missing)} of {len(wanted)} "
+            f"tensors are missing, for one {missing[0]}"
+        )
+    for name, shape in wanted.items():
+        if sources[name].shape != shape:
+            raise UnsupportedCheckpoint(
+                f"the ControlNet in {header.path.name} cannot be run: {sources[name].key} has the "
+                f"shape {list(sources[name].shape)}, {list(shape)} was expected"
+            )
+
+
+def check_fits(component: Component, bundle: ModelBundle) -> None:
+    """Raise `UnsupportedCheckpoint` unless what a ControlNet adds fits a bundle's denoiser."""
+    control, network = _facts(component.module), _facts(bundle.denoiser.component.module)
+    differing = [
+        f"{what} {control[what]} instead of {network[what]}"
+        for what in control
+        if control[what] != network[what]
+    ]
+    if differing:
+        raise UnsupportedCheckpoint(
+            f"the ControlNet {component.name} was made for another kind of model than "
+            f"{bundle.info.title} ({bundle.family}): it has {', '.join(differing)}; take one for "
+            "this kind"
+        )
+
+
+def _facts(module: nn.Module) -> dict[str, object]:
+    config = getattr(module, "config", None) or {}
+    return {
+        "text states of width": config.get("cross_attention_dim"),
+        "levels of widths": tuple(config.get("block_out_channels") or ()),
+        "blocks a level": config.get("layers_per_block"),
+        "latent channels": config.get("in_channels"),
+        "a size embedding of width": config.get("projection_class_embeddings_input_dim"),
+    }
+
+
+class ControlNets:
+    """Gives out ControlNets, loading those that are not in memory."""
+
+    def __init__(
+        self, library: ControlNetLibrary, memory: MemoryManager, *, compute: torch.dtype
+    ) -> None:
+        """Load nothing yet; `compute` is the type that denoisers compute in."""
+        self.library = library
+        self.store = HostStore(memory.release)
+        self._memory = memory
+        self._storage = Storage(compute)
+
+    def get(self, info: ControlNetInfo, *, wanted: int = 1) -> Component:
+        """Return a ControlNet's network on the host, read now unless it is held.
+
+        Args:
+            info: from the library.
+            wanted: how many the job needs at once; others leave before them.
+
+        Raises:
+            MissingModel: the file is gone or incomplete.
+            UnsupportedCheckpoint: it cannot be run.
+            CorruptCheckpoint: damaged.
+            OutOfMemory: main memory cannot hold it.
+        """
+        key = self._holding(info, wanted).slots[0]
+        component = self.store.component(key)
+        if component is None:
+            raise MissingModel(f"the ControlNet {info.stem} left memory while it was being taken")
+        return component
+
+    @contextmanager
+    def lease(self, info: ControlNetInfo, *, wanted: int = 1) -> Iterator[Component]:
+        """Keep a ControlNet in main memory while the block runs, as `get` returns it."""
+        holding = self._holding(info, wanted)
+        with self.store.lease(holding):
+            yield self.get(info, wanted=wanted)
+
+    def unload(self) -> int:
+        """Give back all memory; return the bytes freed."""
+        return self.store.evict_all()
+
+    def report(self) -> StoreReport:
+        """Return who holds main memory; for any thread."""
+        return self.store.report()
+
+    def _holding(self, info: ControlNetInfo, wanted: int) -> Holding:
+        try:
+            stamp = Stamp.of(info.path)
+        except OSError as error:
+            raise MissingModel(
+                f"{info.path} cannot be opened: {error.strerror or error}"
+            ) from error
+        key = f"{stamp}|{self._storage}"
+        held = self.store.holding(key)
+        if held is not None:
+            return held
+        self.store.configure(Limits(holdings=max(wanted, _KEPT)))
+        started = time.perf_counter()
+        header = read_header(info.path)
+        recipe = controlnet_recipe(header)
+        content = Content.of(recipe, header, self._storage, stamp)
+        alignment = ALIGNMENT if self._memory.device.is_host else 1
+        plan = LoadPlan(recipe, header, self._storage, alignment)
+
+        def make() -> Component:
+            return load_component(
+                plan, name=info.stem, fingerprint=content.key, on_progress=lambda done: None
+            )
+
+        with self.store.loading(plan.host_bytes):
+            self.store.load(content.key, ROLE, info.stem, make)
+            held = self.store.hold(key, info.relative, [content.key], info)
+        log.info(
+            "loaded the ControlNet %s in %.2f s: %s",
+            info.relative,
+            time.perf_counter() - started,
+            info.reason,
+        )
+        return held

@@ -1,0 +1,129 @@
+"""Textual-inversion embeddings: vectors that stand for a word in prompts.
+
+Gal et al. 2022, arXiv:2208.01618. Files are A1111's (`string_to_param`, `emb_params`), diffusers'
+(one tensor by its token), and SDXL's pairs (`clip_l`, `clip_g`). Which there are, and where they
+stand in a prompt, is `embedding_library.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sdforge.core.errors import CorruptCheckpoint, MissingModel, UnsupportedCheckpoint
+from sdforge.models.adapters.lora_file import read_tensors
+
+# A file that is larger than any embedding is something else.
+_MOST_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Vectors (count, width) by text encoder: "clip_l" and "clip_g", or "" where there is one.
+
+    `facts` is what trainers wrote beside them: step, sd_checkpoint, sd_checkpoint_name.
+    """
+
+    vectors: Mapping[str, torch.Tensor]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many tokens it takes."""
+        return next(iter(self.vectors.values())).shape[0]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Widths by text encoder."""
+        return {part: table.shape[1] for part, table in self.vectors.items()}
+
+
+def read_embedding(path: Path) -> Embedding:
+    """Read a file; of pickles only what cannot run code.
+
+    Raises:
+        MissingModel: it cannot be opened.
+        UnsupportedCheckpoint: it holds no embedding, or things that no embedding needs.
+        CorruptCheckpoint: damaged.
+    """
+    if path.suffix.lower() == ".safetensors":
+        return embedding_of(read_tensors(path), path.name)
+    return embedding_of(_read_pickle(path), path.name)
+
+
+def embedding_of(content: Mapping[str, Any], name: str) -> Embedding:
+    """Return what the content of a file means; `name` is for messages.
+
+    Raises:
+        UnsupportedCheckpoint: it is no embedding.
+    """
+    facts = {
+        key: content[key]
+        for key in ("step", "sd_checkpoint", "sd_checkpoint_name")
+        if isinstance(content.get(key), (str, int))
+    }
+    found: dict[str, Any]
+    params = content.get("string_to_param")
+    if isinstance(params, nn.ParameterDict):
+        params = dict(params.items())
+    if isinstance(params, Mapping) and params:
+        found = {"": next(iter(params.values()))}
+    elif "clip_g" in content and "clip_l" in content:
+        found = {part: content[part] for part in ("clip_l", "clip_g")}
+    elif "emb_params" in content:
+        found = {"": content["emb_params"]}
+    else:
+        tensors = [item for item in content.values() if isinstance(item, torch.Tensor)]
+        if len(tensors) != 1:
+            raise UnsupportedCheckpoint(
+                f"{name} is no embedding: it holds {', '.join(sorted(content)[:5]) or 'nothing'}"
+            )
+        found = {"": tensors[0]}
+    vectors = {part: _table(tensor, name) for part, tensor in found.items()}
+    if len({len(table) for table in vectors.values()}) != 1:
+        raise UnsupportedCheckpoint(f"{name}: clip_l and clip_g hold different numbers of vectors")
+    return Embedding(vectors, facts)
+
+
+def _table(tensor: Any, name: str) -> torch.Tensor:
+    is_table = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+    if not is_table or tensor.ndim not in (1, 2) or not tensor.numel():
+        raise UnsupportedCheckpoint(f"{name} is no embedding: it holds no table of vectors")
+    table: torch.Tensor = tensor.detach()
+    return table.unsqueeze(0) if table.ndim == 1 else table
+
+
+def _read_pickle(path: Path) -> Mapping[str, Any]:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise MissingModel(f"{path} cannot be read: {error.strerror or error}") from error
+    if size > _MOST_BYTES:
+        raise UnsupportedCheckpoint(f"{path.name} is too large for an embedding")
+    try:
+        # The first program for embeddings kept them in a ParameterDict, which runs no code.
+        with torch.serialization.safe_globals([nn.ParameterDict]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise MissingModel(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # damaged bytes can raise anything
+        reason = str(error).strip().splitlines()
+        raise CorruptCheckpoint(
+            f"{path.name} cannot be read without running code from it, or is damaged: "
+            f"{reason[0] if reason else type(error).__name__}"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise UnsupportedCheckpoint(f"{path.name} is no embedding: it holds no names")
+    return {str(key): value for key, value in content.items()}
+
+
+def bundled_embedding(parts: Mapping[str, torch.Tensor], name: str) -> Embedding:
+    """Return an embedding that came within a LoRA file; raises as `embedding_of`."""
+    prefix = "string_to_param."
+    params = {key.removeprefix(prefix): t for key, t in parts.items() if key.startswith(prefix)}
+    return embedding_of({"string_to_param": params} if params else dict(parts), name)

@@ -1,0 +1,378 @@
+"""LoRA files put on a bundle: from names and multipliers to patches on its networks.
+
+Model thread only. Weights stay as they are: `memory.Component` holds patches and applies them on
+the way to where it computes, so taking a LoRA away costs nothing and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from sdforge.core.errors import SdforgeError
+from sdforge.memory.component import Component
+from sdforge.models.adapters.block_weights import BlockWeights
+from sdforge.models.adapters.embedding import Embedding, bundled_embedding
+from sdforge.models.adapters.embedding_library import width_problem
+from sdforge.models.adapters.kinds import Kind, Lora, OnRows, RowsOf, Sum
+from sdforge.models.adapters.lora_family import LABELS
+from sdforge.models.adapters.lora_file import LoraFile, read_lora
+from sdforge.models.adapters.lora_keys import KeyTable, Target, key_table, original_unet_name
+from sdforge.models.adapters.lora_library import LoraInfo, LoraLibrary
+from sdforge.models.bundle import ModelBundle
+from sdforge.models.hashes import Stamp
+
+log = logging.getLogger(__name__)
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkUse:
+    """One mention of a LoRA: `te` multiplies in text encoders, `unet` in the denoiser.
+
+    Attributes:
+        name: any that `LoraLibrary.find` knows.
+        te: multiplier.
+        unet: multiplier; None for the same.
+        dyn: use this many ranks only.
+        blocks: further multipliers by block of the denoiser.
+    """
+
+    name: str
+    te: float = 1.0
+    unet: float | None = None
+    dyn: int | None = None
+    blocks: BlockWeights | None = None
+
+    def multiplier(self, role: str, layer: Callable[[], str]) -> float:
+        """Return what counts for a layer; `layer` gives its original name."""
+        if role != "denoiser":
+            return self.te if self.blocks is None else self.te * self.blocks.base
+        plain = self.te if self.unet is None else self.unet
+        return plain if self.blocks is None else plain * self.blocks.of_layer(layer())
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppliedLora:
+    """A LoRA in force: what the prompt calls it, its file, and how many layers it changes."""
+
+    mentioned: str
+    info: LoraInfo
+    layers: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BundledEmbedding:
+    """An embedding that came with a LoRA."""
+
+    name: str
+    lora: str
+    stamp: Stamp
+    embedding: Embedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """What is in force on a bundle.
+
+    Attributes:
+        loras: in the order of their first mention.
+        bundled: embeddings that these files bring along.
+        notes: sentences about what was left out, for the user.
+        missing: names that no file has.
+    """
+
+    loras: tuple[AppliedLora, ...] = ()
+    bundled: tuple[BundledEmbedding, ...] = ()
+    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One adapter on one weight; equal when file, layer and multiplier are."""
+
+    file: Stamp
+    name: str
+    multiplier: float
+    rank: int | None
+    kind: Kind = field(compare=False)
+
+
+@dataclass(frozen=True)
+class LayerPatch:
+    """What several adapters make of a weight, one after the other."""
+
+    steps: tuple[_Step, ...]
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the changed weight, in fp32 as it came."""
+        for step in self.steps:
+            weight = step.kind.apply(weight, step.multiplier)
+        return weight
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """A file matched against a bundle: what changes each parameter, by role and its name."""
+
+    file: LoraFile
+    stamp: Stamp
+    changes: tuple[tuple[Target, str, str, Kind], ...]
+    layers: int
+    notes: tuple[str, ...]
+
+
+class LoraPatcher:
+    """Puts LoRA on bundles and keeps the files in force, and a few more, in memory."""
+
+    def __init__(self, library: LoraLibrary) -> None:
+        """Read nothing yet."""
+        self._library = library
+        self._files: OrderedDict[Stamp, LoraFile] = OrderedDict()
+        self._bundle: ModelBundle | None = None
+        self._table: KeyTable | None = None
+        self._last: tuple[object, Applied] | None = None
+
+    def apply(self, bundle: ModelBundle, uses: Sequence[NetworkUse], *, keep: int = 0) -> Applied:
+        """Put these LoRA in force, in place of those that were; () for none.
+
+        A LoRA that is missing, broken or of another family is left out and said so. Calling it
+        again with the same uses and unchanged files changes nothing.
+
+        Args:
+            bundle: the loaded model.
+            uses: in order; a name that comes again adds up.
+            keep: files to keep in memory beyond those in force (A1111: lora_in_memory_limit).
+        """
+        if bundle is not self._bundle:
+            self._leave_bundle()
+            self._bundle = bundle
+            layers = {role: _layers(part) for role, part in bundle.components.items()}
+            layers.pop("vae", None)
+            self._table = key_table(bundle.family, layers)
+        found, missing = self._find(uses)
+        key = tuple((use, info.path, _stamp(info)) for use, info in found)
+        if self._last is None or self._last[0] != (key, missing):
+            applied = self._put(bundle, found, missing, keep)
+            self._last = ((key, missing), applied)
+        return self._last[1]
+
+    def forget(self) -> None:
+        """Drop files and everything that is known of the bundle."""
+        self._leave_bundle()
+        self._files.clear()
+
+    def _leave_bundle(self) -> None:
+        """Take patches off the bundle that is left: it may stay in memory, and come back."""
+        bundle, self._bundle, self._last = self._bundle, None, None
+        for component in bundle.components.values() if bundle is not None else ():
+            if not component.is_released:
+                component.set_patches({})
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of files in memory."""
+        return sum(file.bytes for file in self._files.values())
+
+    def _find(
+        self, uses: Sequence[NetworkUse]
+    ) -> tuple[list[tuple[NetworkUse, LoraInfo]], tuple[str, ...]]:
+        found, missing = [], []
+        for use in uses:
+            info = self._library.find(use.name)
+            if info is None:
+                missing.append(use.name)
+            else:
+                found.append((use, info))
+        return found, tuple(dict.fromkeys(missing))
+
+    def _put(
+        self,
+        bundle: ModelBundle,
+        found: Sequence[tuple[NetworkUse, LoraInfo]],
+        missing: tuple[str, ...],
+        keep: int,
+    ) -> Applied:
+        fitted: dict[str, _Fitted] = {}
+        notes = [self._missing_note(name) for name in missing]
+        bundled: list[BundledEmbedding] = []
+        infos = {str(info.path): info for _, info in found}
+        mentioned = {str(info.path): use.name for use, info in reversed(found)}
+        for path, info in infos.items():
+            try:
+                fitted[path] = self._fit(bundle, info)
+            except SdforgeError as error:
+                notes.append(f"the LoRA {info.name} was left out: {error.message}")
+                continue
+            notes += fitted[path].notes
+            bundled += _bundled(bundle, info, fitted[path], notes)
+        used = [(use, fitted[str(info.path)]) for use, info in found if str(info.path) in fitted]
+        self._set_patches(bundle, used)
+        self._trim([fit.stamp for _, fit in used], keep)
+        for note in notes:
+            log.warning("%s", note)
+        return Applied(
+            loras=tuple(
+                AppliedLora(mentioned=mentioned[path], info=infos[path], layers=fit.layers)
+                for path, fit in fitted.items()
+            ),
+            bundled=tuple(bundled),
+            notes=tuple(notes),
+            missing=missing,
+        )
+
+    def _missing_note(self, name: str) -> str:
+        close = self._library.closest(name)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        return f"there is no LoRA named {name!r}{hint}"
+
+    def _set_patches(self, bundle: ModelBundle, used: Sequence[tuple[NetworkUse, _Fitted]]) -> None:
+        steps: dict[str, dict[str, list[_Step]]] = {role: {} for role in bundle.components}
+        original = original_unet_name(_layers(bundle.components["denoiser"]))
+        for use, fit in used:
+            for target, parameter, name, kind in fit.changes:
+                multiplier = use.multiplier(target.role, partial(original, target.layer))
+                if multiplier == 0:
+                    continue
+                cut = kind.cut(use.dyn) if isinstance(kind, Lora) and use.dyn else kind
+                step = _Step(fit.stamp, name, multiplier, use.dyn, cut)
+                steps[target.role].setdefault(parameter, []).append(step)
+        for role, by_parameter in steps.items():
+            patches = {name: LayerPatch(tuple(row)) for name, row in by_parameter.items()}
+            bundle.components[role].set_patches(patches, key=_key(patches))
+
+    def _fit(self, bundle: ModelBundle, info: LoraInfo) -> _Fitted:
+        """Match a file against the bundle.
+
+        Raises:
+            SdforgeError: it cannot be read, or is for another family of models.
+        """
+        stamp = _stamp(info)
+        file = self._read(info, stamp)
+        changes: list[tuple[Target, str, str, Kind]] = []
+        unmatched = [*file.unknown, *(f"{name} ({why})" for name, why in file.broken.items())]
+        layers = 0
+        for name, change in file.layers.items():
+            targets = self._table.find(name) if self._table is not None else ()
+            if not targets:
+                unmatched.append(name)
+                continue
+            layers += 1
+            for target in targets:
+                for part, kind in (("weight", change.weight), ("bias", change.bias)):
+                    if kind is not None:
+                        changes.append((target, f"{target.layer}.{part}", name, kind))
+        fitting = tuple(
+            (target, parameter, name, _on_rows(kind, target))
+            for target, parameter, name, kind in changes
+        )
+        self._check(bundle, info, file, fitting)
+        notes: tuple[str, ...] = ()
+        if unmatched:
+            listed = ", ".join(unmatched[:_EXAMPLES])
+            more = ", …" if len(unmatched) > _EXAMPLES else ""
+            what = f"{len(unmatched)} of {layers + len(unmatched)} parts of the LoRA {info.name}"
+            notes = (f"{what} belong to nothing in this model: {listed}{more}",)
+        return _Fitted(file, stamp, fitting, layers, notes)
+
+    def _read(self, info: LoraInfo, stamp: Stamp) -> LoraFile:
+        if stamp not in self._files:
+            self._files[stamp] = read_lora(info.path)
+        self._files.move_to_end(stamp)
+        return self._files[stamp]
+
+    def _check(
+        self,
+        bundle: ModelBundle,
+        info: LoraInfo,
+        file: LoraFile,
+        changes: Iterable[tuple[Target, str, str, Kind]],
+    ) -> None:
+        """Raise `SdforgeError` when the file is not for this bundle."""
+        found = list(changes)
+        if not found and not file.bundled:
+            raise SdforgeError(self._stranger(bundle, info, "none of its layers is in this model"))
+        for target, parameter, name, kind in found:
+            component = bundle.components[target.role]
+            shape = _shape(component, parameter)
+            if shape is None:
+                raise SdforgeError(f"its {name} changes {parameter}, which this model has not")
+            if not kind.fits(shape):
+                reason = f"its {name} does not fit {parameter} of shape {list(shape)}"
+                raise SdforgeError(self._stranger(bundle, info, reason))
+
+    def _stranger(self, bundle: ModelBundle, info: LoraInfo, reason: str) -> str:
+        ours = LABELS.get(bundle.family, bundle.family)
+        if info.family is not None and info.family.family != bundle.family:
+            return f"it is for {info.family.label} ({info.family.reason}), the model is {ours}"
+        return f"it is for another model than this one ({ours}): {reason}"
+
+    def _trim(self, in_force: Sequence[Stamp], keep: int) -> None:
+        others = [stamp for stamp in self._files if stamp not in in_force]
+        for stamp in others[: max(len(others) - keep, 0)]:
+            del self._files[stamp]
+
+
+def _bundled(
+    bundle: ModelBundle, info: LoraInfo, fit: _Fitted, notes: list[str]
+) -> Iterator[BundledEmbedding]:
+    """Yield the embeddings of a file that the model can use; say why others are left out."""
+    for name, parts in fit.file.bundled.items():
+        try:
+            found = bundled_embedding(parts, name)
+            problem = width_problem(found.widths, bundle.text.widths)
+        except SdforgeError as error:
+            problem = error.message
+        if problem is None:
+            yield BundledEmbedding(name=name, lora=info.name, stamp=fit.stamp, embedding=found)
+        else:
+            notes.append(f"the embedding {name} of the LoRA {info.name} was left out: {problem}")
+
+
+def _stamp(info: LoraInfo) -> Stamp:
+    try:
+        return Stamp.of(info.path)
+    except OSError:
+        # Reading it will say what is wrong.
+        return info.stamp
+
+
+def _on_rows(kind: Kind, target: Target) -> Kind:
+    if target.of_rows is not None and isinstance(kind, Sum):
+        kind = RowsOf(kind, *target.of_rows)
+    return kind if target.to_rows is None else OnRows(kind, *target.to_rows)
+
+
+def _layers(component: Component) -> list[str]:
+    ends = ".weight"
+    return [
+        name.removesuffix(ends)
+        for name, _ in component.module.named_parameters()
+        if name.endswith(ends)
+    ]
+
+
+def _shape(component: Component, parameter: str) -> tuple[int, ...] | None:
+    """Return the shape that a parameter is computed with, None where there is none."""
+    owner, _, name = parameter.rpartition(".")
+    found = getattr(component.module.get_submodule(owner), name, None)
+    return tuple(found.shape) if isinstance(found, torch.Tensor) else None
+
+
+def _key(patches: Mapping[str, LayerPatch]) -> str:
+    """Return what a set of patches is equal by: files, layers and multipliers."""
+    rows = sorted(
+        f"{name}|{step.file.path}|{step.file.size}|{step.file.mtime_ns}|{step.name}|"
+        f"{step.multiplier!r}|{step.rank}"
+        for name, patch in patches.items()
+        for step in patch.steps
+    )
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest() if rows else ""

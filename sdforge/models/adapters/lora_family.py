@@ -1,0 +1,107 @@
+"""For which family of models a LoRA was made, by its header alone, and by which sign.
+
+Names and shapes decide; what trainers wrote into the metadata counts where those say nothing. No
+torch here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sdforge.models.checkpoint import CheckpointHeader
+
+LABELS = {
+    "sd1": "Stable Diffusion 1.x",
+    "sd2": "Stable Diffusion 2.x",
+    "sdxl": "SDXL",
+    "sdxl-refiner": "the SDXL refiner",
+    "sd3": "Stable Diffusion 3",
+    "flux": "Flux",
+    "zimage": "Z-Image",
+    "qwen-image": "Qwen-Image",
+    "lumina2": "Lumina 2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFamily:
+    """The family's name as bundles have it, and why: "its … has width 2048"."""
+
+    family: str
+    reason: str
+
+    @property
+    def label(self) -> str:
+        """Name for people."""
+        return LABELS.get(self.family, self.family)
+
+
+# Parts of names that only one family's networks have; the first row that is found counts.
+_MARKS = (
+    ("img_mod", "qwen-image"),
+    ("context_refiner", "lumina2"),
+    ("joint_blocks", "sd3"),
+    ("double_blocks", "flux"),
+    ("single_transformer_blocks", "flux"),
+    ("lora_te2_", "sdxl"),
+    ("text_encoder_2.", "sdxl"),
+    ("add_embedding", "sdxl"),
+    ("label_emb", "sdxl"),
+    ("clip_g.", "sdxl"),
+)
+# The width of text states that a U-Net attends to.
+_CONTEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
+_CONTEXT_LAYER = re.compile(r"attn2[._](?:processor[._])?to_[kv]")
+_DOWN = (".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down.weight",
+         ".hada_w1_b", ".lora_A.default.weight")  # fmt: skip
+# Beginnings of `ss_base_model_version` and `modelspec.architecture`.
+_SAID = (
+    ("sdxl", "sdxl"),
+    ("stable-diffusion-xl", "sdxl"),
+    ("sd_v1", "sd1"),
+    ("stable-diffusion-v1", "sd1"),
+    ("sd_v2", "sd2"),
+    ("stable-diffusion-v2", "sd2"),
+    ("sd3", "sd3"),
+    ("stable-diffusion-3", "sd3"),
+    ("flux", "flux"),
+    ("z-image", "zimage"),
+    ("zimage", "zimage"),
+    ("qwen-image", "qwen-image"),
+    ("qwen_image", "qwen-image"),
+    ("lumina", "lumina2"),
+)
+
+
+def detect_family(header: CheckpointHeader) -> LoraFamily | None:
+    """Return the family that a LoRA belongs to, None where nothing tells."""
+    return _by_width(header) or _by_mark(header) or _by_metadata(header.metadata)
+
+
+def _by_width(header: CheckpointHeader) -> LoraFamily | None:
+    for key, info in header.tensors.items():
+        if not key.endswith(_DOWN) or not _CONTEXT_LAYER.search(key) or len(info.shape) < 2:
+            continue
+        family = _CONTEXT_WIDTHS.get(info.shape[1])
+        if family is not None:
+            return LoraFamily(family, f"its {key} has width {info.shape[1]}")
+    return None
+
+
+def _by_mark(header: CheckpointHeader) -> LoraFamily | None:
+    for mark, family in _MARKS:
+        found = next((key for key in header.tensors if mark in key), None)
+        if found is not None:
+            return LoraFamily(family, f"it holds {found}")
+    return None
+
+
+def _by_metadata(metadata: Mapping[str, str]) -> LoraFamily | None:
+    for field in ("ss_base_model_version", "modelspec.architecture"):
+        said = metadata.get(field, "").strip()
+        for start, family in _SAID:
+            if said.casefold().startswith(start):
+                return LoraFamily(family, f"its metadata says {field} {said!r}")
+    return None

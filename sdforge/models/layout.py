@@ -1,0 +1,186 @@
+"""The tensors' part of a safetensors header: names, types, shapes and places, parsed and checked.
+
+Files of one kind, saved by the same tools, differ in this part by not a single byte: only their
+metadata and weights do. So the last few layouts are kept, and a folder of fine-tunes, or a sweep
+over them, parses one header. `checkpoint.py` reads the bytes and knows the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeGuard
+
+DTYPE_BITS: Mapping[str, int] = {
+    "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
+    "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
+}  # fmt: skip
+_MOST_DIMENSIONS = 64
+_INTEGERS = {int}
+_METADATA = "__metadata__"
+# As the safetensors library writes it: first of all, without spaces.
+_METADATA_FIRST = b'{"__metadata__":'
+_LAYOUTS_KEPT = 8
+_MOST_BYTES_KEPT = 2 * 1024 * 1024
+
+
+class TensorInfo(NamedTuple):
+    """One tensor of a file; `start` and `end` count bytes from `CheckpointHeader.data_start`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that it takes up in the file."""
+        return self.end - self.start
+
+
+class Layout:
+    """Which tensors lie where; equal to nothing but itself, so that it can be a key."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
+        """Take checked tensors, see `read_layout`."""
+        self.tensors = tensors
+        self.data_bytes = max((info.end for info in tensors.values()), default=0)
+        self._under: dict[str, Mapping[str, str]] = {}
+
+    def under(self, prefix: str) -> Mapping[str, str]:
+        """Return the names below `prefix`: without it → in full. Found out once per prefix."""
+        found = self._under.get(prefix)
+        if found is None:
+            start = len(prefix)
+            found = {key[start:]: key for key in self.tensors if key.startswith(prefix)}
+            self._under[prefix] = found
+        return found
+
+
+def read_layout(text: bytes) -> tuple[Layout, Mapping[str, str]]:
+    """Return the layout and the metadata that a header's JSON describes.
+
+    Raises:
+        ValueError: it is no such header; says why, as an end of a sentence that names the file.
+    """
+    metadata, rest = _cut_metadata(text)
+    parse = _parse_kept if len(rest) <= _MOST_BYTES_KEPT else _parse
+    layout, later = parse(rest)
+    # Of keys that come twice the last one counts, as everywhere in Python.
+    return layout, _strings(metadata) if later is None else later
+
+
+def _cut_metadata(text: bytes) -> tuple[Any, bytes]:
+    """Return the metadata where they come first, and the header without them."""
+    text = text.rstrip(b" ")
+    if not text.startswith(_METADATA_FIRST):
+        return None, text
+    start = len(_METADATA_FIRST)
+    try:
+        metadata, end = json.JSONDecoder().raw_decode(text.decode("utf-8"), start)
+        end = len(text.decode("utf-8")[:end].encode("utf-8"))
+    except (ValueError, RecursionError):
+        return None, text
+    # Anything unusual behind them is for the parser to judge, in one piece.
+    if text[end : end + 2] != b',"':
+        return None, text
+    return metadata, b"{" + text[end + 1 :]
+
+
+def _parse(text: bytes) -> tuple[Layout, Mapping[str, str] | None]:
+    """Return the layout, and the metadata if there are any."""
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"is no safetensors file: its header is not JSON ({_brief(error)})"
+        ) from error
+    if not isinstance(header, dict):
+        raise ValueError("is no safetensors file: its header is no JSON object")
+    metadata = _strings(header.pop(_METADATA)) if _METADATA in header else None
+    tensors = _sound_tensors(header)
+    if tensors is None:
+        tensors = {name: _tensor(name, entry) for name, entry in header.items()}
+    _check_places(tensors)
+    return Layout(tensors), metadata
+
+
+_parse_kept = lru_cache(maxsize=_LAYOUTS_KEPT)(_parse)
+
+
+def _sound_tensors(header: Mapping[str, Any]) -> dict[str, TensorInfo] | None:
+    """Return all tensors when all are sound, else None: the quick way through a thousand."""
+    tensors: dict[str, TensorInfo] = {}
+    numbers: list[int] = []
+    try:
+        for name, entry in header.items():
+            shape = entry["shape"]
+            start, end = entry["data_offsets"]
+            bits = math.prod(shape) * DTYPE_BITS[entry["dtype"]]
+            if type(shape) is not list or end - start != (bits + 7) // 8:
+                return None
+            numbers += shape
+            numbers += (start, end)
+            tensors[name] = TensorInfo(entry["dtype"], tuple(shape), start, end)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    is_sound = not numbers or (
+        set(map(type, numbers)) == _INTEGERS and min(numbers) >= 0 and max(numbers) < 2**63
+    )
+    dimensions = max((len(info.shape) for info in tensors.values()), default=0)
+    return tensors if is_sound and dimensions <= _MOST_DIMENSIONS else None
+
+
+def _tensor(name: str, entry: Any) -> TensorInfo:
+    what = f"is damaged: tensor {name[:200]!r}"
+    if not isinstance(entry, dict):
+        raise ValueError(f"{what} is not described by an object")
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise ValueError(f"{what} has an unknown type of numbers, {_brief(dtype)}")
+    if not _is_counts(shape):
+        raise ValueError(f"{what} has no valid shape: {_brief(shape)}")
+    if not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise ValueError(f"{what} has no valid place in the file: {_brief(offsets)}")
+    wanted = -(-math.prod(shape) * DTYPE_BITS[dtype] // 8)
+    if offsets[1] - offsets[0] != wanted:
+        raise ValueError(
+            f"{what} takes {offsets[1] - offsets[0]} bytes, but {dtype} of shape "
+            f"{_brief(list(shape))} takes {_brief(wanted)}"
+        )
+    return TensorInfo(dtype, tuple(shape), offsets[0], offsets[1])
+
+
+def _check_places(tensors: Mapping[str, TensorInfo]) -> None:
+    last_end, last_name = 0, ""
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if info.start < last_end and info.size_bytes:
+            raise ValueError(f"is damaged: tensors {last_name[:200]!r} and {name[:200]!r} overlap")
+        if info.end > last_end:
+            last_end, last_name = info.end, name
+
+
+def _is_counts(value: object) -> TypeGuard[list[int]]:
+    # bool is an int in Python; JSON's true is no number. The limits keep products small.
+    if not isinstance(value, list) or len(value) > _MOST_DIMENSIONS:
+        return False
+    return not value or (
+        set(map(type, value)) == _INTEGERS and min(value) >= 0 and max(value) < 2**63
+    )
+
+
+def _strings(metadata: Any) -> dict[str, str]:
+    if not isinstance(metadata, dict):
+        return {}
+    return {str(key): value for key, value in metadata.items() if isinstance(value, str)}
+
+
+def _brief(value: object, limit: int = 80) -> str:
+    try:
+        text = str(value)
+    except ValueError:  # an integer with too many digits to print
+        text = "(a huge number)"
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,153 @@
+"""Networks without weights, built once per architecture and then copied.
+
+Running the constructors of diffusers and transformers takes longer than everything else about
+loading mapped weights: half a thousand modules, each with random numbers to fill in. A sweep over
+checkpoints of one architecture needs them once. No weights here: `weights.py` puts them in.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+_CONTAINERS = (dict, OrderedDict, list, set)
+_OWN = ("_parameters", "_buffers", "_modules")
+
+
+class Skeleton:
+    """The structure of a network on the meta device; equal to nothing but itself."""
+
+    def __init__(self, example: nn.Module) -> None:
+        """Take a network on the meta device, which is kept and not to be changed any more."""
+        self.example = example.requires_grad_(False).eval()
+        self.shapes: Mapping[str, tuple[int, ...]] = {
+            name: tuple(tensor.shape) for name, tensor in example.state_dict().items()
+        }
+        # Those that no file holds as well.
+        self.tensors = frozenset(
+            name
+            for named in (example.named_parameters(), example.named_buffers())
+            for name, _ in named
+        )
+        modules = list(example.modules())
+        places = {id(module): place for place, module in enumerate(modules)}
+        names = {id(module): name for name, module in example.named_modules()}
+        self._parts = [_Part(module, names[id(module)], places) for module in modules]
+        self._is_plain = all(part.is_plain for part in self._parts)
+
+    def build(self, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """Return a new network in eval mode with these tensors, which need no gradients.
+
+        Args:
+            tensors: by name, for all of `self.tensors`.
+        """
+        if not self._is_plain:
+            network = copy.deepcopy(self.example)
+            return _filled(network, tensors)
+        made: list[nn.Module] = [part.kind.__new__(part.kind) for part in self._parts]
+        for module, part in zip(made, self._parts, strict=True):
+            part.fill(module.__dict__, made, tensors)
+        return made[0]
+
+
+def _filled(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    for name, tensor in tensors.items():
+        owner, _, attribute = name.rpartition(".")
+        module = network.get_submodule(owner)
+        if attribute in module._parameters:
+            module._parameters[attribute] = nn.Parameter(tensor, requires_grad=False)
+        else:
+            module._buffers[attribute] = tensor
+    return network
+
+
+@contextmanager
+def no_initial_weights() -> Iterator[None]:
+    """Skip the drawing of random weights in constructors that run in the block."""
+    with _NoDrawing():
+        yield
+
+
+class _NoDrawing(TorchFunctionMode):
+    """Returns tensors as they are, where they would be filled."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if getattr(func, "__module__", None) == torch.nn.init.__name__:
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)
+
+
+class _Part:
+    """What one module consists of."""
+
+    def __init__(self, module: nn.Module, prefix: str, places: Mapping[int, int]) -> None:
+        self.kind = type(module)
+        attributes = {name: value for name, value in vars(module).items() if name not in _OWN}
+        containers = {
+            name: value for name, value in attributes.items() if type(value) in _CONTAINERS
+        }
+        self._shared = {name: value for name, value in attributes.items() if name not in containers}
+        # Most are empty: a module has a dozen dictionaries of hooks.
+        self._empty = [
+            name for name, value in containers.items() if type(value) is OrderedDict and not value
+        ]
+        self._copied = [
+            (name, value) for name, value in containers.items() if name not in self._empty
+        ]
+        lead = f"{prefix}." if prefix else ""
+        self._parameters, self._buffers = (
+            [(name, None if tensor is None else lead + name) for name, tensor in named.items()]
+            for named in (module._parameters, module._buffers)
+        )
+        self._children = [
+            (name, None if child is None else places[id(child)])
+            for name, child in module._modules.items()
+        ]
+        inner = [
+            part
+            for value in containers.values()
+            for part in (value.values() if isinstance(value, dict) else value)
+        ]
+        self.is_plain = not any(map(_is_bound, (*self._shared.values(), *inner)))
+
+    def fill(
+        self, attributes: dict[str, Any], made: list[nn.Module], tensors: Mapping[str, Tensor]
+    ) -> None:
+        attributes.update(self._shared)
+        for name in self._empty:
+            attributes[name] = OrderedDict()
+        for name, value in self._copied:
+            attributes[name] = value.copy()
+        attributes["_parameters"] = {
+            name: None if key is None else nn.Parameter(tensors[key], requires_grad=False)
+            for name, key in self._parameters
+        }
+        attributes["_buffers"] = {
+            name: None if key is None else tensors[key] for name, key in self._buffers
+        }
+        attributes["_modules"] = {
+            name: None if place is None else made[place] for name, place in self._children
+        }
+
+
+def _is_bound(value: object) -> bool:
+    """Tell whether a value belongs to one network, so that two must not share it."""
+    return isinstance(value, nn.Module | Tensor | MethodType | list | dict | set) and not (
+        # A configuration of diffusers, which refuses to be changed.
+        isinstance(value, OrderedDict) and type(value) is not OrderedDict
+    )
