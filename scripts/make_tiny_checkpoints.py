@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Write tiny Stable Diffusion 1.x checkpoints with random weights, for tests and for trying things.
+"""Write tiny models with random weights, for tests and for trying things.
 
-    python scripts/make_tiny_checkpoints.py models/Stable-diffusion
+    python scripts/make_tiny_checkpoints.py models/Stable-diffusion      # SD 1.x, four files
+    python scripts/make_tiny_checkpoints.py --all models                 # every family and format
 
 They have the key names and the structure of real ones at a tenth of the width, so that every path
 of the program runs on them within a second; their pictures are noise. The same seed gives the same
-bytes. `write_checkpoint` also serves `make_random_checkpoint.py`.
+bytes. `write_checkpoint` also serves `make_random_checkpoint.py`; the other families and formats
+are in `tiny_models/catalogue.py`.
 """
 
 from __future__ import annotations
@@ -115,12 +117,19 @@ class _Weights:
 
 
 def main() -> None:
-    """Write one fp32 and one fp16 checkpoint, a v-prediction one and a VAE into a folder."""
+    """Write SD 1.x (fp32, fp16, v-prediction, a VAE) into a folder, or everything below it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--all", action="store_true", help="every family, format and adapter")
     options = parser.parse_args()
     folder, seed = options.folder, options.seed
+    if options.all:
+        from scripts.tiny_models.catalogue import write_all
+
+        for path in write_all(folder, seed):
+            print(path)
+        return
     v_metadata = {**TINY_METADATA, "modelspec.prediction_type": "v"}
     write_checkpoint(folder / "tiny.safetensors", seed=seed, metadata=TINY_METADATA)
     write_checkpoint(

@@ -92,6 +92,7 @@ def tiny_server_parts(
     *checkpoints: Path,
     precision: Precision | None = None,
     device: Device | None = None,
+    unit_cap_bytes: int | None = None,
 ) -> Parts:
     """Return the parts over the folder `data`, with copies of `checkpoints` as its models."""
     import torch
@@ -101,7 +102,7 @@ def tiny_server_parts(
     for checkpoint in checkpoints:
         shutil.copy(checkpoint, paths.checkpoints[0])
     library = Library(paths)
-    memory = MemoryManager(device or HostDevice(8 * GIB))
+    memory = MemoryManager(device or HostDevice(8 * GIB), unit_cap_bytes=unit_cap_bytes)
     full = Precision(torch.float32, torch.float32, torch.float32)
     provider = ModelProvider(library, memory, precision=precision or full)
     return Parts(paths, library, memory, provider)

@@ -1,4 +1,4 @@
-"""The one command: everything from the pinned packages to the finished, judged file."""
+"""The one command: everything from the pinned packages to the finished, judged files."""
 
 from __future__ import annotations
 
@@ -9,93 +9,142 @@ from pathlib import Path
 
 import torch
 
-from . import data, latents, text, unet, vae
+from . import data, latents, polish, preview, relatives, text, unet, upscaler, vae
+from .contact_sheet import save_sheet
 from .export import RECOMMENDED, gather, metadata, write
-from .judge import judge, table
+from .judge import Setting, judge, table
+from .judge_relatives import JUDGES, PREVIEW_FILE
 from .latents import LatentSet
 from .meanings import Meanings
 from .models import make_vae
 from .notice import notice
 from .sample import DemoModel
-from .subjects import STYLES
+from .subjects import BACKGROUNDS, DEFAULT_BACKGROUND, STYLES
+from .vae_score import held_out_pictures
+
+UPSCALER_FILE = "ESRGAN/realesr-animevideov3.safetensors"
+STAGES = ("base", "relatives", "judge", "all")
 
 
 def parse() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.train_demo", description=__doc__)
+    parser.add_argument("stage", nargs="?", default="all", choices=STAGES)
     parser.add_argument("--work", type=Path, default=Path(".train"), help="data and checkpoints")
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("sdforge/demo/sdforge-demo.safetensors"),
-        help="the finished file; NOTICE.md is written beside it",
+        help="the finished file; its relatives and NOTICE.md are written beside it",
     )
     parser.add_argument(
         "--vae-from", type=Path, help="take the autoencoder of this file instead of training one"
     )
-    parser.add_argument("--styles", nargs="+", default=[STYLES[0].name])
-    parser.add_argument("--samples", type=int, default=80_000, help="length of the UNet training")
+    parser.add_argument("--styles", nargs="+", default=[style.name for style in STYLES])
+    parser.add_argument("--samples", type=int, default=150_000, help="length of the UNet training")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--text-steps", type=int, default=1900)
     parser.add_argument(
-        "--polish-minutes",
-        type=float,
-        default=8.0,
-        help="train the decoder alone on the subjects for so long at the end",
+        "--polish-minutes", type=float, default=25.0, help="CPU time for the decoder alone"
+    )
+    parser.add_argument(
+        "--preview-minutes", type=float, default=10.0, help="CPU time for the preview decoder"
+    )
+    parser.add_argument(
+        "--adapter-samples",
+        type=int,
+        nargs=3,
+        default=(8_000, 8_000, 8_000),
+        metavar=("STYLE", "TURBO", "CANNY"),
     )
     return parser.parse_args()
 
 
-def prepare(work: Path, vae_file: Path | None) -> LatentSet:
-    """Pictures, autoencoder and latents, each made once and then read from the work folder."""
-    stored, scaled = work / "latents.pt", work / "vae.pt"
-    if stored.exists() and scaled.exists():
-        return LatentSet(**torch.load(stored))
+def prepare(work: Path, vae_file: Path | None) -> tuple[LatentSet, LatentSet]:
+    """The usual latents, and those with the moved pictures; each made once and then read."""
+    stored, every, scaled = (work / name for name in ("latents.pt", "latents_all.pt", "vae.pt"))
+    if stored.exists() and every.exists() and scaled.exists():
+        return LatentSet(**torch.load(stored)), LatentSet(**torch.load(every))
     network = vae.from_file(vae_file) if vae_file else vae.train(work)
-    made = latents.build(data.build(work), network)
+    pictures = data.build(work)
+    made = latents.build(pictures, network)
+    both = latents.joined(made, latents.variants(pictures, network))
     torch.save(network.state_dict(), scaled)
     torch.save(made.__dict__, stored)
-    return made
+    torch.save(both.__dict__, every)
+    return made, both
 
 
-def main() -> None:
-    """Run all stages; each one goes on where it was stopped."""
-    given = parse()
+def make_base(given: argparse.Namespace) -> None:
+    """Autoencoder, text encoder, denoiser, decoder; writes the one file."""
     work: Path = given.work
-    work.mkdir(parents=True, exist_ok=True)
-    stored = prepare(work, given.vae_from)
+    _usual, every = prepare(work, given.vae_from)
     meanings = Meanings.build(work)
     encoder = text.train(work, meanings, given.text_steps)
     prompts = unet.PromptContext(encoder, text.make_tokenizer(work))
     shares = dict.fromkeys(given.styles, 1.0)
     torch.manual_seed(0)
     plan = unet.Plan(
-        samples=given.samples, batch=given.batch, rate=given.rate, styles=shares, code_part=0.6
+        samples=given.samples, batch=given.batch, rate=given.rate, styles=shares, code_part=0.5
     )
-    trainer = unet.train(plan, work / "unet", stored, meanings, prompts)
+    trainer = unet.train(plan, work / "unet", every, meanings, prompts)
     finished = make_vae()
     finished.load_state_dict(torch.load(work / "vae.pt"))
-    if given.polish_minutes > 0:
-        vae.polish(finished, work, given.polish_minutes)
+    white = BACKGROUNDS[DEFAULT_BACKGROUND]
+    held_out = [data.composite(rgba, white) for rgba in held_out_pictures(work)]
+    polish.polish(finished, work, given.polish_minutes, held_out)
     denoiser = unet.averaged_unet(work / "unet" / "state.pt")
     digest = write(gather(denoiser, finished, encoder), metadata(trainer.samples), given.out)
     print(f"{given.out}: {given.out.stat().st_size} bytes, sha256 {digest}")
-    score = judge(
-        DemoModel.load(given.out, work),
-        work,
-        given.styles,
-        seeds=2,
-        steps=int(RECOMMENDED["steps"]),
-        scale=float(RECOMMENDED["cfg_scale"]),
-        sampler=RECOMMENDED["sampler"],
-        out=work / "sheet.png",
+
+
+def make_relatives(given: argparse.Namespace) -> None:
+    """Preview decoder, upscaler, LoRAs, ControlNet and embedding, beside the base."""
+    work, folder = given.work, given.out.parent
+    base = DemoModel.load(given.out, work)
+    white = BACKGROUNDS[DEFAULT_BACKGROUND]
+    held_out = [data.composite(rgba, white) for rgba in held_out_pictures(work)]
+    pairs = polish.make_pairs(base.vae, work)
+    small = preview.train(pairs, work, given.preview_minutes, held_out)
+    preview.write(small, folder / PREVIEW_FILE)
+    upscaler.write(work, folder / UPSCALER_FILE)
+    relatives.make(given.out, "all", work, folder, tuple(given.adapter_samples))
+
+
+def make_scores(given: argparse.Namespace) -> None:
+    """Judge everything, draw the contact sheet, write NOTICE.md."""
+    work, folder = given.work, given.out.parent
+    base = DemoModel.load(given.out, work)
+    how = Setting(
+        int(RECOMMENDED["steps"]), float(RECOMMENDED["cfg_scale"]), RECOMMENDED["sampler"]
     )
+    score = judge(base, work, given.styles, 4, how, work / "sheet.png")
     print(table(score))
     (work / "score.json").write_text(json.dumps(asdict(score), indent=1))
-    facts = [f"The denoiser saw {trainer.samples:,} samples of {len(stored.subjects):,} pictures."]
-    text_of = notice(asdict(score), given.styles, facts, wider_autoencoder=False)
-    given.out.with_name("NOTICE.md").write_text(text_of)
+    for name, measure in JUDGES.items():
+        if (folder / name).exists():
+            print(name, measure(base, folder / name, work, work / f"{name}.png"))
+    save_sheet(base, work / "demo-sheet.webp")
+    samples = torch.load(work / "unet" / "state.pt")["samples"]
+    facts = [
+        f"The denoiser saw {samples:,} samples of {len(data.build(work).subjects):,} pictures."
+    ]
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    about = notice(asdict(score), given.styles, facts, files, wider_autoencoder=False)
+    given.out.with_name("NOTICE.md").write_text(about)
+
+
+def main() -> None:
+    """Run the stages asked for; each one goes on where it was stopped."""
+    given = parse()
+    given.work.mkdir(parents=True, exist_ok=True)
+    if given.stage in ("base", "all"):
+        make_base(given)
+    if given.stage in ("relatives", "all"):
+        make_relatives(given)
+    if given.stage in ("judge", "all"):
+        make_scores(given)
 
 
 if __name__ == "__main__":

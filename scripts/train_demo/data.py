@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .subjects import BACKGROUNDS, STYLES, SUBJECTS, Style
+from .subjects import BACKGROUNDS, CLASSIC, STYLES, SUBJECTS, Style
 
 SIZE = 128
 MARGIN = 8
@@ -51,6 +51,26 @@ def composite(rgba: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     alpha = rgba[..., 3:].astype(np.float32) / 255
     front = rgba[..., :3].astype(np.float32) / 255
     return front * alpha + np.asarray(colour, np.float32) / 255 * (1 - alpha)
+
+
+def vary(rgba: np.ndarray, scale: float, left: float, top: float, flip: bool) -> np.ndarray:
+    """The subject smaller, elsewhere, perhaps mirrored; same shape as `rgba`.
+
+    `scale` (0..1] is relative to the usual size; `left` and `top` in 0..1 share out the room that
+    this frees inside the margin, 0.5 being the middle.
+    """
+    size = rgba.shape[0]
+    inner = round((size - 2 * MARGIN) * scale)
+    front = Image.fromarray(rgba[MARGIN : size - MARGIN, MARGIN : size - MARGIN]).convert("RGBa")
+    small = front.resize((inner, inner), Image.Resampling.LANCZOS).convert("RGBA")
+    picture = np.asarray(small)
+    if flip:
+        picture = picture[:, ::-1]
+    room = size - 2 * MARGIN - inner
+    x, y = MARGIN + round(room * left), MARGIN + round(room * top)
+    canvas = np.zeros_like(rgba)
+    canvas[y : y + inner, x : x + inner] = picture
+    return canvas
 
 
 def fetch_npm(name: str, version: str, folder: Path) -> Path:
@@ -94,7 +114,10 @@ class IconSet:
     def __init__(self, style: Style, folder: Path) -> None:
         root = fetch_npm(style.package, style.version, folder)
         self._icons = json.loads((root / "icons.json").read_text("utf-8"))
-        chars = json.loads((root / "chars.json").read_text("utf-8"))
+        named = (
+            fetch_npm(STYLES[0].package, STYLES[0].version, folder) if style == CLASSIC else root
+        )
+        chars = json.loads((named / "chars.json").read_text("utf-8"))
         self._names = {_plain(code): name for code, name in chars.items()}
 
     def svg(self, hexcode: str) -> str | None:
@@ -103,7 +126,9 @@ class IconSet:
         if name is None:
             return None
         name = self._icons.get("aliases", {}).get(name, {}).get("parent", name)
-        icon = self._icons["icons"][name]
+        icon = self._icons["icons"].get(name)
+        if icon is None:
+            return None
         width = icon.get("width", self._icons.get("width", 16))
         height = icon.get("height", self._icons.get("height", 16))
         return (
@@ -132,17 +157,17 @@ def render(svg: str, size: int = SIZE, margin: int = MARGIN) -> np.ndarray:
     return canvas
 
 
-def build(work: Path) -> Pictures:
+def build(work: Path, sets: tuple[Style, ...] = STYLES) -> Pictures:
     """Render every subject in every style, once; later calls read the finished file."""
-    path = work / "pictures.npz"
-    wanted = [f"{style.name}/{subject.name}" for style in STYLES for subject in SUBJECTS]
+    path = work / ("pictures.npz" if sets == STYLES else f"pictures_{sets[0].name}.npz")
+    wanted = [f"{style.name}/{subject.name}" for style in sets for subject in SUBJECTS]
     if path.exists():
         stored = np.load(path)
         if stored["wanted"].tolist() == wanted:
             return Pictures(stored["rgba"], stored["subjects"].tolist(), stored["styles"].tolist())
     labels = emoji_labels(work / "npm")
     pictures, subjects, styles = [], [], []
-    for style in STYLES:
+    for style in sets:
         icons = IconSet(style, work / "npm")
         for subject in SUBJECTS:
             svg = icons.svg(labels[subject.emoji.lower()]["hexcode"])

@@ -22,6 +22,7 @@ LICENCE = (
     "(CC-BY-4.0) and others; credits in NOTICE.md"
 )
 SIZE_LIMIT = 60_000_000
+RELATIVE_LIMIT = 10_000_000
 
 
 def metadata(samples: int, date: str | None = None) -> dict[str, str]:
@@ -54,17 +55,26 @@ def gather(unet: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextModel) 
 
 
 def write(weights: Weights, about: dict[str, str], path: Path) -> str:
-    """Write the file in one atomic step; returns its SHA-256."""
-    broken = [name for name, value in weights.items() if not value.isfinite().all()]
+    """Write the base's file; returns its SHA-256."""
+    save(weights, about, path, SIZE_LIMIT)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def save(weights: Weights, about: dict[str, str], path: Path, limit: int = RELATIVE_LIMIT) -> None:
+    """Write a file that everybody may read, in one atomic step.
+
+    Raises ValueError, and leaves nothing behind, when a number is not finite or the file is larger
+    than `limit` bytes.
+    """
+    broken = [name for name, value in weights.items() if not value.float().isfinite().all()]
     if broken:
         raise ValueError(f"not finite in half precision: {broken[:3]}")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
     save_file(weights, partial, metadata=about)
     size = partial.stat().st_size
-    if size > SIZE_LIMIT:
+    if size > limit:
         partial.unlink()
-        raise ValueError(f"{size} bytes are more than the {SIZE_LIMIT} allowed")
+        raise ValueError(f"{size} bytes are more than the {limit} allowed")
     partial.chmod(0o644)
     partial.replace(path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()

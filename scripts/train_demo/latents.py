@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from .data import Pictures
+from .data import Pictures, composite, vary
 from .models import SCALE
-from .subjects import BACKGROUNDS, DEFAULT_BACKGROUND, STYLES, SUBJECTS
+from .subjects import BACKGROUNDS, DEFAULT_BACKGROUND, ONE_SIDED, STYLES, SUBJECTS
 
 
 @dataclass
@@ -102,4 +103,69 @@ def build(pictures: Pictures, vae: AutoencoderKL, refold: bool = True) -> Latent
         styles=styles,
         backgrounds=[background for _, background in keys],
         weights=weights,
+    )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A picture of the data set, moved about, on one background."""
+
+    index: int
+    background: str
+    picture: np.ndarray
+    """[128, 128, 3] in 0..1."""
+
+
+def varied(pictures: Pictures, rounds: int, seed: int) -> Iterator[Variant]:
+    """Every picture on every background, `rounds` times: smaller, elsewhere, mirrored."""
+    rng = np.random.default_rng(seed)
+    for index, subject in enumerate(pictures.subjects):
+        for background in list(BACKGROUNDS) * rounds:
+            if share(1.0, subject, background) == 0:
+                continue
+            scale, left, top = rng.uniform(0.72, 1.0), rng.random(), rng.random()
+            flip = rng.random() < 0.5 and subject not in ONE_SIDED
+            moved = vary(pictures.rgba[index], scale, left, top, flip)
+            yield Variant(index, background, composite(moved, BACKGROUNDS[background]))
+
+
+def variants(
+    pictures: Pictures, vae: AutoencoderKL, rounds: int = 2, part: float = 0.4, seed: int = 9
+) -> LatentSet:
+    """Moved pictures beside the usual ones, so that seeds have something to choose.
+
+    `part` is the share of training that they get beside the pictures of `build`, whose scale
+    `vae` must already have.
+    """
+    made = list(varied(pictures, rounds, seed))
+    subjects = [pictures.subjects[variant.index] for variant in made]
+    styles = [pictures.styles[variant.index] for variant in made]
+    weight = {subject.name: subject.weight for subject in SUBJECTS}
+    latents = [
+        encode(vae, np.stack([variant.picture for variant in made[start : start + 16]]))
+        for start in range(0, len(made), 16)
+    ]
+    weights = torch.tensor(
+        [share(weight[s], s, v.background) for s, v in zip(subjects, made, strict=True)]
+    )
+    for style in STYLES:
+        mask = torch.tensor([name == style.name for name in styles])
+        weights[mask] *= part / (1 - part) / weights[mask].sum()
+    return LatentSet(
+        latents=torch.cat(latents) * SCALE,
+        subjects=subjects,
+        styles=styles,
+        backgrounds=[variant.background for variant in made],
+        weights=weights,
+    )
+
+
+def joined(first: LatentSet, second: LatentSet) -> LatentSet:
+    """Both sets as one; the weights keep their relation."""
+    return LatentSet(
+        latents=torch.cat([first.latents, second.latents]),
+        subjects=first.subjects + second.subjects,
+        styles=first.styles + second.styles,
+        backgrounds=first.backgrounds + second.backgrounds,
+        weights=torch.cat([first.weights, second.weights]),
     )

@@ -59,6 +59,11 @@ class DemoModel:
         state: torch.Tensor = self.text(input_ids=tokens).last_hidden_state
         return state
 
+    def predict(self, x: torch.Tensor, time: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Noise in x, which has variance 1, at a time step 0..999."""
+        noise: torch.Tensor = self.unet(x, time.to(self.device), context, return_dict=False)[0]
+        return noise
+
     @torch.no_grad()
     def draw(
         self,
@@ -85,15 +90,14 @@ class DemoModel:
         x = noise() * sigmas[0]
         both = torch.cat([empty, asked])
         for i in range(steps):
-            scaled = (x / (sigmas[i] ** 2 + 1) ** 0.5).repeat(2, 1, 1, 1)
-            guess = self.unet(
-                scaled.to(memory_format=torch.channels_last),
-                places[i].to(self.device),
-                both,
-                return_dict=False,
-            )[0]
-            without, with_prompt = guess.chunk(2)
-            eps = without + scale * (with_prompt - without)
+            scaled = (x / (sigmas[i] ** 2 + 1) ** 0.5).to(memory_format=torch.channels_last)
+            if scale == 1:
+                eps = self.predict(scaled, places[i], asked)
+            else:
+                without, with_prompt = self.predict(torch.cat([scaled] * 2), places[i], both).chunk(
+                    2
+                )
+                eps = without + scale * (with_prompt - without)
             down, up = sigmas[i + 1], 0.0
             if sampler == "Euler a" and down > 0:
                 up = down * (1 - (down / sigmas[i]) ** 2) ** 0.5

@@ -173,6 +173,10 @@ SUBJECTS: tuple[Subject, ...] = (
 )
 
 
+ONE_SIDED = {"alarm clock", "moon", "scissors", "drum", "guitar"}
+"""Subjects that training never shows mirrored."""
+
+
 @dataclass(frozen=True)
 class Style:
     """One artist's emoji set."""
@@ -189,6 +193,13 @@ STYLES: tuple[Style, ...] = (
     Style("twemoji", "@iconify-json/twemoji", "1.2.5", "CC-BY-4.0", "Twitter and contributors"),
 )
 """Picture sets; the first one is what a prompt without a style word means."""
+
+
+FLAT = Style("flat", "@iconify-json/fluent-emoji-flat", "1.2.6", "MIT", "Microsoft, Fluent Emoji")
+"""The set that the base never sees: the style LoRA learns it, the decoder is polished on it."""
+
+CLASSIC = Style("classic", "@iconify-json/noto-v1", "1.2.5", "Apache-2.0", "Google, first Noto")
+"""More pictures for the decoder; this package names its pictures as the newer Noto does."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The standard autoencoder stalls from a random start at this size. What works: first a tiny teacher
 (tae.py), then encoder and decoder each learn their half from it, supervised, then both together.
-Labels with a certain hash (judge.is_held_out) are kept out, to measure on later.
+Labels with a certain hash (vae_score.is_held_out) are kept out, to measure on later.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import data
-from .judge import is_held_out
 from .latents import to_signal
 from .ldm_keys import VAE_PREFIX
 from .models import make_vae
 from .optim import make_optimisers, set_rate
-from .subjects import BACKGROUNDS, STYLES, SUBJECTS
+from .subjects import BACKGROUNDS, CLASSIC, FLAT, STYLES, SUBJECTS
 from .tae import PatchAutoencoder
+from .vae_score import is_held_out
 
 Loss = Callable[[], torch.Tensor]
 
@@ -72,14 +72,14 @@ class Crops:
 
 
 def training_pictures(work: Path) -> np.ndarray:
-    """Every emoji of both sets but people, flags and held-out labels; [n, 128, 128, 4]."""
-    path = work / "vae_pictures.npz"
+    """Every emoji of four sets but people, flags and held-out labels; [n, 128, 128, 4]."""
+    path = work / "vae_pictures_4.npz"
     if path.exists():
         stored: np.ndarray = np.load(path)["rgba"]
         return stored
     known = {subject.emoji.lower() for subject in SUBJECTS}
     made = []
-    for style in STYLES:
+    for style in (*STYLES, FLAT, CLASSIC):
         icons = data.IconSet(style, work / "npm")
         for label, row in data.emoji_labels(work / "npm").items():
             wanted = row.get("group") in (0, 3, 4, 5, 6, 7, 8)
@@ -235,27 +235,6 @@ def train_together(vae: AutoencoderKL, teacher: PatchAutoencoder, crops: Crops, 
     slow = nn.ModuleList([vae.encoder, vae.quant_conv])
     fast = nn.ModuleList([vae.decoder, vae.post_quant_conv])
     _run([(slow, 0.4), (fast, 1.0)], loss, plan.together, "together")
-
-
-def polish(
-    vae: AutoencoderKL, work: Path, minutes: float, own: float = 0.5, strength: float = 0.3
-) -> None:
-    """Train the decoder alone, on the demo's own pictures in part: latents stay as they are."""
-    device = next(vae.parameters()).device
-    every = Crops(training_pictures(work), device)
-    subjects = Crops(data.build(work).rgba, device, seed=4)
-    assert vae.post_quant_conv is not None
-    vae.encoder.requires_grad_(False)
-
-    def loss() -> torch.Tensor:
-        truth = torch.cat([subjects(round(8 * own), 64), every(8 - round(8 * own), 64)])
-        with torch.no_grad():
-            code = vae.encode(truth).latent_dist.mean
-            code = code + 0.05 * code.std() * torch.randn_like(code)
-        return picture_loss(vae.decode(code).sample, truth)
-
-    _run([(nn.ModuleList([vae.decoder, vae.post_quant_conv]), strength)], loss, minutes, "polish")
-    vae.requires_grad_(True)
 
 
 def from_file(path: Path) -> AutoencoderKL:

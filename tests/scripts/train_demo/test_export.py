@@ -38,7 +38,15 @@ def test_a_file_beyond_the_limit_is_refused(
 
 
 def test_the_notice_lists_all_that_can_be_asked_for() -> None:
-    text = notice(None, ["noto"], ["a fact"], wider_autoencoder=True)
+    text = notice(
+        None, ["noto"], ["a fact"], ["Lora/demo-turbo.safetensors"], wider_autoencoder=True
+    )
     assert all(subject.name in text for subject in SUBJECTS)
     assert all(name in text for name in BACKGROUNDS)
     assert "Twitter" in text and "Google" in text and "Microsoft" in text
+
+
+def test_the_notice_carries_the_upscalers_licence_only_with_the_upscaler() -> None:
+    with_it = notice(None, ["noto"], [], ["ESRGAN/realesr-animevideov3.safetensors"], False)
+    assert "Xintao Wang" in with_it and "ARE DISCLAIMED" in with_it
+    assert "Xintao Wang" not in notice(None, ["noto"], [], ["Lora/demo-turbo.safetensors"], False)

@@ -1,0 +1,93 @@
+"""Names and shapes of text encoders: CLIP in its two spellings, and T5's encoder half."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .unet import Named, Shapes, layer
+
+PLACES = 77
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSizes:
+    """Widths of a text encoder."""
+
+    width: int = 32
+    layers: int = 2
+    vocabulary: int = 49408
+    projection: bool = False
+    """Whether a projection of the pooled text belongs to it (CLIP-G)."""
+
+
+CLIP_L = TextSizes()
+CLIP_G = TextSizes(width=48, layers=3, projection=True)
+OPEN_CLIP_H = TextSizes(width=48, layers=3, projection=True)
+T5 = TextSizes(width=64, vocabulary=32128)
+
+
+def clip(sizes: TextSizes) -> Shapes:
+    """CLIP as transformers names it, `text_model.` in front, as files do."""
+    return {
+        **{f"text_model.{name}": shape for name, shape in _clip(sizes)},
+        **({"text_projection.weight": (sizes.width,) * 2} if sizes.projection else {}),
+    }
+
+
+def _clip(sizes: TextSizes) -> Named:
+    width = sizes.width
+    yield "embeddings.token_embedding.weight", (sizes.vocabulary, width)
+    yield "embeddings.position_embedding.weight", (PLACES, width)
+    for number in range(sizes.layers):
+        name = f"encoder.layers.{number}"
+        for part in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            yield from layer(f"{name}.self_attn.{part}", width, width)
+        yield from layer(f"{name}.layer_norm1", width)
+        yield from layer(f"{name}.mlp.fc1", 4 * width, width)
+        yield from layer(f"{name}.mlp.fc2", width, 4 * width)
+        yield from layer(f"{name}.layer_norm2", width)
+    yield from layer("final_layer_norm", width)
+
+
+def open_clip(sizes: TextSizes) -> Shapes:
+    """CLIP as OpenCLIP names it: one matrix for query, key and value; projections without layer."""
+    return dict(_open_clip(sizes))
+
+
+def _open_clip(sizes: TextSizes) -> Named:
+    width = sizes.width
+    yield "positional_embedding", (PLACES, width)
+    yield "text_projection", (width, width)
+    yield "logit_scale", ()
+    yield "token_embedding.weight", (sizes.vocabulary, width)
+    for number in range(sizes.layers):
+        name = f"transformer.resblocks.{number}"
+        yield from layer(f"{name}.ln_1", width)
+        yield f"{name}.attn.in_proj_weight", (3 * width, width)
+        yield f"{name}.attn.in_proj_bias", (3 * width,)
+        yield from layer(f"{name}.attn.out_proj", width, width)
+        yield from layer(f"{name}.ln_2", width)
+        yield from layer(f"{name}.mlp.c_fc", 4 * width, width)
+        yield from layer(f"{name}.mlp.c_proj", width, 4 * width)
+    yield from layer("ln_final", width)
+
+
+def t5(sizes: TextSizes = T5, heads: int = 2, buckets: int = 32) -> Shapes:
+    """T5 v1.1's encoder: gated feed-forward, position bias in the first block only."""
+    width = sizes.width
+    shapes: Shapes = {
+        "shared.weight": (sizes.vocabulary, width),
+        "encoder.embed_tokens.weight": (sizes.vocabulary, width),
+        "encoder.final_layer_norm.weight": (width,),
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (buckets, heads),
+    }
+    for number in range(sizes.layers):
+        block = f"encoder.block.{number}"
+        for part in "qkvo":
+            shapes[f"{block}.layer.0.SelfAttention.{part}.weight"] = (width, width)
+        shapes[f"{block}.layer.0.layer_norm.weight"] = (width,)
+        shapes[f"{block}.layer.1.DenseReluDense.wi_0.weight"] = (2 * width, width)
+        shapes[f"{block}.layer.1.DenseReluDense.wi_1.weight"] = (2 * width, width)
+        shapes[f"{block}.layer.1.DenseReluDense.wo.weight"] = (width, 2 * width)
+        shapes[f"{block}.layer.1.layer_norm.weight"] = (width,)
+    return shapes
