@@ -36,7 +36,10 @@ class ModelLoading(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StageStarted(Event):
-    """A stage began: 'load', 'encode', 'denoise', 'decode'. Batches count from 0."""
+    """A stage began; batches count from 0.
+
+    'load', 'encode' (prompts), 'input' (pictures given), 'denoise', 'upscale', 'decode'.
+    """
 
     stage: str
     batch: int = 0
@@ -45,7 +48,10 @@ class StageStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone(Event):
-    """`step` of `steps` sampling steps of a batch are finished (1-based); batches count from 0."""
+    """`step` of `steps` sampling steps of a batch are finished (1-based); batches count from 0.
+
+    `steps` is 0 when nobody can know how many there will be (DPM adaptive).
+    """
 
     step: int
     steps: int
@@ -60,6 +66,13 @@ class PreviewReady(Event):
     image: bytes
     media_type: str
     step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice(Event):
+    """Something that the user should know of, though the job goes on."""
+
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)

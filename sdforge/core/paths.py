@@ -24,6 +24,11 @@ def demo_checkpoint() -> Path:
     return install_root() / "sdforge" / "demo" / "sdforge-demo.safetensors"
 
 
+def demo_folder(kind: str) -> Path:
+    """Return where the demo's own LoRA, embeddings… lie; `kind` names a folder of `models/`."""
+    return demo_checkpoint().parent / kind
+
+
 @dataclass(frozen=True, kw_only=True)
 class Paths:
     """Folders of one server; extra model folders are searched besides the standard ones."""
@@ -32,7 +37,11 @@ class Paths:
     models: Path
     extra_checkpoints: tuple[Path, ...] = ()
     extra_vaes: tuple[Path, ...] = ()
+    extra_loras: tuple[Path, ...] = ()
+    extra_embeddings: tuple[Path, ...] = ()
+    extra_controlnets: tuple[Path, ...] = ()
     settings_file: Path | None = None
+    styles_files: tuple[Path, ...] = ()
 
     @classmethod
     def under(cls, data: Path, models: Path | None = None) -> Paths:
@@ -45,14 +54,34 @@ class Paths:
         return self.settings_file or self.data / "config.json"
 
     @property
+    def styles(self) -> tuple[Path, ...]:
+        """Files of prompt styles, A1111's `styles.csv`; names may hold `*`."""
+        return self.styles_files or (self.data / "styles.csv",)
+
+    @property
+    def wildcards(self) -> Path:
+        """Folder of files whose lines `__name__` in a prompt chooses from."""
+        return self.data / "wildcards"
+
+    @property
     def database(self) -> Path:
         """The job queue and history (SQLite)."""
         return self.data / "sdforge.sqlite3"
 
     @property
+    def inputs(self) -> Path:
+        """Pictures that clients sent with their jobs, named by content."""
+        return self.data / "inputs"
+
+    @property
     def cache(self) -> Path:
         """Things that can be computed again: hashes, scans."""
         return self.data / "cache"
+
+    @property
+    def extensions(self) -> Path:
+        """The user's own extensions, one Python file each."""
+        return self.data / "extensions"
 
     @property
     def checkpoints(self) -> tuple[Path, ...]:
@@ -63,6 +92,21 @@ class Paths:
     def vaes(self) -> tuple[Path, ...]:
         """Folders searched for VAE files."""
         return (self.models / "VAE", *self.extra_vaes)
+
+    @property
+    def loras(self) -> tuple[Path, ...]:
+        """Folders searched for LoRA files and their kin."""
+        return (self.models / "Lora", self.models / "LyCORIS", *self.extra_loras)
+
+    @property
+    def embeddings(self) -> tuple[Path, ...]:
+        """Folders searched for textual-inversion embeddings."""
+        return (self.data / "embeddings", self.models / "embeddings", *self.extra_embeddings)
+
+    @property
+    def controlnets(self) -> tuple[Path, ...]:
+        """Folders searched for ControlNet files."""
+        return (self.models / "ControlNet", *self.extra_controlnets)
 
     def resolve_output(self, folder: str) -> Path:
         """Return an output folder from settings; relative ones lie below the data folder."""

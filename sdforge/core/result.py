@@ -34,7 +34,8 @@ class GenerationInfo:
     """How one picture was made; `output.infotext` writes and reads it as A1111's text.
 
     `request` is the resolved request of the whole job; `seed`, `subseed`, `prompt` and
-    `negative_prompt` are this picture's own. `extra` holds further infotext keys in order.
+    `negative_prompt` are this picture's own. `extra` holds further infotext keys in order, `others`
+    by their titles all checkpoints that had a part in it.
     """
 
     request: GenerationRequest
@@ -47,13 +48,15 @@ class GenerationInfo:
     clip_skip: int = 1
     version: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, ModelIdentity] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageResult:
     """One picture; `pixels` is uint8, shape (height, width, 3).
 
-    `is_complete` is false for what an interrupted or skipped batch had reached.
+    `is_complete` is false for what an interrupted or skipped batch had reached. `suffix` marks a
+    picture from on the way ("-before-highres-fix"): it is saved under its name, but is no result.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -61,3 +64,4 @@ class ImageResult:
     index: int
     timings: Mapping[str, float] = field(default_factory=dict)
     is_complete: bool = True
+    suffix: str = ""

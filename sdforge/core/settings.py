@@ -106,6 +106,23 @@ def _convert(kind: type, value: Any) -> Any:
     return value if isinstance(value, kind) else None
 
 
+# Forge's list, and what this program has beyond it. "(fp16 LoRA)" is accepted and changes nothing.
+STORAGE_TYPES = (
+    *(
+        name + suffix
+        for name in ("Automatic", "bnb-nf4", "float8-e4m3fn", "bnb-fp4", "float8-e5m2")
+        for suffix in ("", " (fp16 LoRA)")
+    ),
+    "int8", "float16", "bfloat16",
+)  # fmt: skip
+# A1111's and Forge's modes by the names of their flags; 'auto' lets the device decide.
+MEMORY_MODES = (
+    "auto", "normal", "medvram", "medvram-sdxl", "lowvram", "always-gpu", "always-high-vram",
+    "always-normal-vram", "always-low-vram", "always-no-vram", "always-cpu",
+    "always-offload-from-vram",
+)  # fmt: skip
+
+
 def _option(default: Any, label: str, section: str, **more: Any) -> Any:
     return field(default=default, metadata={"label": label, "section": section, **more})
 
@@ -127,9 +144,12 @@ class Settings:
     jpeg_quality: int = _option(80, "Quality for saved JPEG and WebP images", "saving-images", minimum=1, maximum=100)
     webp_lossless: bool = _option(False, "Use lossless compression for WebP images", "saving-images")
     save_incomplete_images: bool = _option(False, "Save images of interrupted jobs", "saving-images")
+    save_images_before_highres_fix: bool = _option(False, "Save a copy of image before applying highres fix", "saving-images")
     outdir_samples: str = _option("", "Output directory for images; if empty, the ones below are used", "saving-paths", locked=True)
     outdir_txt2img_samples: str = _option("outputs/txt2img-images", "Output directory for txt2img images", "saving-paths", locked=True)
     outdir_txt2img_grids: str = _option("outputs/txt2img-grids", "Output directory for txt2img grids", "saving-paths", locked=True)
+    outdir_img2img_samples: str = _option("outputs/img2img-images", "Output directory for img2img images", "saving-paths", locked=True)
+    outdir_img2img_grids: str = _option("outputs/img2img-grids", "Output directory for img2img grids", "saving-paths", locked=True)
     save_to_dirs: bool = _option(True, "Save images to a subdirectory", "saving-to-dirs")
     grid_save_to_dirs: bool = _option(True, "Save grids to a subdirectory", "saving-to-dirs")
     directories_filename_pattern: str = _option("[date]", "Directory name pattern", "saving-to-dirs")
@@ -145,7 +165,19 @@ class Settings:
     emphasis: str = _option("Original", "Emphasis mode", "sd", choices=("None", "Ignore", "Original", "No norm"), infotext="Emphasis")
     comma_padding_backtrack: int = _option(20, "Prompt word wrap length limit", "sd", minimum=0, maximum=74)
     randn_source: str = _option("GPU", "Random number generator source", "sd", choices=("GPU", "CPU", "NV"), infotext="RNG")
+    use_old_scheduling: bool = _option(False, "Use old prompt editing timelines", "compatibility", infotext="Old prompt editing timelines")
+    enable_prompt_comments: bool = _option(True, "Enable comments in prompts: from # to the end of the line", "prompt")
+    dynamic_prompts: str = _option("Wildcards", "Choices in prompts: __name__ takes a line of a file in the folder wildcards, {a|b} one of its texts", "prompt", choices=("Off", "Wildcards", "Wildcards and variants"))
+    include_styles_into_token_counters: bool = _option(True, "Count tokens of enabled styles", "ui")
     batch_cond_uncond: bool = _option(True, "Batch cond/uncond", "optimizations")
+    token_merging_ratio: float = _option(0.0, "Token merging ratio; 0 is off, higher is faster and coarser", "optimizations", minimum=0, maximum=0.9)
+    token_merging_ratio_hr: float = _option(0.0, "Token merging ratio for the hires pass", "optimizations", minimum=0, maximum=0.9)
+    pad_cond_uncond: bool = _option(False, "Pad prompt and negative prompt to the same length", "optimizations", infotext="Pad conds")
+    pad_cond_uncond_v0: bool = _option(False, "Pad them as A1111 1.5 did: the negative prompt is cut or its end repeated", "optimizations", infotext="Pad conds v0")
+    persistent_cond_cache: bool = _option(True, "Keep encoded prompts from job to job", "optimizations")
+    s_min_uncond: float = _option(0.0, "Negative Guidance minimum sigma; below it every second step goes without", "optimizations", minimum=0, maximum=15, infotext="NGMS")
+    s_min_uncond_all: bool = _option(False, "Negative Guidance minimum sigma counts in all steps", "optimizations", infotext="NGMS all steps")
+    skip_early_cond: float = _option(0.0, "Ignore the negative prompt in this first share of the steps", "sampler-params", minimum=0, maximum=1, infotext="Skip Early CFG")
     eta_ddim: float = _option(0.0, "Eta for DDIM", "sampler-params", minimum=0, maximum=1, infotext="Eta DDIM")
     eta_ancestral: float = _option(1.0, "Eta for k-diffusion samplers", "sampler-params", minimum=0, maximum=1, infotext="Eta")
     s_churn: float = _option(0.0, "sigma churn", "sampler-params", minimum=0, maximum=100, infotext="Sigma churn")
@@ -158,13 +190,51 @@ class Settings:
     eta_noise_seed_delta: int = _option(0, "Eta noise seed delta", "sampler-params", infotext="ENSD")
     always_discard_next_to_last_sigma: bool = _option(False, "Always discard next-to-last sigma", "sampler-params", infotext="Discard penultimate sigma")
     sgm_noise_multiplier: bool = _option(False, "SGM noise multiplier", "sampler-params", infotext="SGM noise multiplier")
+    beta_dist_alpha: float = _option(0.6, "Beta scheduler, alpha: below 1, more steps at much noise", "sampler-params", minimum=0.01, maximum=1, infotext="Beta schedule alpha")
+    beta_dist_beta: float = _option(0.6, "Beta scheduler, beta: below 1, more steps at little noise", "sampler-params", minimum=0.01, maximum=1, infotext="Beta schedule beta")
+    uni_pc_variant: str = _option("bh1", "UniPC variant", "sampler-params", choices=("bh1", "bh2", "vary_coeff"), infotext="UniPC variant")
+    uni_pc_skip_type: str = _option("time_uniform", "UniPC skip type: how its timesteps are spaced", "sampler-params", choices=("time_uniform", "time_quadratic", "logSNR"), infotext="UniPC skip type")
+    uni_pc_order: int = _option(3, "UniPC order", "sampler-params", minimum=1, maximum=50, infotext="UniPC order")
+    uni_pc_lower_order_final: bool = _option(True, "UniPC lower order final", "sampler-params", infotext="UniPC lower order final")
+    initial_noise_multiplier: float = _option(1.0, "Noise multiplier for img2img", "img2img", minimum=0, maximum=1.5, infotext="Noise multiplier")
+    img2img_extra_noise: float = _option(0.0, "Extra noise multiplier for img2img and hires fix", "img2img", minimum=0, maximum=1, infotext="Extra noise")
+    img2img_color_correction: bool = _option(False, "Apply color correction to img2img results to match original colors", "img2img")
+    img2img_fix_steps: bool = _option(False, "With img2img, do exactly the amount of steps the slider specifies", "img2img")
+    img2img_background_color: str = _option("#ffffff", "With img2img, fill transparent parts of the input image with this color", "img2img")
+    overlay_inpaint: bool = _option(True, "Overlay original for inpaint", "img2img")
+    vae_encode_sampling: bool = _option(False, "Draw from the VAE's distribution when a picture is encoded, instead of taking its mean", "img2img")
+    upscaler_for_img2img: str = _option("None", "Upscaler for img2img", "upscaling")
+    tiling: bool = _option(False, "Make pictures that can be tiled", "sd", infotext="Tiling")
+    hires_fix_refiner_pass: str = _option("second pass", "Hires fix: which pass to enable refiner for", "sd", choices=("first pass", "second pass", "both passes"), infotext="Hires refiner")
+    refiner_switch_by_sample_steps: bool = _option(True, "Refiner: switch by share of the steps, as Forge does; else by the model's timestep, as A1111", "compatibility", infotext="Refiner switch by sampling steps")
+    use_old_hires_fix_width_height: bool = _option(False, "For hires fix, use width/height sliders to set final resolution rather than first pass", "compatibility")
     live_previews_enable: bool = _option(True, "Show live previews of the created image", "ui")
     live_previews_image_format: str = _option("jpeg", "Live preview file format", "ui", choices=("jpeg", "png", "webp"))
     show_progress_every_n_steps: int = _option(1, "Live preview display period, in steps; -1 for none", "ui", minimum=-1, maximum=32)
     live_preview_refresh_period: int = _option(500, "Progressbar and preview update period, in milliseconds", "ui", minimum=50, maximum=60000)
+    lora_add_hashes_to_infotext: bool = _option(True, "Add Lora hashes to infotext", "lora")
+    lora_bundled_ti_to_infotext: bool = _option(True, "Add Lora name as TI hashes for bundled Textual Inversion", "lora")
+    lora_in_memory_limit: int = _option(0, "Number of Lora files to keep in memory beside those in use", "lora", minimum=0)
+    textual_inversion_add_hashes_to_infotext: bool = _option(True, "Add Textual Inversion hashes to infotext", "extra_networks")
     forge_inference_memory: int = _option(1024, "Memory kept free for inference, in MiB (GPU weights = total − this)", "forge", minimum=0)
-    memory_mode: str = _option("auto", "Memory mode", "forge", choices=("auto", "normal", "medvram", "medvram-sdxl", "lowvram"))
+    forge_unet_storage_dtype: str = _option("Automatic", "Diffusion in Low Bits", "forge", choices=STORAGE_TYPES, infotext="Diffusion in Low Bits")
+    sd_checkpoints_limit: int = _option(10, "Most checkpoints in main memory at the same time", "sd", minimum=1, maximum=10)
+    models_memory_limit: int = _option(0, "Main memory that checkpoints may take together, in MiB; 0 is half of it, less 2 GiB", "forge", minimum=0)
+    models_idle_minutes: float = _option(0.0, "Unload all models after so many minutes without a job; 0 is never", "forge", minimum=0, maximum=10080)
+    memory_mode: str = _option("auto", "Memory mode", "forge", choices=MEMORY_MODES)
+    forge_preset: str = _option("sd", "Preset of the page; a switch applies its GPU weights", "forge", choices=("sd", "xl", "flux", "zimage", "qwen", "all"))
+    sd_GPU_MB: int = _option(0, "GPU weights for the preset sd, in MiB; 0 leaves them", "forge", minimum=0)
+    xl_GPU_MB: int = _option(0, "GPU weights for the preset xl, in MiB; 0 leaves them", "forge", minimum=0)
+    flux_GPU_MB: int = _option(0, "GPU weights for the preset flux, in MiB; 0 leaves them", "forge", minimum=0)
+    zimage_GPU_MB: int = _option(0, "GPU weights for the preset zimage, in MiB; 0 leaves them", "forge", minimum=0)
+    qwen_GPU_MB: int = _option(0, "GPU weights for the preset qwen, in MiB; 0 leaves them", "forge", minimum=0)
+    diffusers_move_unet: bool = _option(False, "Move the unet to CPU during VAE decoding", "forge")
+    diffusers_move_base: bool = _option(False, "Move the base model to CPU when using the refiner", "forge")
+    diffusers_move_refiner: bool = _option(False, "Move the refiner model to CPU when not in use", "forge")
     max_pixels_per_image: int = _option(67_108_864, "Largest picture that may be asked for, in pixels", "limits", minimum=4096, locked=True)
+    max_input_pixels: int = _option(67_108_864, "Largest picture that a client may send, in pixels", "limits", minimum=4096, locked=True)
+    inputs_keep_days: float = _option(7.0, "Days that pictures of finished jobs are kept in the folder inputs", "limits", minimum=0, locked=True)
+    inputs_max_mib: int = _option(2048, "Most that the folder inputs may hold beside waiting jobs' pictures, in MiB", "limits", minimum=0, locked=True)
     max_images_per_job: int = _option(1000, "Most pictures that one job may make", "limits", minimum=1, locked=True)
     max_queued_jobs: int = _option(1000, "Most jobs that may wait", "limits", minimum=1, locked=True)
     # fmt: on

@@ -19,6 +19,13 @@ from sdforge.core.fields import FIELD, FIELDS, Field
 from sdforge.core.request import GenerationRequest
 from sdforge.core.result import GenerationInfo
 from sdforge.core.settings import OPTIONS, Option, Settings
+from sdforge.output.infotext_passes import (
+    WRITTEN_HERE,
+    is_tiled,
+    pass_parameters,
+    pass_values,
+    strength_of,
+)
 
 _NEGATIVE = "Negative prompt:"
 # Our own key, see the module's docstring.
@@ -37,7 +44,8 @@ _MERGED_SCHEDULES = ("Karras", "Exponential")
 # Options that are request fields, or that are written from the result rather than the settings.
 _WRITTEN_APART = frozenset(
     ("sd_model_checkpoint", "sd_vae", "CLIP_stop_at_last_layers", "eta_ddim", "eta_ancestral",
-     "s_churn", "s_tmin", "s_tmax", "s_noise", "eta_noise_seed_delta", "randn_source")
+     "s_churn", "s_tmin", "s_tmax", "s_noise", "s_min_uncond", "eta_noise_seed_delta",
+     "randn_source", *WRITTEN_HERE)
 )  # fmt: skip
 # Of these the sampler takes the setting if it is not the default one, else the request's value.
 _SETTING_BEATS_FIELD = ("s_churn", "s_tmin", "s_tmax", "s_noise")
@@ -80,6 +88,7 @@ def _parameters(info: GenerationInfo, settings: Settings) -> dict[str, Any]:
         "Sampler": request.sampler,
         "Schedule type": request.schedule,
         "CFG scale": request.cfg_scale,
+        "Image CFG scale": request.image_cfg_scale if request.init_images else None,
         "Seed": info.seed,
         "Size": f"{request.width}x{request.height}" if request.width and request.height else None,
         "Model hash": model.short_hash if with_hash else None,
@@ -91,9 +100,12 @@ def _parameters(info: GenerationInfo, settings: Settings) -> dict[str, Any]:
         "Seed resize from": (
             f"{request.seed_resize_from_w}x{request.seed_resize_from_h}" if resized else None
         ),
+        "Denoising strength": strength_of(request),
         "Clip skip": info.clip_skip if info.clip_skip > 1 else None,
         "ENSD": settings.eta_noise_seed_delta or None,
         "RNG": settings.randn_source if settings.randn_source != "GPU" else None,
+        "Tiling": is_tiled(request, settings) or None,
+        **pass_parameters(info, settings),
         **_sampler_options(request, settings),
         **info.extra,
     }
@@ -110,6 +122,10 @@ def _sampler_options(request: GenerationRequest, settings: Settings) -> dict[str
         values[str(FIELD["eta"].infotext)] = request.eta
     else:
         values[str(eta_option.infotext)] = _unless_default(eta_option, settings)
+    least = request.s_min_uncond
+    values[str(FIELD["s_min_uncond"].infotext)] = (
+        _unless_default(OPTIONS["s_min_uncond"], settings) if least is None else least or None
+    )
     for name in _SETTING_BEATS_FIELD:
         setting = _unless_default(OPTIONS[name], settings)
         values[str(FIELD[name].infotext)] = getattr(request, name) if setting is None else setting
@@ -204,8 +220,9 @@ def request_from_infotext(infotext: Infotext, current: Settings | None = None) -
         "prompt": infotext.prompt,
         "negative_prompt": infotext.negative_prompt,
         "checkpoint": fields.get("Model") or fields.get("Model hash") or "",
+        **pass_values(fields),
     }
-    pairs = {"Size": ("width", "height"),
+    pairs = {"Size": ("width", "height"), "Hires resize": ("hires_width", "hires_height"),
              "Seed resize from": ("seed_resize_from_w", "seed_resize_from_h")}  # fmt: skip
     for key, (first, second) in pairs.items():
         if match := _SIZE.fullmatch(fields.get(key, "")):

@@ -160,7 +160,7 @@ _TOKENS: dict[str, Token] = {
     "cfg": lambda s, _: str(s.request.cfg_scale),
     "width": lambda s, _: str(s.pixels.shape[1]),
     "height": lambda s, _: str(s.pixels.shape[0]),
-    "styles": lambda s, _: "None",
+    "styles": lambda s, _: clean_name(", ".join(s.request.styles)) or "None",
     "sampler": lambda s, _: clean_name(s.request.sampler, keep_spaces=False),
     "scheduler": lambda s, _: clean_name(s.request.schedule, keep_spaces=False),
     "sampler_scheduler": _sampler_and_schedule,
@@ -171,7 +171,9 @@ _TOKENS: dict[str, Token] = {
     "datetime": _moment,
     "job_timestamp": lambda s, _: s.started_at.strftime(_TIMESTAMP),
     "prompt": lambda s, _: clean_name(s.info.prompt, keep_spaces=False),
-    "prompt_no_styles": lambda s, _: clean_name(s.info.prompt, keep_spaces=False),
+    "prompt_no_styles": lambda s, _: clean_name(
+        s.request.prompt if s.request.styles else s.info.prompt, keep_spaces=False
+    ),
     "prompt_spaces": lambda s, _: clean_name(s.info.prompt),
     "prompt_words": _words,
     "prompt_hash": lambda s, a: _text_hash(s.info.prompt, a),

@@ -63,6 +63,7 @@ class _Target:
     digits: int
     pattern: str
     numbered: bool
+    suffix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,6 +117,7 @@ class ImageWriter:
             digits=5,
             pattern=settings.samples_filename_pattern or default_pattern,
             numbered=settings.save_images_add_number,
+            suffix=result.suffix,
         )
         return self._submit(
             _Task(
@@ -262,7 +264,8 @@ def _write(target: _Target, source: NameSource, data: bytes, extension: str) -> 
         pattern = source.settings.directories_filename_pattern or "[prompt_words]"
         folder = folder / folder_parts(pattern, source)
     try:
-        path = _reserve(folder, target, file_stem(target.pattern, source), extension)
+        stem = file_stem(target.pattern, source) + target.suffix
+        path = _reserve(folder, target, stem, extension)
     except OSError as error:
         raise StorageError(f"could not write into {folder}: {error.strerror or error}") from error
     try:

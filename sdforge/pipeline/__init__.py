@@ -1,6 +1,9 @@
 """One request → pictures, on the calling thread.
 
-Reading order: `context.py` (what a run carries), `generate.py` (the spine), `conditioning.py`
-(prompts → tensors, with a cache), `denoise.py` (noise → latents), `decode.py` (latents → pixels),
-`preview.py` (what a running batch looks like).
+Reading order: `context.py` (what a run carries), `generate.py` (the spine), `passes.py` (what walks
+there are), `prompts.py` (the texts of a batch), `conditioning.py` (texts → tensors over time, with
+a cache), `denoise.py` (one pass), `refiner.py` (another checkpoint for its end),
+`prompt_denoiser.py` and `masked_denoiser.py` (what the sampler calls), `img2img.py`, `inpaint.py`
+and `hires.py` (what passes start with), `decode.py` (latents → pixels), `preview.py` (what a
+running batch looks like).
 """

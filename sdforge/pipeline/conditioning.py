@@ -1,4 +1,4 @@
-"""Prompts → conditioning tensors, computed once per text.
+"""The prompts of a batch → conditioning tensors over time, each distinct text encoded once.
 
 The cache belongs to the runner and outlives a job: drawing the same prompt again, or another seed
 of it, needs no text encoder. Keys are plain values, entries are small tensors on the device.
@@ -9,79 +9,136 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from sdforge.core.settings import Settings
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.denoiser import Conditioning
-from sdforge.prompt.tokens import chunk_prompt, pad_chunks
+from sdforge.pipeline.prompts import BatchPrompts
+from sdforge.prompt.composition import Part, split_parts
+from sdforge.prompt.schedule import Timeline, index_at, schedule
+from sdforge.prompt.tokens import chunk_prompt
 
-# One conditioning of SD 1.x is 236 kB in fp32; 64 of them stay below the size of one UNet block.
-CACHED_PAIRS = 64
-
-
-@dataclass(frozen=True, eq=False)
-class ConditioningPair:
-    """The two sides of guidance, of equal length. `uncond` is None when guidance is off."""
-
-    cond: Conditioning
-    uncond: Conditioning | None
+# One text of SD 1.x is 236 kB in fp32, one of SDXL 631 kB, one of a T5 of 256 tokens 4 MiB.
+CACHE_BYTES = 64 * 2**20
 
 
 class ConditioningCache:
-    """The last pairs that were encoded, least recently used leaving first."""
+    """The last texts that were encoded, least recently used leaving first."""
 
-    def __init__(self, capacity: int = CACHED_PAIRS) -> None:
-        self._capacity = capacity
-        self._pairs: OrderedDict[tuple[object, ...], ConditioningPair] = OrderedDict()
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._kept: OrderedDict[tuple[object, ...], Conditioning] = OrderedDict()
         self._bundle: ModelBundle | None = None
 
     def get(
-        self, bundle: ModelBundle, key: tuple[object, ...], make: Callable[[], ConditioningPair]
-    ) -> ConditioningPair:
-        """Return the pair of `key` for this bundle, made now if it is not known."""
+        self, bundle: ModelBundle, key: tuple[object, ...], make: Callable[[], Conditioning]
+    ) -> Conditioning:
+        """Return the conditioning of `key` for this bundle, made now if it is not known."""
         if bundle is not self._bundle:
             self.clear()
             self._bundle = bundle
-        pair = self._pairs.pop(key, None) or make()
-        self._pairs[key] = pair
-        while len(self._pairs) > self._capacity:
-            self._pairs.popitem(last=False)
-        return pair
+        found = self._kept.pop(key, None)
+        if found is None:
+            found = make()
+            self._bytes += found.nbytes
+        self._kept[key] = found
+        while self._bytes > self._max_bytes:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        return found
 
     def clear(self) -> None:
         """Forget everything, the bundle too."""
-        self._pairs.clear()
+        self._kept.clear()
+        self._bytes = 0
         self._bundle = None
 
 
-def encode_pair(
-    cache: ConditioningCache,
-    bundle: ModelBundle,
-    prompt: str,
-    negative_prompt: str,
-    *,
-    guided: bool,
-    settings: Settings,
-) -> ConditioningPair:
-    """Return the conditioning of a prompt and its negative, padded to the same length."""
-    clip_skip = settings.CLIP_stop_at_last_layers
-    emphasis = settings.emphasis
-    backtrack = settings.comma_padding_backtrack
-    text = bundle.text
+@dataclass(frozen=True, eq=False)
+class TimedConditioning:
+    """An encoded prompt that may change: `conds[i]` holds up to and with call `ends[i]`."""
 
-    def make() -> ConditioningPair:
-        chunks = chunk_prompt(prompt, text.tokenizer, comma_backtrack=backtrack, emphasis=emphasis)
-        if not guided:
-            cond = text.encode(chunks, clip_skip=clip_skip, emphasis=emphasis)
-            return ConditioningPair(cond, None)
-        negative = chunk_prompt(
-            negative_prompt, text.tokenizer, comma_backtrack=backtrack, emphasis=emphasis
-        )
-        chunks, negative = pad_chunks(chunks, negative, text.tokenizer)
-        return ConditioningPair(
-            text.encode(chunks, clip_skip=clip_skip, emphasis=emphasis),
-            text.encode(negative, clip_skip=clip_skip, emphasis=emphasis),
+    ends: tuple[int, ...]
+    conds: tuple[Conditioning, ...]
+
+    def at(self, call: int) -> Conditioning:
+        """Return what holds in a call of the denoiser, counted from 0."""
+        return self.conds[index_at(self.ends, call)] if len(self.ends) > 1 else self.conds[0]
+
+
+@dataclass(frozen=True, eq=False)
+class BatchConditioning:
+    """What guides each picture of a batch.
+
+    Attributes:
+        parts: for each part of an `AND`, one conditioning a picture. A picture of fewer parts than
+            others has its first one again, with weight 0.
+        weights: as `parts`.
+        uncond: the negative prompts, one a picture.
+        empty: the encoded empty text, where shorter prompts shall be padded with it.
+        blank: the encoded empty text, where an extension may ask for it.
+    """
+
+    parts: tuple[tuple[TimedConditioning, ...], ...]
+    weights: tuple[tuple[float, ...], ...]
+    uncond: tuple[TimedConditioning, ...]
+    empty: Conditioning | None = None
+    blank: Conditioning | None = None
+
+    @cached_property
+    def pictures(self) -> int:
+        """Pictures in the batch."""
+        return len(self.uncond)
+
+
+class PromptEncoder:
+    """Encodes prompts with the settings of one job."""
+
+    def __init__(
+        self, cache: ConditioningCache, bundle: ModelBundle, settings: Settings, timeline: Timeline
+    ) -> None:
+        """`timeline` is that of the denoiser's calls."""
+        self._cache = cache
+        self._bundle = bundle
+        self._settings = settings
+        self._timeline = timeline
+
+    def batch(self, prompts: BatchPrompts, *, with_blank: bool = False) -> BatchConditioning:
+        """Return the conditioning of a batch of pictures; `with_blank` adds the empty prompt's."""
+        pictures = [split_parts(prompt) for prompt in prompts.positive]
+        most = max(map(len, pictures))
+        filled = [[*parts, *[Part(parts[0].text, 0.0)] * (most - len(parts))] for parts in pictures]
+        return BatchConditioning(
+            parts=tuple(
+                tuple(self._timed(parts[number].text) for parts in filled) for number in range(most)
+            ),
+            weights=tuple(
+                tuple(parts[number].weight for parts in filled) for number in range(most)
+            ),
+            uncond=tuple(self._timed(prompt) for prompt in prompts.negative),
+            empty=self._encoded("") if self._settings.pad_cond_uncond else None,
+            blank=self._encoded("") if with_blank else None,
         )
 
-    key = (prompt, negative_prompt if guided else None, clip_skip, emphasis, backtrack)
-    return cache.get(bundle, key, make)
+    def _timed(self, prompt: str) -> TimedConditioning:
+        texts = schedule(prompt, self._timeline)
+        # A text that comes again is one object, which the denoiser's rows are remembered by.
+        encoded = {timed.text: self._encoded(timed.text) for timed in texts}
+        return TimedConditioning(
+            tuple(timed.end for timed in texts), tuple(encoded[timed.text] for timed in texts)
+        )
+
+    def _encoded(self, text: str) -> Conditioning:
+        settings, encoder = self._settings, self._bundle.text
+        clip_skip = settings.CLIP_stop_at_last_layers
+        emphasis, backtrack = settings.emphasis, settings.comma_padding_backtrack
+
+        def make() -> Conditioning:
+            chunks = chunk_prompt(
+                text, encoder.tokenizer, comma_backtrack=backtrack, emphasis=emphasis
+            )
+            return encoder.encode(chunks, clip_skip=clip_skip, emphasis=emphasis)
+
+        key = (text, clip_skip, emphasis, backtrack, encoder.key)
+        return self._cache.get(self._bundle, key, make)

@@ -12,15 +12,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sdforge.core.errors import Cancelled
+from sdforge.core.errors import Cancelled, NotFound
 from sdforge.core.events import Event, StageStarted
+from sdforge.core.extension import Active
+from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import Settings
 
 if TYPE_CHECKING:
     from sdforge.memory.manager import MemoryManager
+    from sdforge.models.adapters.adapters import Adapters
+    from sdforge.models.adapters.controlnet import ControlNets
     from sdforge.models.loader import ModelProvider
     from sdforge.pipeline.conditioning import ConditioningCache
+
+
+def no_inputs(image: InputImage) -> bytes:
+    """Refuse to read a picture: there is no folder of them."""
+    raise NotFound(f"there is no folder of inputs to find picture {image.sha256[:12]} in")
 
 
 class RunControl:
@@ -41,17 +50,31 @@ class RunControl:
 
 @dataclass(slots=True, kw_only=True)
 class RunContext:
-    """Everything that the stages of one run share. `timings` adds up seconds by stage."""
+    """Everything that the stages of one run share.
+
+    `timings` adds up seconds by stage; `read_input` returns the file of a picture that the request
+    refers to.
+    """
 
     request: GenerationRequest
     settings: Settings
     models: ModelProvider
     memory: MemoryManager
     conditioning: ConditioningCache
+    adapters: Adapters
     emit: Callable[[Event], None]
     control: RunControl = field(default_factory=RunControl)
     timings: dict[str, float] = field(default_factory=dict)
     version: str = ""
+    extensions: tuple[Active, ...] = ()
+    controlnets: ControlNets | None = None
+    read_input: Callable[[InputImage], bytes] = no_inputs
+
+    @property
+    def tiling(self) -> bool:
+        """Whether opposite edges of the pictures shall fit."""
+        asked = self.request.tiling
+        return self.settings.tiling if asked is None else asked
 
     @contextmanager
     def stage(self, name: str, batch: int = 0) -> Iterator[None]:

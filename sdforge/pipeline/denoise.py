@@ -1,25 +1,37 @@
-"""Noise → latents: the sampler's loop over the guided denoiser, for one batch."""
+"""Noise or noised latents → latents: the sampler's loop over the guided denoiser, for one pass."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sdforge.core.events import StepDone
+from sdforge.core.extension import DenoiseContext, Guided
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import OPTIONS, Settings
+from sdforge.memory.lease import Lease
 from sdforge.models.bundle import ModelBundle
-from sdforge.models.denoiser import Conditioning
-from sdforge.pipeline.conditioning import ConditioningPair
+from sdforge.models.edits import circular_padding
+from sdforge.pipeline.conditioning import BatchConditioning
 from sdforge.pipeline.context import RunContext
+from sdforge.pipeline.control import ControlUnits
+from sdforge.pipeline.controlled import Control, PlacedUnit, said_bytes
+from sdforge.pipeline.guard import GuardedDenoiser
+from sdforge.pipeline.hooks import Hooks
+from sdforge.pipeline.masked_denoiser import MaskedDenoiser, blended
+from sdforge.pipeline.passes import Pass, Start
 from sdforge.pipeline.preview import Previewer
-from sdforge.sampling.guidance import guided
+from sdforge.pipeline.prompt_denoiser import PromptDenoiser, rows_at_once
+from sdforge.pipeline.refiner import Leg, check_same_latents, legs
+from sdforge.sampling.guidance import UncondSkips
+from sdforge.sampling.model_sigmas import ModelSigmas
 from sdforge.sampling.noise import ImageNoise
-from sdforge.sampling.registry import SAMPLERS, Denoiser, SamplerOptions, SamplerSpec, StepInfo
-from sdforge.sampling.sigmas import make_sigmas
+from sdforge.sampling.registry import SAMPLERS, Noise, SamplerOptions, SamplerSpec, StepInfo
 
 
 class _Stopped(Exception):
@@ -27,74 +39,228 @@ class _Stopped(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class DenoisedBatch:
-    """Latents of a batch (batch, channels, height/8, width/8); `is_complete` unless stopped."""
+class Ready:
+    """A loaded checkpoint, and the prompts of a batch in its terms."""
 
-    latents: torch.Tensor
+    bundle: ModelBundle
+    conditioning: BatchConditioning
+
+
+@dataclass(frozen=True, eq=False)
+class DenoisedBatch:
+    """Latents of a batch (batch, channels, height/8, width/8); `is_complete` unless stopped.
+
+    `bundle` is what drew them last: the refiner where there is one.
+    """
+
+    latents: Tensor
     is_complete: bool
+    bundle: ModelBundle
+
+
+# Loads a checkpoint by its title and encodes the batch's prompts for it.
+Prepare = Callable[[str], Ready]
 
 
 def denoise_batch(
-    context: RunContext, bundle: ModelBundle, pair: ConditioningPair, batch: int
+    context: RunContext,
+    one: Pass,
+    ready: Ready,
+    start: Start,
+    batch: int,
+    prepare: Prepare,
+    control: ControlUnits | None = None,
 ) -> DenoisedBatch:
-    """Run the sampler for batch number `batch`; stopped batches return what they had reached."""
-    request, settings = context.request, context.settings
-    spec = SAMPLERS.get(request.sampler)
-    sigmas = make_sigmas(
-        request.schedule,
-        request.steps,
-        bundle.denoiser,
-        sigma_min=settings.sigma_min,
-        sigma_max=settings.sigma_max,
-        rho=settings.rho,
-        discard_penultimate=(
-            spec.discard_penultimate or settings.always_discard_next_to_last_sigma
-        ),
-        timesteps=spec.timesteps,
-    )
-    noise = _image_noise(context, bundle, batch)
-    x = noise.initial() * _initial_scale(sigmas[0], spec, settings)
-    previewer = Previewer(bundle.latent_format, settings)
-    last = x
+    """Run one pass of batch number `batch`; stopped batches return what they had reached."""
+    settings, spec = context.settings, SAMPLERS.get(one.sampler)
+    first = ready.bundle
+    sigmas = one.sigmas(first.denoiser, settings)
+    if len(sigmas) < 2 and start.latents is not None:
+        return DenoisedBatch(start.latents, is_complete=True, bundle=first)
+    noise = image_noise(context, first, batch, (one.height, one.width))
+    x = start.noised(noise.initial(), sigmas[0], spec, settings, is_flow=first.denoiser.is_flow)
+    watcher = _Watcher(context, one, len(sigmas) - 1, first, x, batch)
+    step_noise = noise.brownian(_least_positive(sigmas), sigmas[0]) if spec.brownian else noise
+    parts = legs(one, sigmas, first.denoiser, by_steps=settings.refiner_switch_by_sample_steps)
+    for leg in parts:
+        if leg.checkpoint != one.checkpoint:
+            ready = prepare(leg.checkpoint)
+            check_same_latents(first, ready.bundle)
+            if settings.diffusers_move_base:
+                context.memory.evict_all()
+        walk = _Walk(context, one, leg, sigmas, ready, start, batch, leg is parts[-1], control)
+        try:
+            x = walk.run(x, step_noise, watcher)
+        except _Stopped:
+            return DenoisedBatch(watcher.last, is_complete=False, bundle=ready.bundle)
+    if ready.bundle is not first and settings.diffusers_move_refiner:
+        context.memory.evict_all()
+    if start.mask is not None and start.latents is not None:
+        x = blended(x, start.latents, start.mask)
+    return DenoisedBatch(x, is_complete=True, bundle=ready.bundle)
 
-    def on_step(info: StepInfo) -> None:
-        nonlocal last
-        last = info.denoised
+
+class _Watcher:
+    """Tells of steps, makes previews, and stops the walk when somebody asked for it."""
+
+    def __init__(
+        self, context: RunContext, one: Pass, steps: int, bundle: ModelBundle, x: Tensor, batch: int
+    ) -> None:
+        self._context = context
+        self._pass = one
+        self._steps = steps
+        self._batch = batch
+        self._bundle = bundle
+        self._previewer = Previewer(bundle.latent_format, context.settings)
+        self.last = x
+
+    def step(self, info: StepInfo) -> None:
+        """Take note of a step, numbered in the pass; raises `_Stopped`."""
+        context, one = self._context, self._pass
+        self.last = info.denoised
         step = info.index + 1
+        if step == self._steps:
+            context.memory.prefetch(self._bundle.vae.component)
         context.emit(
-            StepDone(step=step, steps=info.steps, batch=batch, batch_count=request.batch_count)
+            StepDone(
+                step=one.steps_before + step,
+                steps=one.steps_before + self._steps + one.steps_after,
+                batch=self._batch,
+                batch_count=context.request.batch_count,
+            )
         )
-        preview = previewer.after_step(step, info.denoised)
+        preview = self._previewer.after_step(step, info.denoised)
         if preview is not None:
             context.emit(preview)
         if context.control.cancelled or context.control.skip_batch:
             raise _Stopped
 
-    rows = len(x) * (2 if pair.uncond and settings.batch_cond_uncond else 1)
-    working_bytes = bundle.denoiser.working_bytes(rows, *x.shape[-2:])
-    with context.memory.lease(bundle.denoiser.component, working_bytes=working_bytes) as module:
-        denoiser = _guided_denoiser(bundle, module, pair, context)
-        step_noise = noise.brownian(_least_positive(sigmas), sigmas[0]) if spec.brownian else noise
-        options = _options(request, settings, spec)
-        try:
-            with torch.inference_mode():
-                latents = spec.function(denoiser, x, sigmas, step_noise, on_step, options)
-        except _Stopped:
-            return DenoisedBatch(last, is_complete=False)
-    return DenoisedBatch(latents, is_complete=True)
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """One leg of a pass: a lease of its network, extensions, and the sampler's function."""
+
+    context: RunContext
+    one: Pass
+    leg: Leg
+    sigmas: tuple[float, ...]
+    ready: Ready
+    start: Start
+    batch: int
+    is_last: bool
+    control: ControlUnits | None = None
+
+    def run(self, x: Tensor, noise: Noise, watcher: _Watcher) -> Tensor:
+        """Return the latents at the end of the leg."""
+        with ExitStack() as stack:
+            return self._run(x, noise, watcher, stack)
+
+    def _run(self, x: Tensor, noise: Noise, watcher: _Watcher, stack: ExitStack) -> Tensor:
+        context, one, leg = self.context, self.one, self.leg
+        request, settings = context.request, context.settings
+        bundle, conditioning = self.ready.bundle, self.ready.conditioning
+        spec = SAMPLERS.get(one.sampler)
+        hooks = Hooks(context.extensions)
+        rows = rows_at_once(conditioning, one.cfg_scale, batched=settings.batch_cond_uncond)
+        units = self._units(stack, rows, x)
+        lease = self._lease(rows, x, units)
+        with lease as module:
+            told = DenoiseContext(
+                request=request,
+                settings=settings,
+                sigmas=self.sigmas,
+                network=module,
+                batch=self.batch,
+                pass_name=one.name,
+            )
+            model = GuardedDenoiser(
+                bundle.denoiser,
+                context.memory,
+                lease,
+                size=(one.width, one.height),
+                rows=rows,
+                control=Control(units, told.fraction) if units else None,
+            )
+
+            def on_step(info: StepInfo) -> None:
+                steps = len(self.sigmas) - 1
+                info = replace(info, index=info.index + leg.first_step, steps=steps)
+                hooks.step(told, info)
+                watcher.step(info)
+
+            conditioning = hooks.conditioning(told, conditioning)
+            base = self._prompt_denoiser(model, module, conditioning)
+            denoiser = self._masked(hooks.denoiser(told, base))
+            options = _options(request, settings, spec, bundle.denoiser)
+            with torch.inference_mode(), _edited(module, tiling=context.tiling):
+                latents = spec.function(denoiser, x, leg.sigmas, noise, on_step, options)
+                return hooks.latents(told, latents) if self.is_last else latents
+
+    def _units(self, stack: ExitStack, rows: int, x: Tensor) -> list[PlacedUnit]:
+        """Return the ControlNet units that act here, leased until `stack` is closed."""
+        if not self.control:
+            return []
+        bundle = self.ready.bundle
+        needed = bundle.denoiser.working_bytes(rows, x.shape[-2], x.shape[-1])
+        return self.control.placed(self.one, bundle, stack, needed)
+
+    def _lease(self, rows: int, x: Tensor, units: Sequence[PlacedUnit]) -> Lease:
+        """Return the lease for a forward of `rows` rows; cond and uncond may have to go apart."""
+        memory, denoiser = self.context.memory, self.ready.bundle.denoiser
+        learns = memory.learning.key(denoiser.architecture, "denoise")
+        factor = memory.learning.factor(learns)
+        latents = x.shape[-2] * x.shape[-1]
+
+        def needed(count: int) -> int:
+            own = denoiser.working_bytes(count, x.shape[-2], x.shape[-1], factor=factor)
+            said = sum(said_bytes(unit.network, count, latents, denoiser.dtype) for unit in units)
+            return own + said
+
+        return memory.lease(
+            denoiser.component,
+            working_bytes=needed(rows),
+            split_bytes=needed(len(x)) if rows > len(x) else None,
+            # What units add would count as the denoiser's own.
+            learns=None if units else learns,
+        )
+
+    def _masked(self, denoiser: Guided) -> Guided:
+        latents, mask = self.start.latents, self.start.mask
+        if latents is None or mask is None:
+            return denoiser
+        return MaskedDenoiser(denoiser, latents, mask)
+
+    def _prompt_denoiser(
+        self, model: GuardedDenoiser, module: nn.Module, conditioning: BatchConditioning
+    ) -> PromptDenoiser:
+        settings = self.context.settings
+        asked, calls_per_step = self.context.request.s_min_uncond, self.one.calls_per_step
+        denoiser = PromptDenoiser(
+            lambda x, sigma, cond: model.predict(module, x, sigma, cond),
+            conditioning,
+            cfg_scale=self.one.cfg_scale,
+            skips=UncondSkips(
+                calls=self.one.planned_steps * calls_per_step,
+                below_sigma=settings.s_min_uncond if asked is None else asked,
+                every_call=settings.s_min_uncond_all,
+                early_share=settings.skip_early_cond,
+            ),
+            dtype=model.dtype,
+            batched=settings.batch_cond_uncond,
+            fit_uncond=settings.pad_cond_uncond_v0,
+            network=module,
+        )
+        denoiser.call = self.leg.first_step * calls_per_step
+        return denoiser
 
 
-def _size(request: GenerationRequest) -> tuple[int, int]:
-    """Return (height, width) of a resolved request, in pixels."""
-    if request.height is None or request.width is None:
-        raise ValueError("the request was not resolved: its size is open")
-    return request.height, request.width
-
-
-def _image_noise(context: RunContext, bundle: ModelBundle, batch: int) -> ImageNoise:
+def image_noise(
+    context: RunContext, bundle: ModelBundle, batch: int, size: tuple[int, int]
+) -> ImageNoise:
+    """Return fresh noise of a batch's seeds for pictures of (height, width) pixels."""
     request, settings = context.request, context.settings
     latent = bundle.latent_format
-    height, width = (side // latent.downscale for side in _size(request))
+    height, width = (side // latent.downscale for side in size)
     first = batch * request.batch_size
     images = range(first, first + request.batch_size)
     resize_from = (
@@ -113,47 +279,21 @@ def _image_noise(context: RunContext, bundle: ModelBundle, batch: int) -> ImageN
     )
 
 
-def _initial_scale(sigma: float, spec: SamplerSpec, settings: Settings) -> float:
-    """Scale of the first noise: sigma, or the exact deviation of noised latents of variance 1."""
-    is_exact = spec.timesteps or settings.sgm_noise_multiplier
-    return math.sqrt(1.0 + sigma**2) if is_exact else sigma
-
-
-def _guided_denoiser(
-    bundle: ModelBundle, module: nn.Module, pair: ConditioningPair, context: RunContext
-) -> Denoiser:
-    request, model = context.request, bundle.denoiser
-    cond = pair.cond.repeat(request.batch_size)
-    if pair.uncond is None:
-        return lambda x, sigma: model.predict(module, x, sigma, cond)
-    uncond = pair.uncond.repeat(request.batch_size)
-    if context.settings.batch_cond_uncond:
-        both = Conditioning.stack([cond, uncond])
-
-        def predict_pair(x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
-            first, second = model.predict(module, torch.cat([x, x]), sigma, both).chunk(2)
-            return first, second
-    else:
-
-        def predict_pair(x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
-            return (
-                model.predict(module, x, sigma, cond),
-                model.predict(module, x, sigma, uncond),
-            )
-
-    if request.cfg_scale is None:
-        raise ValueError("the request was not resolved: its CFG scale is open")
-    return guided(predict_pair, request.cfg_scale)
+def _edited(module: nn.Module, *, tiling: bool) -> AbstractContextManager[None]:
+    return circular_padding(module) if tiling else nullcontext()
 
 
 def _least_positive(sigmas: tuple[float, ...]) -> float:
     return min(sigma for sigma in sigmas if sigma > 0)
 
 
-def _options(request: GenerationRequest, settings: Settings, spec: SamplerSpec) -> SamplerOptions:
+def _options(
+    request: GenerationRequest, settings: Settings, spec: SamplerSpec, model: ModelSigmas
+) -> SamplerOptions:
     """Merge the request's sampler parameters with the settings'.
 
-    As in A1111, a setting that was changed from its default beats the request's value.
+    As in A1111 the request's eta beats the setting; of the others, a setting that was changed from
+    its default beats the request's value.
     """
 
     def pick(asked: float | None, key: str) -> float:
@@ -161,11 +301,18 @@ def _options(request: GenerationRequest, settings: Settings, spec: SamplerSpec) 
         is_default = setting == OPTIONS[key].default
         return asked if asked is not None and is_default else setting
 
+    eta = float(getattr(settings, spec.eta_setting))
+    if spec.default_eta is not None and eta == OPTIONS[spec.eta_setting].default:
+        eta = spec.default_eta
     s_tmax = pick(request.s_tmax, "s_tmax")
     return SamplerOptions(
-        eta=request.eta if request.eta is not None else float(getattr(settings, spec.eta_setting)),
+        eta=request.eta if request.eta is not None else eta,
         s_churn=pick(request.s_churn, "s_churn"),
         s_tmin=pick(request.s_tmin, "s_tmin"),
         s_tmax=s_tmax or math.inf,
         s_noise=pick(request.s_noise, "s_noise"),
+        uni_pc_order=settings.uni_pc_order,
+        uni_pc_variant=settings.uni_pc_variant,
+        uni_pc_lower_order_final=settings.uni_pc_lower_order_final,
+        model=model,
     )

@@ -1,16 +1,30 @@
-"""The spine of a txt2img job: load, encode, denoise, decode, batch by batch."""
+"""The spine of a job: load, encode, then pass by pass denoise, and decode, batch by batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 from sdforge.core.events import ModelLoading
-from sdforge.core.result import GenerationInfo, ImageResult
+from sdforge.core.result import GenerationInfo, ImageResult, ModelIdentity
+from sdforge.memory.ladder import clear_errors, weight_rungs
 from sdforge.models.bundle import ModelBundle
-from sdforge.pipeline.conditioning import encode_pair
+from sdforge.pipeline.conditioning import BatchConditioning, PromptEncoder
 from sdforge.pipeline.context import RunContext
+from sdforge.pipeline.control import ControlUnits
 from sdforge.pipeline.decode import decode_latents
-from sdforge.pipeline.denoise import DenoisedBatch, denoise_batch
+from sdforge.pipeline.denoise import DenoisedBatch, Ready, denoise_batch
+from sdforge.pipeline.hires import GivenStart, HiresStart
+from sdforge.pipeline.hooks import Hooks
+from sdforge.pipeline.img2img import InitPictures
+from sdforge.pipeline.networks import apply_networks, network_infotext
+from sdforge.pipeline.passes import HIRES, Pass, Start, plan_passes
+from sdforge.pipeline.prompts import BatchPrompts, batch_prompts
+
+BEFORE_HIRES = "-before-highres-fix"
+
+StartMaker = Callable[[ModelBundle, int], Start]
 
 
 def generate(context: RunContext) -> Iterator[ImageResult]:
@@ -20,30 +34,18 @@ def generate(context: RunContext) -> Iterator[ImageResult]:
     yields that too and the job goes on.
     """
     context.memory.configure(context.settings)
-    bundle = load_bundle(context)
-    request = context.request
-    with context.stage("encode"):
-        pair = encode_pair(
-            context.conditioning,
-            bundle,
-            request.prompt,
-            request.negative_prompt,
-            guided=request.cfg_scale != 1.0,
-            settings=context.settings,
-        )
-    for batch in range(request.batch_count):
+    if not context.settings.persistent_cond_cache:
+        context.conditioning.clear()
+    run = _Run(context)
+    for batch in range(context.request.batch_count):
         context.check_cancelled()
         context.control.skip_batch = False
-        with context.stage("denoise", batch):
-            denoised = denoise_batch(context, bundle, pair, batch)
-        yield from _decoded(context, bundle, denoised, batch)
-        if not denoised.is_complete:
-            context.check_cancelled()
+        yield from run.batch(batch)
 
 
-def load_bundle(context: RunContext) -> ModelBundle:
-    """Return the request's checkpoint, loaded; reports progress when it has to be read."""
-    title = context.request.checkpoint
+def load_bundle(context: RunContext, title: str = "") -> ModelBundle:
+    """Return a checkpoint ("": the request's), loaded; reports progress when it has to be read."""
+    title = title or context.request.checkpoint
 
     def on_progress(fraction: float) -> None:
         context.emit(ModelLoading(name=title, fraction=fraction))
@@ -53,32 +55,156 @@ def load_bundle(context: RunContext) -> ModelBundle:
         return context.models.get(title, vae=context.settings.sd_vae, on_progress=on_progress)
 
 
-def _decoded(
-    context: RunContext, bundle: ModelBundle, denoised: DenoisedBatch, batch: int
-) -> Iterator[ImageResult]:
-    with context.stage("decode", batch):
-        pictures = list(decode_latents(bundle, denoised.latents))
-    for row, pixels in enumerate(pictures):
-        index = batch * context.request.batch_size + row
-        yield ImageResult(
-            pixels=pixels,
-            info=_info(context, bundle, index),
+def encode_batch(
+    context: RunContext, bundle: ModelBundle, prompts: BatchPrompts, one: Pass, batch: int
+) -> BatchConditioning:
+    """Return the conditioning of a batch in a pass."""
+    settings, memory = context.settings, context.memory
+    timeline = one.timeline(old=settings.use_old_scheduling)
+    encoder = PromptEncoder(context.conditioning, bundle, settings, timeline)
+
+    def attempt() -> BatchConditioning:
+        return encoder.batch(prompts, with_blank=bool(context.extensions))
+
+    with context.stage("encode", batch):
+        return memory.ladder.run("text encoder", attempt, weight_rungs(memory))
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """The last prompts that were encoded, and for what."""
+
+    one: Pass
+    prompts: BatchPrompts
+    ready: Ready
+
+
+class _Run:
+    """The batches of one job, and what they share: the loaded checkpoint, prompts, pictures."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._passes = plan_passes(context.request, context.settings)
+        self._title = ""
+        self._bundle: ModelBundle | None = None
+        self._encoded: _Encoded | None = None
+        # Infotext of the networks in force, by pass and then by picture of the batch.
+        self._networks: dict[str, list[Mapping[str, str]]] = {}
+        self._identify: dict[str, Callable[[], ModelIdentity]] = {}
+        self._pictures = InitPictures(context) if context.request.init_images else None
+        self._control = ControlUnits(context, self._pictures)
+
+    def batch(self, batch: int) -> Iterator[ImageResult]:
+        """Yield the pictures of one batch."""
+        denoised: DenoisedBatch | None = None
+        for one in self._passes:
+            make_start: StartMaker = self._start
+            if one.name == HIRES and denoised is None:
+                make_start = GivenStart(self._context, one).of
+            elif denoised is not None:
+                if self._context.settings.save_images_before_highres_fix:
+                    yield from self._decoded(denoised, batch, suffix=BEFORE_HIRES)
+                make_start = HiresStart(self._context, one, denoised, batch).of
+            denoised = self._run(one, batch, make_start)
+            if not denoised.is_complete:
+                break
+        if denoised is not None:
+            yield from self._decoded(denoised, batch)
+            if not denoised.is_complete:
+                self._context.check_cancelled()
+
+    def _run(self, one: Pass, batch: int, make_start: StartMaker) -> DenoisedBatch:
+        prepare = partial(self._ready, one, batch)
+        ready = prepare(one.checkpoint)
+        start = make_start(ready.bundle, batch)
+        with self._context.stage("denoise", batch), clear_errors("denoiser"):
+            return denoise_batch(self._context, one, ready, start, batch, prepare, self._control)
+
+    def _start(self, bundle: ModelBundle, batch: int) -> Start:
+        return Start() if self._pictures is None else self._pictures.start(bundle, batch)
+
+    def _ready(self, one: Pass, batch: int, title: str) -> Ready:
+        """Return a checkpoint with the batch's prompts; nothing is done twice in a row."""
+        context = self._context
+        bundle = self._load(title)
+        prompts = batch_prompts(context.request, batch, hires=one.name == HIRES)
+        last = self._encoded
+        if last and last.ready.bundle is bundle and (last.one, last.prompts) == (one, prompts):
+            return last.ready
+        applied = apply_networks(context, bundle, prompts.networks)
+        self._networks[one.name] = [
+            network_infotext(context, bundle, applied, texts)
+            for texts in zip(prompts.positive, prompts.negative, strict=True)
+        ]
+        ready = Ready(bundle, encode_batch(context, bundle, prompts, one, batch))
+        self._encoded = _Encoded(one, prompts, ready)
+        return ready
+
+    def _load(self, title: str) -> ModelBundle:
+        if self._bundle is None or title != self._title:
+            # Let go of the old one first: it is released by what loads the next.
+            self._bundle, self._encoded = None, None
+            self._bundle, self._title = load_bundle(self._context, title), title
+            self._identify[title] = self._bundle.identify
+        return self._bundle
+
+    def _decoded(
+        self, denoised: DenoisedBatch, batch: int, suffix: str = ""
+    ) -> Iterator[ImageResult]:
+        context = self._context
+        request, bundle = context.request, denoised.bundle
+        if context.settings.diffusers_move_unet:
+            context.memory.evict_all()
+        with context.stage("decode", batch):
+            pictures = list(
+                decode_latents(bundle, denoised.latents, context.memory, tiling=context.tiling)
+            )
+        hooks = Hooks(context.extensions)
+        for row, drawn in enumerate(pictures):
+            pixels = drawn if suffix else hooks.picture(request, drawn)
+            if self._pictures is not None:
+                pixels = self._pictures.finished(row, pixels)
+            index = batch * request.batch_size + row
+            yield ImageResult(
+                pixels=pixels,
+                info=self._info(
+                    index,
+                    {
+                        **self._network_infotext(row),
+                        **self._control.infotext(),
+                        **hooks.infotext(),
+                    },
+                ),
+                index=index,
+                timings=dict(context.timings),
+                is_complete=denoised.is_complete,
+                suffix=suffix,
+            )
+
+    def _network_infotext(self, row: int) -> dict[str, str]:
+        """Return the keys of all passes as one; a network of several passes is listed once."""
+        found: dict[str, dict[str, None]] = {}
+        for pictures in self._networks.values():
+            for key, text in pictures[row].items():
+                found.setdefault(key, {}).update(dict.fromkeys(text.split(", ")))
+        return {key: ", ".join(pairs) for key, pairs in found.items()}
+
+    def _info(self, index: int, extra: Mapping[str, str]) -> GenerationInfo:
+        context = self._context
+        request = context.request
+        if notes := context.memory.ladder.notes:
+            extra = {**extra, "Memory ladder": "; ".join(notes)}
+        models = {title: identify() for title, identify in self._identify.items()}
+        return GenerationInfo(
+            request=request,
             index=index,
-            timings=dict(context.timings),
-            is_complete=denoised.is_complete,
+            seed=request.image_seed(index),
+            subseed=request.image_subseed(index),
+            prompt=request.image_prompt(index),
+            negative_prompt=request.image_negative_prompt(index),
+            model=models[request.checkpoint],
+            clip_skip=context.settings.CLIP_stop_at_last_layers,
+            version=context.version,
+            extra=extra,
+            others=models,
         )
-
-
-def _info(context: RunContext, bundle: ModelBundle, index: int) -> GenerationInfo:
-    request = context.request
-    return GenerationInfo(
-        request=request,
-        index=index,
-        seed=request.image_seed(index),
-        subseed=request.image_subseed(index),
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        model=bundle.identity,
-        clip_skip=context.settings.CLIP_stop_at_last_layers,
-        version=context.version,
-    )

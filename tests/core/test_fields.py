@@ -11,7 +11,21 @@ from sdforge.core.fields import FIELD, FIELDS
 from sdforge.core.request import GenerationRequest
 
 # Attributes that are not parameters of the picture's making but of the job.
-NOT_IN_TABLE = {"checkpoint", "overrides"}
+NOT_IN_TABLE = {
+    "checkpoint",
+    "overrides",
+    "extensions",
+    "control",
+    "styles",
+    "prompts",
+    "negative_prompts",
+    "hires_prompts",
+    "hires_negative_prompts",
+    "init_images",
+    "mask",
+    "first_picture",
+    "disable_extra_networks",
+}
 
 
 def test_every_request_attribute_has_a_row_with_the_same_default() -> None:

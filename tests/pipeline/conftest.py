@@ -2,16 +2,24 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
+from sdforge.core.errors import NotFound
 from sdforge.core.events import Event
-from sdforge.core.request import GenerationRequest, resolve
+from sdforge.core.inputs import InputImage
+from sdforge.core.request import GenerationRequest, Limits, resolve, validate
 from sdforge.core.result import ImageResult
 from sdforge.core.settings import Settings
 from sdforge.memory.device import Device
+from sdforge.models.adapters.adapters import Adapters
+from sdforge.models.adapters.controlnet import ControlNets
 from sdforge.pipeline.conditioning import ConditioningCache
 from sdforge.pipeline.context import RunContext, RunControl
 from sdforge.pipeline.generate import generate
@@ -27,11 +35,36 @@ class Pipeline:
     conditioning: ConditioningCache = field(default_factory=ConditioningCache)
     events: list[Event] = field(default_factory=list)
     control: RunControl = field(default_factory=RunControl)
+    adapters: Adapters = field(init=False)
+    controlnets: ControlNets = field(init=False)
     on_event: Callable[[Event], None] = lambda event: None
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def put(self, picture: Image.Image) -> InputImage:
+        """Store a picture for requests to refer to."""
+        file = BytesIO()
+        picture.save(file, "PNG")
+        name = sha256(file.getvalue()).hexdigest()
+        self.files[name] = file.getvalue()
+        return InputImage(name, *picture.size)
+
+    def read(self, image: InputImage) -> bytes:
+        try:
+            return self.files[image.sha256]
+        except KeyError:
+            raise NotFound(image.sha256) from None
+
+    def __post_init__(self) -> None:
+        library = self.parts.library
+        self.controlnets = ControlNets(
+            library.controlnets, self.parts.memory, compute=torch.float32
+        )
+        self.adapters = Adapters(library.loras, library.embeddings)
 
     def context(self, settings: dict[str, Any] | None = None, **values: Any) -> RunContext:
         values = {"prompt": "a cat", "steps": 4, "width": 64, "height": 64, "seed": 1} | values
         request = GenerationRequest(**values)
+        validate(request, Limits(pixels_per_image=2**24, images_per_job=100))
         checkpoint = self.parts.library.find("")
         sampler, schedule = resolve_sampler(request.sampler, request.schedule)
         self.events, self.control = [], RunControl()
@@ -52,8 +85,11 @@ class Pipeline:
             models=self.parts.provider,
             memory=self.parts.memory,
             conditioning=self.conditioning,
+            adapters=self.adapters,
             emit=emit,
             control=self.control,
+            read_input=self.read,
+            controlnets=self.controlnets,
         )
 
     def start(self, settings: dict[str, Any] | None = None, **values: Any) -> Iterator[ImageResult]:
@@ -86,10 +122,13 @@ def pipeline(loaded: Parts) -> Pipeline:
 
 
 @pytest.fixture
-def make_pipeline(tmp_path: Path, checkpoint: Path) -> Callable[[Device], Pipeline]:
-    """Make a pipeline over a device of the test's choice."""
+def make_pipeline(tmp_path: Path, checkpoint: Path) -> Callable[..., Pipeline]:
+    """Make a pipeline over a device of the test's choice, its networks cut as finely as asked."""
 
-    def make(device: Device) -> Pipeline:
-        return Pipeline(tiny_server_parts(tmp_path, checkpoint, device=device))
+    def make(device: Device, unit_cap_bytes: int | None = None) -> Pipeline:
+        parts = tiny_server_parts(
+            tmp_path, checkpoint, device=device, unit_cap_bytes=unit_cap_bytes
+        )
+        return Pipeline(parts)
 
     return make

@@ -52,7 +52,10 @@ def test_sizes_need_not_be_square(pipeline: Pipeline) -> None:
     assert pipeline.draw(width=96, height=40)[0].pixels.shape == (40, 96, 3)
 
 
-@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DPM++ 2M", "DPM++ SDE", "DDIM"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["Euler", "Euler a", "DPM++ 2M", "DPM++ SDE", "DDIM", "UniPC", "TCD", "Euler a CFG++"],
+)
 def test_each_picture_of_a_batch_equals_the_single_one_of_its_seed(
     pipeline: Pipeline, sampler: str
 ) -> None:
@@ -75,6 +78,119 @@ def test_prompts_of_different_lengths_are_padded(pipeline: Pipeline) -> None:
     long = ", ".join(["a very long prompt"] * 30)
     assert len(pipeline.draw(prompt=long, negative_prompt="short")) == 1
     assert len(pipeline.draw(prompt="", negative_prompt=long)) == 1
+
+
+def test_a_prompt_longer_than_its_negative_is_drawn_as_if_both_ran_alone(
+    pipeline: Pipeline,
+) -> None:
+    long = ", ".join(["a very long prompt"] * 30)
+    together = pipeline.draw(prompt=long, negative_prompt="short")[0].pixels
+    apart = pipeline.draw(
+        prompt=long, negative_prompt="short", settings={"batch_cond_uncond": False}
+    )[0].pixels
+    assert difference(together, apart) <= 1
+    for setting in ("pad_cond_uncond", "pad_cond_uncond_v0"):
+        padded = pipeline.draw(prompt=long, negative_prompt="short", settings={setting: True})
+        assert difference(together, padded[0].pixels) > 1
+
+
+def test_a_prompt_edited_at_the_end_is_the_first_and_at_the_start_the_second(
+    pipeline: Pipeline,
+) -> None:
+    first, second = (pipeline.draw(prompt=f"a {word}")[0].pixels for word in ("cat", "dog"))
+    late = pipeline.draw(prompt="a [cat:dog:1.0]")[0].pixels
+    early = pipeline.draw(prompt="a [cat:dog:0]")[0].pixels
+    between = pipeline.draw(prompt="a [cat:dog:0.5]")[0].pixels
+    turns = pipeline.draw(prompt="a [cat|dog]")[0].pixels
+    assert np.array_equal(late, first)
+    assert np.array_equal(early, second)
+    for one in (between, turns):
+        assert not np.array_equal(one, first)
+        assert not np.array_equal(one, second)
+    assert not np.array_equal(between, turns)
+
+
+def test_negative_prompts_change_over_time_too(pipeline: Pipeline) -> None:
+    plain = pipeline.draw(negative_prompt="red")[0].pixels
+    edited = pipeline.draw(negative_prompt="[red:blue:2]")[0].pixels
+    assert not np.array_equal(plain, edited)
+
+
+def test_second_order_samplers_count_calls(pipeline: Pipeline) -> None:
+    """Four steps of Heun are eight calls, the last of which is not made."""
+    first = pipeline.draw(prompt="a cat", sampler="Heun")[0].pixels
+    assert np.array_equal(pipeline.draw(prompt="a [cat:dog:6]", sampler="Heun")[0].pixels, first)
+    changed = pipeline.draw(prompt="a [cat:dog:5]", sampler="Heun")[0].pixels
+    assert not np.array_equal(changed, first)
+
+
+def test_parts_mix_and_a_part_without_weight_has_no_effect(pipeline: Pipeline) -> None:
+    plain = pipeline.draw(prompt="a cat")[0].pixels
+    mixed = pipeline.draw(prompt="a cat AND a dog")[0].pixels
+    without = pipeline.draw(prompt="a cat AND a dog :0")[0].pixels
+    apart = pipeline.draw(prompt="a cat AND a dog", settings={"batch_cond_uncond": False})[0]
+    assert not np.array_equal(plain, mixed)
+    assert difference(plain, without) <= 1
+    assert difference(mixed, apart.pixels) <= 1
+
+
+def test_each_picture_of_a_batch_may_have_its_own_prompts(pipeline: Pipeline) -> None:
+    prompts = ("a cat", "a dog AND a red car :0.7", "a [cat|dog]", "a cat")
+    batch = pipeline.draw(
+        prompts=prompts, negative_prompts=("", "red", "red", "blue"), batch_size=2, batch_count=2
+    )
+    assert [result.info.prompt for result in batch] == list(prompts)
+    assert [result.info.negative_prompt for result in batch] == ["", "red", "red", "blue"]
+    for result in batch:
+        single = pipeline.draw(
+            seed=result.info.seed,
+            prompt=result.info.prompt,
+            negative_prompt=result.info.negative_prompt,
+        )
+        assert difference(result.pixels, single[0].pixels) <= 1
+
+
+def test_a_job_encodes_again_only_when_the_prompts_of_the_next_batch_differ(
+    pipeline: Pipeline,
+) -> None:
+    pipeline.draw(prompts=("a", "a", "b"), batch_count=3, steps=1)
+    stages = [event.stage for event in pipeline.events if isinstance(event, StageStarted)]
+    assert stages.count("encode") == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "settings"),
+    [
+        ({"s_min_uncond": 5.0}, {}),
+        ({}, {"s_min_uncond": 5.0}),
+        ({}, {"s_min_uncond": 15.0, "s_min_uncond_all": True}),
+        ({}, {"skip_early_cond": 0.5}),
+    ],
+)
+def test_skipping_the_negative_prompt_changes_the_picture(
+    pipeline: Pipeline, values: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    plain = pipeline.draw(negative_prompt="red")[0].pixels
+    skipped = pipeline.draw(negative_prompt="red", settings=settings, **values)[0].pixels
+    assert not np.array_equal(plain, skipped)
+
+
+def test_a_request_may_turn_the_settings_skipping_off(pipeline: Pipeline) -> None:
+    plain = pipeline.draw()[0].pixels
+    asked = pipeline.draw(s_min_uncond=0.0, settings={"s_min_uncond": 5.0})[0].pixels
+    assert np.array_equal(plain, asked)
+
+
+def test_encoded_prompts_are_forgotten_where_the_setting_says_so(pipeline: Pipeline) -> None:
+    text = pipeline.parts.provider.get("").text
+    original, encoded = text.encode, []
+    text.encode = lambda *args, **more: encoded.append("again") or original(*args, **more)
+    try:
+        for kept, expected in ((True, 2), (True, 2), (False, 4), (False, 6)):
+            pipeline.draw(steps=1, settings={"persistent_cond_cache": kept})
+            assert len(encoded) == expected
+    finally:
+        del text.encode
 
 
 def test_clip_skip_and_emphasis_settings_act(pipeline: Pipeline) -> None:

@@ -1,0 +1,26 @@
+"""The extensions that ship, one file each."""
+
+from __future__ import annotations
+
+from sdforge.core.extension import Extension
+from sdforge.extensions.builtin.cfg_rescale import CfgRescale
+from sdforge.extensions.builtin.cfg_zero import CfgZero
+from sdforge.extensions.builtin.dynamic_thresholding import DynamicThresholding
+from sdforge.extensions.builtin.freeu import FreeU
+from sdforge.extensions.builtin.perp_neg import PerpNeg
+from sdforge.extensions.builtin.perturbed_attention import PerturbedAttention
+from sdforge.extensions.builtin.projected_guidance import AdaptiveProjectedGuidance
+from sdforge.extensions.builtin.self_attention import SelfAttentionGuidance
+from sdforge.extensions.builtin.token_merging import TokenMerging
+
+BUILTIN: tuple[type[Extension], ...] = (
+    FreeU,
+    PerturbedAttention,
+    SelfAttentionGuidance,
+    DynamicThresholding,
+    CfgRescale,
+    AdaptiveProjectedGuidance,
+    CfgZero,
+    PerpNeg,
+    TokenMerging,
+)

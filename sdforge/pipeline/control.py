@@ -1,0 +1,156 @@
+"""The ControlNet units of a job: pictures → what networks see, files → networks in their place.
+
+A unit that cannot serve is left out with a notice and the job goes on, as with LoRA. How units act
+in a forward is `controlled.py`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sdforge.core.control import ControlUnit
+from sdforge.core.errors import InvalidRequest, ModelError, NotFound, SdforgeError
+from sdforge.core.events import Notice
+from sdforge.models.adapters.controlnet import check_fits
+from sdforge.models.adapters.controlnet_library import ControlNetInfo
+from sdforge.models.bundle import ModelBundle
+from sdforge.pipeline.context import RunContext
+from sdforge.pipeline.controlled import PlacedUnit
+from sdforge.pipeline.img2img import InitPictures, open_input
+from sdforge.pipeline.passes import Pass
+from sdforge.postprocess.control_picture import control_picture
+from sdforge.postprocess.decoding import flattened
+from sdforge.postprocess.preprocessors import PREPROCESSORS
+
+log = logging.getLogger(__name__)
+
+_BACKGROUND = "#ffffff"
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a unit's network sees in a pass."""
+
+    hint: Tensor
+    mask: Tensor | None
+
+
+class ControlUnits:
+    """The units of one job. With none, nothing is done anywhere."""
+
+    def __init__(self, context: RunContext, pictures: InitPictures | None = None) -> None:
+        """Read nothing yet; `pictures` are the job's initial ones."""
+        self._context = context
+        self._pictures = pictures
+        units = enumerate(context.request.control)
+        self._units = {number: unit for number, unit in units if unit.weight > 0}
+        self._seen: dict[tuple[int, int, int], _Seen] = {}
+        self._infos: dict[int, ControlNetInfo] = {}
+
+    def __bool__(self) -> bool:
+        """Whether any unit is left."""
+        return bool(self._units)
+
+    def placed(
+        self, one: Pass, bundle: ModelBundle, stack: ExitStack, working_bytes: int
+    ) -> list[PlacedUnit]:
+        """Return the units that act in a pass, their networks leased until `stack` is closed.
+
+        Args:
+            one: the pass.
+            bundle: whose denoiser they steer.
+            stack: gets the leases; the denoiser's own comes after them.
+            working_bytes: of the denoiser's activations, which units' are no larger than.
+        """
+        context = self._context
+        found = []
+        for number, unit in list(self._units.items()):
+            if not unit.acts_in(one.name):
+                continue
+            try:
+                placed = self._placed(number, unit, one, bundle, stack, working_bytes)
+            except (ModelError, InvalidRequest, NotFound) as error:
+                self._leave_out(number, error)
+                continue
+            found.append(placed)
+            context.check_cancelled()
+        return found
+
+    def infotext(self) -> Mapping[str, str]:
+        """Return the infotext keys of the units that acted."""
+        return {
+            f"ControlNet {number}": replace(unit, model=self._infos[number].name).infotext()
+            for number, unit in self._units.items()
+            if number in self._infos
+        }
+
+    def _placed(
+        self,
+        number: int,
+        unit: ControlUnit,
+        one: Pass,
+        bundle: ModelBundle,
+        stack: ExitStack,
+        working_bytes: int,
+    ) -> PlacedUnit:
+        context = self._context
+        nets = context.controlnets
+        if nets is None:
+            raise NotFound("there is no folder of ControlNets")
+        info = nets.library.find(unit.model)
+        if info.error is not None:
+            raise NotFound(info.error)
+        seen = self._look(number, unit, one)
+        component = stack.enter_context(nets.lease(info, wanted=len(self._units)))
+        check_fits(component, bundle)
+        lease = context.memory.lease(component, working_bytes=working_bytes)
+        network = stack.enter_context(lease)
+        self._infos[number] = info
+        device = context.memory.compute_device
+        return PlacedUnit(
+            unit=unit,
+            lease=lease,
+            network=network,
+            hint=seen.hint.to(device),
+            mask=None if seen.mask is None else seen.mask.to(device),
+        )
+
+    def _look(self, number: int, unit: ControlUnit, one: Pass) -> _Seen:
+        """Return what a unit sees at a pass's size; made once."""
+        key = (number, one.width, one.height)
+        if key not in self._seen:
+            with self._context.stage("input"):
+                image, mask = self._picture(number, unit)
+                made = control_picture(unit, image, mask, one.width, one.height)
+            hint = torch.from_numpy(made.pixels).permute(2, 0, 1)[None].contiguous()
+            where = None if made.mask is None else torch.from_numpy(made.mask)[None, None]
+            self._seen[key] = _Seen(hint, where)
+        return self._seen[key]
+
+    def _picture(self, number: int, unit: ControlUnit) -> tuple[Image.Image, Image.Image | None]:
+        context, field = self._context, f"controlnet[{number}]"
+        mask = None
+        if unit.mask is not None:
+            mask = open_input(context, unit.mask, f"{field}.mask")
+        if unit.image is not None:
+            image = open_input(context, unit.image, f"{field}.image")
+            return flattened(image, _BACKGROUND), mask
+        if self._pictures is None:
+            raise InvalidRequest(f"{field}.image", None, "a picture, or img2img with its own")
+        first, first_mask = self._pictures.first
+        paints_over = PREPROCESSORS.get(unit.module, f"{field}.module").paints_over
+        return first, first_mask if mask is None and paints_over else mask
+
+    def _leave_out(self, number: int, error: SdforgeError) -> None:
+        del self._units[number]
+        self._infos.pop(number, None)
+        text = f"ControlNet unit {number} was left out: {error.message}"
+        log.warning("%s", text)
+        self._context.emit(Notice(text=text))

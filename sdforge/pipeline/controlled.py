@@ -1,0 +1,180 @@
+"""A U-Net with ControlNets beside it: what they add to its skips and its middle at every call.
+
+It takes the U-Net's place in `DenoiserModel.predict` and has its signature, so denoisers know
+nothing of it. What its networks see is made by `control.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdforge.core.control import BALANCED, CONTROL_FIRST, ControlUnit
+from sdforge.memory.lease import Lease
+
+# What a layer weighs beside the next deeper one, where the prompt or the network shall lead.
+_FALLOFF = 0.825
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedUnit:
+    """A unit that can run now.
+
+    Attributes:
+        unit: its values.
+        lease: held on its network.
+        network: where it computes.
+        hint: what it sees, (1, 3, height, width).
+        mask: where it acts, (1, 1, height, width) from 0 to 1; None for everywhere.
+    """
+
+    unit: ControlUnit
+    lease: Lease
+    network: nn.Module
+    hint: Tensor
+    mask: Tensor | None = None
+
+
+class Control:
+    """The units of one walk over a U-Net's sigmas."""
+
+    def __init__(self, units: Sequence[PlacedUnit], fraction: Callable[[float], float]) -> None:
+        """`fraction` tells how much of the pass is done at a sigma, 0 to 1."""
+        self._units = tuple(units)
+        self._fraction = fraction
+
+    def around(self, module: nn.Module, sigma: float, against: Sequence[bool]) -> nn.Module:
+        """Return the network to call in place of `module`, for rows of these sides.
+
+        Args:
+            module: the U-Net.
+            sigma: of the call.
+            against: of each row whether it is of a negative prompt.
+        """
+        fraction = self._fraction(sigma)
+        acting = [placed for placed in self._units if placed.unit.acts_at(fraction)]
+        rows = {id(placed): _rows(placed.unit, against) for placed in acting}
+        acting = [placed for placed in acting if rows[id(placed)] != []]
+        if not acting:
+            return module
+        return _Controlled(module, [(placed, rows[id(placed)]) for placed in acting])
+
+    def recover(self) -> None:
+        """Make the networks fit to run again after an exception inside them."""
+        for placed in self._units:
+            placed.lease.recover()
+
+
+def _rows(unit: ControlUnit, against: Sequence[bool]) -> list[int] | None:
+    """Return the rows that a unit acts on, None for all."""
+    if unit.control_mode != CONTROL_FIRST or not any(against):
+        return None
+    return [row for row, is_against in enumerate(against) if not is_against]
+
+
+class _Controlled(nn.Module):
+    """Has the U-Net's signature; the U-Net is not its child, so that nothing walks into it."""
+
+    def __init__(
+        self, module: nn.Module, units: Sequence[tuple[PlacedUnit, list[int] | None]]
+    ) -> None:
+        super().__init__()
+        self._call: Callable[..., Any] = module.__call__
+        self._units = units
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        *,
+        encoder_hidden_states: Tensor,
+        return_dict: bool = False,
+        **extra: Any,
+    ) -> Any:
+        """Run the units on the U-Net's inputs, add up what they say, and run the U-Net."""
+        added: list[Tensor] = []
+        for placed, rows in self._units:
+            said = _asked(placed, rows, sample, timestep, encoder_hidden_states, extra)
+            added = [a + b for a, b in zip(added, said, strict=True)] if added else said
+        *skips, middle = added
+        return self._call(
+            sample,
+            timestep,
+            encoder_hidden_states=encoder_hidden_states,
+            down_block_additional_residuals=tuple(skips),
+            mid_block_additional_residual=middle,
+            return_dict=return_dict,
+            **extra,
+        )
+
+
+def _asked(
+    placed: PlacedUnit,
+    rows: list[int] | None,
+    sample: Tensor,
+    timestep: Tensor,
+    states: Tensor,
+    extra: Mapping[str, Any],
+) -> list[Tensor]:
+    """Return what a unit adds to each skip, and to the middle last, weighted."""
+    vectors = extra.get("added_cond_kwargs")
+    inputs: dict[str, Any] = {} if vectors is None else {"added_cond_kwargs": vectors}
+    asked, context = sample, states
+    if rows is not None:
+        asked, context = sample[rows], states[rows]
+        if vectors is not None:
+            inputs["added_cond_kwargs"] = {name: one[rows] for name, one in vectors.items()}
+    skips, middle = placed.network(
+        asked,
+        timestep,
+        encoder_hidden_states=context,
+        controlnet_cond=placed.hint.to(sample),
+        return_dict=False,
+        **inputs,
+    )
+    said: list[Tensor] = [*skips, middle]
+    weights = layer_weights(placed.unit, len(said))
+    return [
+        _spread(_masked(one * weight, placed.mask), rows, len(sample))
+        for one, weight in zip(said, weights, strict=True)
+    ]
+
+
+def said_bytes(network: nn.Module, rows: int, latents: int, dtype: torch.dtype) -> int:
+    """Return the bytes of what a ControlNet adds in one call, for `latents` places a row."""
+    config = getattr(network, "config", None) or {}
+    widths = tuple(config.get("block_out_channels") or ())
+    each = int(config.get("layers_per_block") or 0) + 1
+    numbers = sum(width * each * latents / 4**level for level, width in enumerate(widths))
+    return int(rows * numbers * dtype.itemsize)
+
+
+def layer_weights(unit: ControlUnit, count: int) -> list[float]:
+    """Return what each layer is multiplied by, the middle last.
+
+    Unless balanced, outer layers count less: 0.825 to the power of the layers that lie deeper, as
+    in A1111's extension (13 layers in Stable Diffusion 1.x).
+    """
+    if unit.control_mode == BALANCED:
+        return [unit.weight] * count
+    return [unit.weight * _FALLOFF ** (count - 1 - layer) for layer in range(count)]
+
+
+def _masked(said: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return said
+    return said * F.interpolate(mask.to(said), size=said.shape[-2:], mode="area")
+
+
+def _spread(said: Tensor, rows: list[int] | None, count: int) -> Tensor:
+    """Return as many rows as the U-Net has; those that were not asked get nothing."""
+    if rows is None:
+        return said
+    whole = said.new_zeros(count, *said.shape[1:])
+    whole[rows] = said
+    return whole

@@ -1,0 +1,198 @@
+"""What ControlNets see of a picture: the preprocessors that need no network of their own.
+
+Each is a function of an RGB array and two values. Names, defaults and ranges are those of A1111's
+extension; what it does with networks is not here under those names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+from sdforge.core.registry import Registry
+from sdforge.postprocess.edges import canny
+
+Pixels = npt.NDArray[np.uint8]
+Process = Callable[[Pixels, float, float], Pixels]
+
+# Rec. 709's share of each channel in lightness.
+_LUMA = np.array([0.2126, 0.7152, 0.0722])
+_SHUFFLE_SEED = 0
+_SHUFFLE_CELL = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slider:
+    """A value of a preprocessor, as pages show it."""
+
+    name: str
+    least: float
+    most: float
+    default: float
+    step: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessor:
+    """One of them.
+
+    Attributes:
+        name: as clients write it.
+        process: the function; None where the picture stays as it is, at its own size.
+        types: control types that list it.
+        sliders: for `threshold_a` and `threshold_b`, in this order.
+        paints_over: it marks what a mask covers as unknown, instead of acting there alone.
+    """
+
+    name: str
+    process: Process | None
+    types: tuple[str, ...] = ()
+    sliders: tuple[Slider, ...] = ()
+    paints_over: bool = False
+
+    def value(self, number: int, asked: float) -> float:
+        """Return a threshold: as asked within its limits, its default where it is below 0."""
+        if number >= len(self.sliders):
+            return asked
+        slider = self.sliders[number]
+        return slider.default if asked < 0 else min(max(asked, slider.least), slider.most)
+
+
+def _same(picture: Pixels, a: float, b: float) -> Pixels:
+    return picture
+
+
+def _canny(picture: Pixels, a: float, b: float) -> Pixels:
+    return _grey(canny(picture, a, b))
+
+
+def _invert(picture: Pixels, a: float, b: float) -> Pixels:
+    return 255 - picture
+
+
+def _blur(picture: Pixels, a: float, b: float) -> Pixels:
+    return _blurred(picture, a)
+
+
+def _downsample(picture: Pixels, a: float, b: float) -> Pixels:
+    image = Image.fromarray(picture)
+    size = (max(int(image.width / a), 1), max(int(image.height / a), 1))
+    return np.asarray(image.resize(size, Image.Resampling.BOX))
+
+
+def _threshold(picture: Pixels, a: float, b: float) -> Pixels:
+    return np.where(picture > a, 255, 0).astype(np.uint8)
+
+
+def _xdog(picture: Pixels, a: float, b: float) -> Pixels:
+    """Lines where a fine blur is darker than a coarse one (difference of Gaussians)."""
+    fine, coarse = (_blurred(picture, radius).astype(np.float32) for radius in (0.5, 5.0))
+    darker = (coarse - fine).max(axis=2).clip(0, 255)
+    return _grey(np.where(2 * darker > a, 255, 0).astype(np.uint8))
+
+
+def _soft_edges(picture: Pixels, a: float, b: float) -> Pixels:
+    """Slopes of the blurred picture, their steepest white."""
+    values = _blurred(picture, a).astype(np.float32)
+    down, across = np.gradient(values, axis=(0, 1))
+    slopes = np.hypot(down, across).max(axis=2)
+    return _grey((slopes * (255 / max(float(slopes.max()), 1.0))).astype(np.uint8))
+
+
+def _lightness(picture: Pixels, a: float, b: float) -> Pixels:
+    """CIE L* from 0 to 255, raised to a power."""
+    colours = picture / 255
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    luminance = np.asarray(linear @ _LUMA, dtype=np.float64)
+    cubic = np.where(luminance > 0.008856, 1.16 * np.cbrt(luminance) - 0.16, 9.033 * luminance)
+    return _grey((cubic.clip(0, 1) ** a * 255).round().astype(np.uint8))
+
+
+def _intensity(picture: Pixels, a: float, b: float) -> Pixels:
+    """The strongest channel, raised to a power."""
+    return _grey(((picture.max(axis=2) / 255) ** a * 255).round().astype(np.uint8))
+
+
+def _shuffle(picture: Pixels, a: float, b: float) -> Pixels:
+    """Carry each place's colour elsewhere along a smooth random field; the same one every time."""
+    height, width = picture.shape[:2]
+    random = np.random.default_rng(_SHUFFLE_SEED)
+    cells = (max(width // _SHUFFLE_CELL, 1) + 3, max(height // _SHUFFLE_CELL, 1) + 3)
+    places = []
+    for side in (height, width):
+        field = Image.fromarray(random.random(cells[::-1], dtype=np.float32))
+        smooth = np.asarray(field.resize((width, height), Image.Resampling.BICUBIC))
+        low, high = float(smooth.min()), float(smooth.max())
+        places.append(((smooth - low) / max(high - low, 1e-6) * (side - 1)).astype(np.intp))
+    carried: Pixels = picture[places[0], places[1]]
+    return carried
+
+
+def _blurred(picture: Pixels, radius: float) -> Pixels:
+    return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def _grey(values: Pixels) -> Pixels:
+    return np.repeat(values[:, :, None], 3, axis=2)
+
+
+def _table() -> Registry[Preprocessor]:
+    table: Registry[Preprocessor] = Registry("preprocessor")
+
+    def add(
+        name: str,
+        process: Process | None,
+        *types: str,
+        sliders: tuple[Slider, ...] = (),
+        aliases: tuple[str, ...] = (),
+        paints_over: bool = False,
+    ) -> None:
+        row = Preprocessor(
+            name=name, process=process, types=types, sliders=sliders, paints_over=paints_over
+        )
+        table.add(name, row, aliases)
+
+    def levels(name: str, default: float) -> Slider:
+        return Slider(name=name, least=1, most=255, default=default)
+
+    def gamma() -> tuple[Slider, ...]:
+        return (Slider(name="Gamma Correction", least=0.1, most=2.0, default=1.0, step=0.001),)
+
+    add("none", None, "All", aliases=("",))
+    add(
+        "canny", _canny, "Canny",
+        sliders=(levels("Low Threshold", 100), levels("High Threshold", 200)),
+    )  # fmt: skip
+    add(
+        "invert", _invert, "Canny", "Lineart", "Scribble", "MLSD",
+        aliases=("invert (from white bg & black line)",),
+    )  # fmt: skip
+    add(
+        "blur_gaussian", _blur, "Tile", aliases=("blur",),
+        sliders=(Slider(name="Sigma", least=0.01, most=64, default=9, step=0.01),),
+    )  # fmt: skip
+    add(
+        "tile_resample", _downsample, "Tile", aliases=("tile",),
+        sliders=(Slider(name="Down Sampling Rate", least=1, most=8, default=1, step=0.01),),
+    )  # fmt: skip
+    add(
+        "threshold", _threshold, "Scribble", aliases=("binary",),
+        sliders=(Slider(name="Binarization Threshold", least=0, most=255, default=127),),
+    )  # fmt: skip
+    add("scribble_xdog", _xdog, "Scribble", sliders=(levels("XDoG Threshold", 32),))
+    add(
+        "softedge_sobel", _soft_edges, "SoftEdge",
+        sliders=(Slider(name="Blur", least=0, most=16, default=1.5, step=0.1),),
+    )  # fmt: skip
+    add("shuffle", _shuffle, "Shuffle")
+    add("inpaint_only", _same, "Inpaint", aliases=("inpaint",), paints_over=True)
+    add("recolor_luminance", _lightness, "Recolor", sliders=gamma())
+    add("recolor_intensity", _intensity, "Recolor", sliders=gamma())
+    return table
+
+
+PREPROCESSORS = _table()
