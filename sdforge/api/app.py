@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
-from sdforge.api import docs_page, internal, jobs
+from sdforge.api import controlnet, docs_page, estimate, inputs, internal, jobs, prompts, residency
 from sdforge.api.access_log import AccessLog
 from sdforge.api.context import ApiContext
 from sdforge.api.errors import UnexpectedErrors, install_error_handlers
@@ -18,8 +18,10 @@ from sdforge.api.sdapi import (
     generation,
     listings,
     models,
+    networks,
     options,
     png_info,
+    scripts,
     unavailable,
 )
 from sdforge.api.security import Access, SecurityMiddleware
@@ -27,7 +29,10 @@ from sdforge.core.paths import Paths
 from sdforge.engine import Engine
 
 # First parts of the paths that this app answers; the launcher sends the rest to the page.
-PREFIXES = ("/sdapi/", "/api/v1/", "/internal/", "/docs", "/openapi.json", "/healthz", "/readyz")
+PREFIXES = (
+    "/sdapi/", "/controlnet/", "/api/v1/", "/api/estimate", "/internal/", "/docs", "/openapi.json",
+    "/healthz", "/readyz",
+)  # fmt: skip
 
 _DESCRIPTION = (
     "A1111's REST API (/sdapi/v1) and sdforge's own (/api/v1) over one queue of jobs. "
@@ -65,9 +70,16 @@ def create_api(engine: Engine, *, paths: Paths, flags: Mapping[str, Any], versio
         options.router(context),
         models.router(context),
         listings.router(context),
+        networks.router(context),
+        controlnet.router(context),
+        scripts.router(context),
         png_info.router(),
         jobs.router(context),
+        inputs.router(context),
         jobs.status_router(context),
+        prompts.router(context),
+        residency.router(context),
+        estimate.router(context),
         internal.router(context),
         unavailable.router(),
         docs_page.router(),

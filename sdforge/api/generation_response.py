@@ -1,4 +1,4 @@
-"""The answer to txt2img: pictures, the echoed request, and A1111's `info`.
+"""The answer to txt2img and img2img: pictures, the echoed request, and A1111's `info`.
 
 The body is put together as bytes around the base64 text: running tens of megabytes through a JSON
 encoder would cost more than drawing a small picture does.
@@ -41,7 +41,8 @@ def generation_body(
 def echoed_parameters(values: Mapping[str, Any], job: Job) -> dict[str, Any]:
     """Return the request with all fields; sizes and scale that were left open as they became."""
     parameters = dict(values)
-    for key in ("width", "height", "cfg_scale"):
+    parameters.pop("include_init_images", None)
+    for key in ("width", "height", "cfg_scale", "denoising_strength"):
         if parameters[key] is None:
             parameters[key] = getattr(job.request, key)
     return parameters
@@ -57,10 +58,10 @@ def generation_info(engine: Engine, job: Job, values: Mapping[str, Any]) -> dict
     infotexts = [image.infotext for image in shown] or [_planned_infotext(engine, job, model)]
     said = parse_infotext(infotexts[0]).fields
     return {
-        "prompt": request.prompt,
-        "all_prompts": [request.prompt] * count,
-        "negative_prompt": request.negative_prompt,
-        "all_negative_prompts": [request.negative_prompt] * count,
+        "prompt": request.image_prompt(0),
+        "all_prompts": [request.image_prompt(index) for index in range(count)],
+        "negative_prompt": request.image_negative_prompt(0),
+        "all_negative_prompts": [request.image_negative_prompt(index) for index in range(count)],
         "seed": request.seed,
         "all_seeds": [request.image_seed(index) for index in range(count)],
         "subseed": request.subseed,
@@ -80,15 +81,17 @@ def generation_info(engine: Engine, job: Job, values: Mapping[str, Any]) -> dict
         "sd_vae_hash": said.get("VAE hash"),
         "seed_resize_from_w": request.seed_resize_from_w,
         "seed_resize_from_h": request.seed_resize_from_h,
-        "denoising_strength": values["denoising_strength"],
+        "denoising_strength": request.denoising_strength,
         "extra_generation_params": {k: v for k, v in said.items() if k not in _NOT_EXTRA},
         "index_of_first_image": int(grid is not None),
         "infotexts": infotexts,
-        "styles": values["styles"] or [],
+        "styles": list(request.styles),
         "job_timestamp": job_timestamp(job),
         "clip_skip": job.settings.CLIP_stop_at_last_layers,
         "is_using_inpainting_conditioning": False,
         "version": engine.version,
+        # Ours: what went otherwise than asked, a ControlNet unit that was left out for one.
+        "notices": list(job.progress.notices),
     }
 
 
@@ -112,8 +115,8 @@ def _planned_infotext(engine: Engine, job: Job, model: ModelIdentity) -> str:
         index=0,
         seed=request.image_seed(0),
         subseed=request.image_subseed(0),
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
+        prompt=request.image_prompt(0),
+        negative_prompt=request.image_negative_prompt(0),
         model=model,
         clip_skip=job.settings.CLIP_stop_at_last_layers,
         version=engine.version,

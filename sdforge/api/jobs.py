@@ -113,6 +113,7 @@ def status_router(context: ApiContext) -> APIRouter:
         return {
             "ready": not model["loading"],
             "model": model,
+            "memory": engine.memory_mode(),
             "version": context.version,
             "queued": len(waiting),
             "running": running.id if running else None,

@@ -24,8 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from sdforge.core.fields import FIELDS
 from sdforge.core.fields import Field as Parameter
+from sdforge.core.fields import fields_of
 
 _TRUE = frozenset(("1", "on", "t", "true", "y", "yes"))
 _FALSE = frozenset(("0", "off", "f", "false", "n", "no", ""))
@@ -111,7 +111,7 @@ class Extra:
     """A field of A1111's payload beyond the generation parameters.
 
     `missing` names the feature that this version lacks; then only the default and the values in
-    `off` are accepted.
+    `off` are accepted. `only` names the one route that has the field.
     """
 
     name: str
@@ -120,6 +120,7 @@ class Extra:
     help: str = ""
     missing: str = ""
     off: tuple[Any, ...] = ()
+    only: str = ""
 
 
 # fmt: off
@@ -137,37 +138,28 @@ EXTRAS: tuple[Extra, ...] = (
     Extra("alwayson_scripts", dict, (), "Scripts by title; this version has none."),
     Extra("do_not_save_samples", bool, False, "Ignored, as in A1111: save_images decides."),
     Extra("do_not_save_grid", bool, False, "Ignored, as in A1111: save_images decides."),
-    Extra("disable_extra_networks", bool, False, "No effect: there are no extra networks yet."),
+    Extra("disable_extra_networks", bool, False, "Leave <lora:…> in the prompt as text."),
     Extra("comments", dict, None, "Ignored."),
-    Extra("denoising_strength", float, None, "No effect without hires fix."),
     Extra("distilled_cfg_scale", float, 3.5, "No effect on the families of this version."),
     Extra("restore_faces", bool, None, missing="face restoration"),
-    Extra("tiling", bool, None, missing="tiling"),
-    Extra("s_min_uncond", float, None, missing="skipping the negative prompt (NGMS)", off=(0.0,)),
-    Extra("refiner_checkpoint", str, None, missing="the refiner", off=("", "None", "none")),
-    Extra("refiner_switch_at", float, None, "No effect without refiner_checkpoint."),
-    Extra("enable_hr", bool, False, missing="hires fix"),
-    Extra("firstphase_width", int, 0, missing="hires fix"),
-    Extra("firstphase_height", int, 0, missing="hires fix"),
-    Extra("firstpass_image", str, None, missing="hires fix", off=("",)),
-    Extra("hr_scale", float, 2.0, "No effect without hires fix."),
-    Extra("hr_upscaler", str, None, "No effect without hires fix."),
-    Extra("hr_second_pass_steps", int, 0, "No effect without hires fix."),
-    Extra("hr_resize_x", int, 0, "No effect without hires fix."),
-    Extra("hr_resize_y", int, 0, "No effect without hires fix."),
-    Extra("hr_checkpoint_name", str, None, "No effect without hires fix."),
-    Extra("hr_additional_modules", list, None, "No effect without hires fix."),
-    Extra("hr_sampler_name", str, None, "No effect without hires fix."),
-    Extra("hr_scheduler", str, None, "No effect without hires fix."),
-    Extra("hr_prompt", str, "", "No effect without hires fix."),
-    Extra("hr_negative_prompt", str, "", "No effect without hires fix."),
-    Extra("hr_cfg", float, 1.0, "No effect without hires fix."),
-    Extra("hr_distilled_cfg", float, 3.5, "No effect without hires fix."),
+    Extra("hr_distilled_cfg", float, 3.5, "No effect on the families of this version."),
+    Extra("firstphase_width", int, 0, "Older way to ask for hires fix.", only="txt2img"),
+    Extra("firstphase_height", int, 0, "Older way to ask for hires fix.", only="txt2img"),
+    Extra("firstpass_image", str, None, "Base64: hires fix enlarges this instead.", only="txt2img"),
+    Extra("hr_additional_modules", list, None, "Only the first pass's, or null.", only="txt2img"),
+    Extra("init_images", list, (), "Base64: one to start from, or one a picture.", only="img2img"),
+    Extra("mask", str, None, "Base64: white or opaque parts are redrawn.", only="img2img"),
+    Extra("mask_blur", int, None, "Sets mask_blur_x and mask_blur_y.", only="img2img"),
+    Extra("latent_mask", str, None, "Ignored.", only="img2img"),
+    Extra("include_init_images", bool, False, "Echo init_images and mask.", only="img2img"),
 )
 # fmt: on
 
-# A1111 leaves these two null and so do we: null lets sampler_index and merged names speak.
-_NULL_BY_DEFAULT = frozenset(("sampler_name", "scheduler"))
+# A1111 leaves these null and so do we: null lets sampler_index and merged names speak.
+_NULL_BY_DEFAULT = frozenset(
+    ("sampler_name", "scheduler", "refiner_checkpoint", "hr_upscaler", "hr_checkpoint_name",
+     "hr_sampler_name", "hr_scheduler")
+)  # fmt: skip
 
 
 def _parameter_definition(row: Parameter) -> tuple[Any, Any]:
@@ -192,13 +184,18 @@ def _optional(kind: Any, default: Any) -> Any:
     return kind | None if default is None else kind
 
 
-def _txt2img_model() -> type[LenientModel]:
-    definitions: dict[str, Any] = {row.api: _parameter_definition(row) for row in FIELDS}
-    definitions |= {row.name: _extra_definition(row) for row in EXTRAS}
+def extras_of(kind: str) -> tuple[Extra, ...]:
+    """Return the further fields of a route's payload."""
+    return tuple(row for row in EXTRAS if row.only in ("", kind))
+
+
+def _model(name: str, kind: str) -> type[LenientModel]:
+    definitions: dict[str, Any] = {row.api: _parameter_definition(row) for row in fields_of(kind)}
+    definitions |= {row.name: _extra_definition(row) for row in extras_of(kind)}
     return create_model(
-        "Txt2ImgRequest",
+        name,
         __base__=LenientModel,
-        __doc__="A1111's txt2img payload. Everything is optional; unknown keys are ignored.",
+        __doc__=f"A1111's {kind} payload. Everything is optional; unknown keys are ignored.",
         **definitions,
     )
 
@@ -208,12 +205,16 @@ if TYPE_CHECKING:
     class Txt2ImgRequest(LenientModel):
         """What type checkers see of the model that is made below."""
 
+    class Img2ImgRequest(LenientModel):
+        """The same for img2img."""
+
 else:
-    Txt2ImgRequest = _txt2img_model()
+    Txt2ImgRequest = _model("Txt2ImgRequest", "txt2img")
+    Img2ImgRequest = _model("Img2ImgRequest", "img2img")
 
 
 class GenerationResponse(BaseModel):
-    """What txt2img answers."""
+    """What txt2img and img2img answer."""
 
     images: list[str] = Field(description="Base64, without a data: prefix; a grid comes first.")
     parameters: dict[str, Any] = Field(description="The request with its defaults filled in.")
@@ -240,6 +241,23 @@ class ProgressRequest(LenientModel):
     id_task: LenientStr | None = Field(default=None, description="Id of the job.")
     id_live_preview: LenientInt = Field(default=-1, description="Number of the preview it has.")
     live_preview: LenientBool = Field(default=True, description="Whether it wants a preview.")
+
+
+class TokensRequest(LenientModel):
+    """Prompts whose tokens are to be counted."""
+
+    prompt: LenientStr = Field(default="", description="As typed.")
+    negative_prompt: LenientStr = Field(default="", description="As typed.")
+    styles: list[Any] = Field(default=[], description="Names of the styles to apply.")
+    steps: LenientInt = Field(default=20, ge=1, le=1000, description="Sampling steps.")
+
+
+class StyleRequest(LenientModel):
+    """A style to keep."""
+
+    name: LenientStr = Field(description="By which requests name it.")
+    prompt: LenientStr = Field(default="", description="May hold {prompt}.")
+    negative_prompt: LenientStr = Field(default="", description="May hold {prompt}.")
 
 
 class ErrorBody(BaseModel):

@@ -13,10 +13,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdforge.api.schemas import EXTRAS, LenientModel
+from sdforge.api.translate_control import TITLES as CONTROL_TITLES
+from sdforge.api.translate_control import control_units
+from sdforge.api.translate_passes import AddInput, given_pictures, pass_parameters
+from sdforge.core.control import ControlUnit
 from sdforge.core.errors import InvalidRequest, NotAvailable
-from sdforge.core.fields import FIELD, FIELDS, Field
+from sdforge.core.extension import Extension
+from sdforge.core.fields import FIELD, FIELDS, Field, fields_of
+from sdforge.core.registry import Registry
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import OPTIONS
+from sdforge.extensions.catalog import values_of_extensions
 from sdforge.output.infotext import parse_infotext, request_from_infotext
 
 log = logging.getLogger(__name__)
@@ -32,7 +39,7 @@ class UnknownScript(InvalidRequest):
     """A script that this server does not have; the sentence is A1111's."""
 
     def __init__(self, field: str, title: str) -> None:
-        super().__init__(field, title, "no scripts in this version")
+        super().__init__(field, title, "one of those that /sdapi/v1/scripts lists")
         self.args = (f"Script '{title[:80]}' not found",)
 
 
@@ -44,19 +51,35 @@ def filled_in(payload: LenientModel) -> dict[str, Any]:
     return values
 
 
-def generation_request(values: Mapping[str, Any]) -> GenerationRequest:
-    """Translate a payload, as `filled_in` returns it.
+def generation_request(
+    values: Mapping[str, Any],
+    extensions: Registry[Extension],
+    *,
+    kind: str = "txt2img",
+    add_input: AddInput,
+) -> GenerationRequest:
+    """Translate a payload of a route "txt2img" or "img2img", as `filled_in` returns it.
+
+    Pictures are decoded and stored with `add_input`, so this is not for the event loop.
 
     Raises:
         NotAvailable: it asks for a feature that this version lacks.
-        UnknownScript: it names a script.
-        InvalidRequest: forge_additional_modules is no list of names.
+        UnknownScript: it names a script that there is not.
+        InvalidRequest: forge_additional_modules is no list of names, or a picture cannot be used.
+        MissingPicture: img2img without init_images.
     """
     _refuse_what_is_missing(values)
-    _refuse_scripts(values)
-    parameters = {row.name: _parameter(row, values) for row in FIELDS}
+    parameters = {row.name: _parameter(row, values) for row in fields_of(kind)}
     overrides = override_settings(values["override_settings"])
-    return GenerationRequest(**parameters, overrides=overrides)
+    return GenerationRequest(
+        **pass_parameters(values, parameters),
+        **given_pictures(values, kind, add_input),
+        overrides=overrides,
+        control=_control_of(values["alwayson_scripts"], add_input),
+        extensions=_extension_values(values, extensions),
+        styles=tuple(name for name in values["styles"] or () if isinstance(name, str)),
+        disable_extra_networks=values["disable_extra_networks"],
+    )
 
 
 def override_settings(values: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -92,7 +115,7 @@ def _vae_of_modules(modules: Any) -> dict[str, str]:
 
 def _refuse_what_is_missing(values: Mapping[str, Any]) -> None:
     for row in EXTRAS:
-        value = values[row.name]
+        value = values.get(row.name)
         if row.missing and value and value != row.default and value not in row.off:
             raise NotAvailable(
                 f"{row.name}: {row.missing} is not in this version; "
@@ -100,13 +123,58 @@ def _refuse_what_is_missing(values: Mapping[str, Any]) -> None:
             )
 
 
-def _refuse_scripts(values: Mapping[str, Any]) -> None:
+def _extension_values(
+    values: Mapping[str, Any], extensions: Registry[Extension]
+) -> dict[str, dict[str, Any]]:
+    """Return what a payload gives extensions: by their names, or A1111's way as scripts."""
+    found = values_of_extensions(values["infotext"] or "", extensions)
     name = values["script_name"]
     if name and name.casefold() != "none":
-        raise UnknownScript("script_name", name)
-    for title in values["alwayson_scripts"]:
-        if title.strip().casefold() not in _PAGE_SCRIPTS:
+        if name not in extensions:
+            raise UnknownScript("script_name", name)
+        extension = extensions.get(name)
+        found[extension.name] = _arguments(extension, values["script_args"])
+    for title, sent in values["alwayson_scripts"].items():
+        if title.strip().casefold() in _PAGE_SCRIPTS | CONTROL_TITLES:
+            continue
+        if title not in extensions:
             raise UnknownScript("alwayson_scripts", title)
+        extension = extensions.get(title)
+        found[extension.name] = _arguments(extension, sent)
+    return found
+
+
+def _control_of(scripts: Mapping[str, Any], add_input: AddInput) -> tuple[ControlUnit, ...]:
+    return tuple(
+        unit
+        for title, sent in scripts.items()
+        if title.strip().casefold() in CONTROL_TITLES
+        for unit in control_units(sent, add_input)
+    )
+
+
+def _arguments(extension: Extension, sent: Any) -> dict[str, Any]:
+    """Return a script's arguments by name.
+
+    A1111 takes them by position under "args"; a plain list and named values are taken too, and
+    Forge's single dict in the list. Too many are cut off, missing ones keep their defaults.
+    """
+    arguments = sent.get("args", sent) if isinstance(sent, Mapping) else sent
+    if isinstance(arguments, list) and len(arguments) == 1 and isinstance(arguments[0], Mapping):
+        arguments = arguments[0]
+    if isinstance(arguments, Mapping):
+        names: dict[str, str] = {}
+        for field in extension.fields:
+            names |= {field.label.casefold(): field.name, field.name.casefold(): field.name}
+        return {
+            names.get(str(key).casefold(), str(key)): value
+            for key, value in arguments.items()
+            if value is not None
+        }
+    if not isinstance(arguments, (list, tuple)):
+        raise InvalidRequest("alwayson_scripts", sent, "a list of arguments under 'args'")
+    named = zip((field.name for field in extension.fields), arguments, strict=False)
+    return {name: value for name, value in named if value is not None}
 
 
 def _parameter(row: Field, values: Mapping[str, Any]) -> Any:
@@ -129,7 +197,8 @@ def _fill_from_infotext(values: dict[str, Any], sent: set[str]) -> None:
         named.add(FIELD["schedule"].infotext)
     for row in FIELDS:
         known = row.name == "prompt" or row.infotext in named
-        if known and row.api not in sent:
+        known = known or (row.name == "hires" and request.hires)
+        if known and row.api in values and row.api not in sent:
             values[row.api] = getattr(request, row.name)
     if "sampler_index" in sent and "sampler_name" not in sent:
         values["sampler_name"] = None

@@ -1,4 +1,4 @@
-"""Waiting for jobs on the event loop.
+"""Waiting for jobs, and for things done between them, on the event loop.
 
 The engine reports from its own threads. Here a waiting request costs one asyncio event and no
 thread, so a thousand clients may wait for their pictures while progress still answers at once.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 
+from sdforge.core.errors import QueueFull
 from sdforge.core.events import JobEvent
 from sdforge.engine import Engine, Job, Subscription
 
@@ -50,6 +52,16 @@ async def wait_finished(engine: Engine, job_id: str, on_change: Callable[[Job], 
             on_change(job)
             if job.is_finished or ended:
                 return job
+
+
+async def done(future: Future[None]) -> None:
+    """Wait for the model thread to do something; raises what it raised."""
+    try:
+        await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        if future.cancelled():
+            raise QueueFull("the server is stopping") from None
+        raise
 
 
 def _skip_events(subscription: Subscription) -> None:

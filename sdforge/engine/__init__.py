@@ -1,10 +1,11 @@
 """Jobs: accepted, queued on disk, run one after another on one model thread, reported as events.
 
 Above are the API and the page, which only talk to `engine.Engine`; below is the pipeline, which
-knows nothing of jobs. Reading order: `job.py` (the data), `engine.py` (the facade), `queue.py` (who
-is next), `worker.py` and `job_run.py` (the model thread), `runner.py` (the way down into the
-pipeline), `event_log.py`, `progress.py`, `picture_cache.py`, `store.py` (SQLite). Importing this
-package loads no torch.
+knows nothing of jobs. Reading order: `job.py` (the data), `engine.py` (the facade), `resolution.py`
+(requests with nothing left open), `inputs.py` (clients' pictures), `queue.py` (who is next),
+`worker.py` and `job_run.py` (the model thread), `runner.py` (the way down into the pipeline),
+`event_log.py`, `progress.py`, `picture_cache.py`, `store.py` (SQLite). Importing this package loads
+no torch.
 """
 
 from sdforge.engine.engine import Engine

@@ -10,62 +10,48 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from sdforge.core.errors import ModelError, NotFound, UnknownName
+from sdforge.core.errors import NotFound, SdforgeError
 from sdforge.core.events import JobEvent
+from sdforge.core.extension import Extension
+from sdforge.core.inputs import InputImage
 from sdforge.core.paths import Paths
-from sdforge.core.request import GenerationRequest, Limits, Recommended, resolve, validate
-from sdforge.core.settings import OPTIONS, Settings, SettingsStore
+from sdforge.core.registry import Registry
+from sdforge.core.request import GenerationRequest
+from sdforge.core.settings import Settings, SettingsStore
 from sdforge.engine.event_log import Subscription
-from sdforge.engine.job import Job, JobStatus, check_job_id, new_job_id
+from sdforge.engine.inputs import InputFolder
+from sdforge.engine.job import ACTIVE, Job, JobStatus, check_job_id, new_job_id
+from sdforge.engine.memory_answers import MemoryAnswers
 from sdforge.engine.picture_cache import PictureCache
+from sdforge.engine.preflight import Preflight
 from sdforge.engine.queue import JobQueue
+from sdforge.engine.resolution import CheckpointLibrary, Resolver, permitted
 from sdforge.engine.runner import Runner
 from sdforge.engine.store import JobStore
 from sdforge.engine.worker import Worker
+from sdforge.extensions.catalog import load_extensions
+from sdforge.memory.monitor import MemoryMonitor
 from sdforge.output.writer import ImageWriter
-from sdforge.sampling.names import resolve_sampler
+from sdforge.prompt.counting import count_prompt
+from sdforge.prompt.styles import StyleLibrary
+from sdforge.prompt.wildcards import WildcardFolder
 
 log = logging.getLogger(__name__)
 
 DEFAULT_CLOSE_SECONDS = 30.0
+_PAST_JOBS = 8  # looked through for one of the same checkpoint, to predict times from
+# How often old input pictures are looked for, while new ones come.
+_CLEAN_SECONDS = 3600.0
+_MIB = 1024 * 1024
 
 
-class Checkpoint(Protocol):
-    """What the engine needs to know of a checkpoint."""
-
-    @property
-    def title(self) -> str:
-        """The name that the model provider loads it by."""
-
-    @property
-    def recommended(self) -> Recommended:
-        """The size and scale that it was made for."""
-
-    @property
-    def error(self) -> str | None:
-        """Why it cannot run, None when it can."""
-
-
-class CheckpointLibrary(Protocol):
-    """Where checkpoints are found; `models.library.Library` is the real one."""
-
-    def find(self, name: str) -> Checkpoint:
-        """Return the checkpoint of a title, file name, hash…; of "" the first there is."""
-
-    def checkpoints(self) -> list[Any]:
-        """Return all checkpoints."""
-
-    def refresh(self) -> None:
-        """Look again at what is on disk."""
-
-
-class Engine:
+class Engine(MemoryAnswers):
     """One server's jobs, models and pictures."""
 
     def __init__(
@@ -76,6 +62,8 @@ class Engine:
         library: CheckpointLibrary,
         make_runner: Callable[[], Runner],
         version: str,
+        extensions: Registry[Extension] | None = None,
+        flags: Mapping[str, Any] | None = None,
     ) -> None:
         """Open the queue on disk; jobs are accepted from now on and run after `start`.
 
@@ -85,6 +73,8 @@ class Engine:
             library: the checkpoints there are.
             make_runner: called on the model thread when the first job needs it.
             version: the program's.
+            extensions: those that requests may use; None for the ones that ship.
+            flags: start-up flags by key; those on memory and precision count for estimates.
 
         Raises:
             StorageError: the database cannot be used, or another server uses it.
@@ -92,6 +82,13 @@ class Engine:
         self.settings = settings
         self.library = library
         self.version = version
+        self.extensions = load_extensions() if extensions is None else extensions
+        self.styles = StyleLibrary(paths.styles)
+        self._resolver = Resolver(
+            library, self.extensions, self.styles, WildcardFolder(paths.wildcards)
+        )
+        self.inputs = InputFolder(paths.inputs)
+        self._inputs_cleaned = 0.0
         self._store = JobStore(paths.database)
         self._queue = JobQueue(self._store)
         self._pictures = PictureCache()
@@ -102,6 +99,12 @@ class Engine:
             lambda: settings.current,
             self._writer,
             self._pictures,
+            self._settled,
+        )
+        self._preflight = Preflight(library, paths.cache, self._worker.memory_report, flags)
+        self._last_mode: tuple[str, str] | None = None
+        self._monitor = MemoryMonitor(
+            self._worker.memory_report, lambda: self._queue.current() is not None
         )
         self._close_lock = threading.Lock()
         self._is_closed = False
@@ -123,6 +126,7 @@ class Engine:
                 return
             self._is_closed = True
             self._queue.stop()
+            self._monitor.close()
             if not self._worker.join(timeout):
                 log.warning("the running job did not stop within %.0f s", timeout)
             self._writer.close()
@@ -159,19 +163,57 @@ class Engine:
         if job_id is not None:
             check_job_id(job_id)
         current = self.settings.current
-        request = replace(request, overrides=_permitted(request.overrides))
-        settings = current.with_overrides(request.overrides)
-        kind = "txt2img"
+        request, settings = self._with_overrides(request, current)
+        kind = request.kind
         job = Job(
             id=job_id or new_job_id(kind),
             kind=kind,
             origin=origin,
-            request=self._resolved(request, settings, current),
+            request=self._resolver.resolved(request, settings, current),
             settings=settings,
             save_images=save_images is not False,
             created_at=time.time(),
         )
         return self._queue.add(job, max_waiting=current.max_queued_jobs)
+
+    def estimate(self, request: GenerationRequest) -> dict[str, Any]:
+        """Return what a request would take, as docs/estimate.md has it; nothing is loaded.
+
+        Raises:
+            InvalidRequest, UnknownName, ModelError: as `submit` does.
+        """
+        current = self.settings.current
+        request, settings = self._with_overrides(request, current)
+        resolved = self._resolver.resolved(request, settings, current)
+        past = self.jobs(statuses=(JobStatus.DONE,), limit=_PAST_JOBS)
+        return self._preflight.estimate(resolved, settings, past)
+
+    def add_input(self, data: bytes, field: str) -> InputImage:
+        """Store a picture for a request to refer to; decodes it, so not for the event loop.
+
+        Args:
+            data: the file as it was sent.
+            field: what errors call it.
+
+        Raises:
+            InvalidRequest: it cannot be read or is larger than `max_input_pixels`.
+            StorageError: it could not be stored.
+        """
+        current = self.settings.current
+        image = self.inputs.put(data, field, max_pixels=current.max_input_pixels)
+        now = time.monotonic()
+        if not self._inputs_cleaned or now - self._inputs_cleaned > _CLEAN_SECONDS:
+            self._inputs_cleaned = now
+            self.inputs.clean(
+                {
+                    image.sha256
+                    for job in self._queue.newest(ACTIVE, current.max_queued_jobs + 1)
+                    for image in job.request.inputs
+                },
+                keep_days=current.inputs_keep_days,
+                max_bytes=current.inputs_max_mib * _MIB,
+            )
+        return image
 
     def get(self, job_id: str) -> Job:
         """Return a job's newest snapshot; raises `NotFound`."""
@@ -214,6 +256,27 @@ class Engine:
             NotFound: no job has this id.
         """
         self._queue.skip(job_id)
+
+    def count_tokens(
+        self, prompt: str, *, steps: int, styles: Sequence[str] = (), is_negative: bool = False
+    ) -> tuple[int, int]:
+        """Return (tokens, room in whole chunks) of the longest text that a prompt will be.
+
+        Args:
+            prompt: as typed.
+            steps: of the sampler.
+            styles: names of the styles to apply.
+            is_negative: whether it is a negative prompt.
+        """
+        chosen = self.styles.chosen(styles)
+        return count_prompt(
+            prompt,
+            self.library.tokenizer(),
+            self.settings.current,
+            steps=steps,
+            styles=[style.negative_prompt if is_negative else style.prompt for style in chosen],
+            is_negative=is_negative,
+        )
 
     # --- what comes out ----------------------------------------------------------------------
 
@@ -283,13 +346,20 @@ class Engine:
         def find_title() -> str:
             if name:
                 return self.library.find(name).title
-            return self._configured(self.settings.current).title
+            return self._resolver.configured(self.settings.current).title
 
         return self._worker.preload(find_title)
 
-    def unload(self) -> Future[None]:
-        """Give back the memory of all models before the next job, which loads again."""
-        return self._worker.unload()
+    def unload(self, name: str = "", *, device_only: bool = False) -> Future[None]:
+        """Give back the memory of all models ("") or of one before the next job.
+
+        With `device_only` all leave the device and stay in main memory.
+
+        Raises:
+            UnknownName: there is no checkpoint of that name.
+        """
+        title = self.library.find(name).title if name else ""
+        return self._worker.unload(title, device_only=device_only)
 
     def model_state(self) -> dict[str, Any]:
         """Return {"title", "loading", "fraction", "error"} of the loaded model."""
@@ -301,49 +371,30 @@ class Engine:
 
     # --- inside ------------------------------------------------------------------------------
 
-    def _resolved(
-        self, request: GenerationRequest, settings: Settings, current: Settings
-    ) -> GenerationRequest:
-        limits = Limits(
-            pixels_per_image=current.max_pixels_per_image,
-            images_per_job=current.max_images_per_job,
-        )
-        validate(request, limits)
-        sampler, schedule = resolve_sampler(request.sampler, request.schedule)
-        asked = request.checkpoint or request.overrides.get("sd_model_checkpoint")
-        checkpoint = self.library.find(asked) if asked else self._configured(settings)
-        if checkpoint.error is not None:
-            raise ModelError(checkpoint.error)
-        resolved = resolve(
-            request,
-            checkpoint=checkpoint.title,
-            recommended=checkpoint.recommended,
-            sampler=sampler,
-            schedule=schedule,
-        )
-        # Again, because one side may have been left open.
-        validate(resolved, limits)
-        return resolved
+    def _with_overrides(
+        self, request: GenerationRequest, current: Settings
+    ) -> tuple[GenerationRequest, Settings]:
+        """Return the request with the overrides that it may make, and its settings."""
+        overrides = self._preflight.with_preset(permitted(request.overrides), current)
+        request = replace(request, overrides=overrides)
+        settings = current.with_overrides(request.overrides)
+        if "forge_inference_memory" in request.overrides:
+            self._preflight.check_settings(settings.to_json())
+        return request, settings
 
-    def _configured(self, settings: Settings) -> Checkpoint:
-        """Return the checkpoint of the settings, or the first one when its file is gone (A1111)."""
-        name = settings.sd_model_checkpoint
+    def _settled(self, settings: Settings, title: str) -> Settings:
+        """Return a job's settings with the memory mode that its checkpoint runs in."""
+        self._monitor.wake()
         try:
-            return self.library.find(name)
-        except (UnknownName, ModelError) as error:
-            if not name:
-                raise
-            fallback = self.library.find("")
-            log.warning("%s; using %s", error, fallback.title)
-            return fallback
+            choice = self._preflight.mode_for(settings, title)
+        except SdforgeError as error:
+            log.debug("no memory mode chosen for %s: %s", title, error)
+            return settings
+        news = title.partition(" [")[0], choice.mode
+        if choice.was_chosen and news != self._last_mode:
+            self._last_mode = news
+            log.info("memory mode for %s: %s (%s)", title, choice.mode, choice.reason)
+        return settings.with_overrides({"memory_mode": choice.mode})
 
-
-def _permitted(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the overrides that a request may make: nulls and locked settings are left out."""
-    kept = {}
-    for key, value in overrides.items():
-        if key in OPTIONS and OPTIONS[key].locked:
-            log.warning("the setting %s cannot be overridden by a request and is ignored", key)
-        elif value is not None:
-            kept[key] = value
-    return kept
+    def _title_in_use(self, settings: Settings) -> str:
+        return self._resolver.configured(settings).title

@@ -44,7 +44,8 @@ ACTIVE = frozenset({JobStatus.QUEUED, JobStatus.LOADING, JobStatus.RUNNING})
 class Progress:
     """How far a job is. `step` of `steps` are done in batch `batch` (from 0) of `batch_count`.
 
-    `eta_seconds` is None until the first step is done. `text` is for people and may be empty.
+    `eta_seconds` is None until the first step is done. `text` is for people and may be empty;
+    `notices` are sentences about what went otherwise than asked, each once.
     """
 
     fraction: float = 0.0
@@ -55,6 +56,7 @@ class Progress:
     batch: int = 0
     batch_count: int = 1
     text: str = ""
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

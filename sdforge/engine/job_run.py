@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sdforge.core.errors import Cancelled, SdforgeError
@@ -111,15 +112,18 @@ class JobRun:
         job, settings = self._live.job, self._settings
         save = job.save_images and settings.samples_save
         save = save and (result.is_complete or settings.save_incomplete_images)
+        if result.suffix and not save:
+            return
         started_at = datetime.fromtimestamp(job.started_at or time.time()).astimezone()
         # As in A1111, the one folder for everything counts for the page only.
         is_together = job.origin == "ui" and settings.outdir_samples
-        folder = "outdir_samples" if is_together else "outdir_txt2img_samples"
-        self._expect(
-            self._writer.save(
-                result, settings, folder_setting=folder, save=save, started_at=started_at
-            )
+        folder = "outdir_samples" if is_together else f"outdir_{job.kind}_samples"
+        future = self._writer.save(
+            result, settings, folder_setting=folder, save=save, started_at=started_at
         )
+        self._expect(future, is_result=not result.suffix)
+        if result.suffix:
+            return
         if _wants_grid(job, settings):
             self._grid_bytes += result.pixels.nbytes
             self._for_grid.append(result)
@@ -130,17 +134,24 @@ class JobRun:
         pictures, self._for_grid = self._for_grid, []
         settings = self._settings
         if pictures and (len(pictures) > 1 or not settings.grid_only_if_multiple):
-            self._expect(self._writer.save_grid(pictures, settings, save=settings.grid_save))
+            folder = f"outdir_{self._live.job.kind}_grids"
+            self._expect(
+                self._writer.save_grid(
+                    pictures, settings, folder_setting=folder, save=settings.grid_save
+                )
+            )
 
-    def _expect(self, future: Future[EncodedImage]) -> None:
+    def _expect(self, future: Future[EncodedImage], *, is_result: bool = True) -> None:
         with self._lock:
             self._unwritten += 1
-        future.add_done_callback(self._on_written)
+        future.add_done_callback(partial(self._on_written, is_result=is_result))
 
-    def _on_written(self, future: Future[EncodedImage]) -> None:
-        """Record a picture; runs on the writer's thread."""
+    def _on_written(self, future: Future[EncodedImage], *, is_result: bool) -> None:
+        """Record a picture, unless it is one from on the way; runs on the writer's thread."""
         try:
-            self._record(future.result())
+            encoded = future.result()
+            if is_result:
+                self._record(encoded)
         except BaseException as raised:  # noqa: BLE001 (whatever it is, the job must end)
             self._write_error = self._write_error or JobError.of(raised)
             log_failure(f"a picture of job {self._id} could not be written", raised)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from sdforge.core.events import Event, ModelLoading, StageStarted, StepDone
+from sdforge.core.events import Event, ModelLoading, Notice, StageStarted, StepDone
 from sdforge.engine.job import Progress
 
 # What A1111 reports as soon as a job has begun.
@@ -34,6 +34,9 @@ class ProgressMeter:
             self._enter("load")
             text = f"Loading {event.name}: {event.fraction:.0%}"
             self.progress = replace(self.progress, text=text)
+        elif isinstance(event, Notice):
+            known = dict.fromkeys((*self.progress.notices, event.text))
+            self.progress = replace(self.progress, notices=tuple(known))
         elif isinstance(event, StageStarted):
             self._start_stage(event)
         elif isinstance(event, StepDone):
@@ -55,7 +58,13 @@ class ProgressMeter:
 
     def _start_stage(self, event: StageStarted) -> None:
         self._enter(event.stage)
-        text = {"load": "Loading", "encode": "Reading the prompt", "decode": "Decoding"}
+        text = {
+            "load": "Loading",
+            "encode": "Reading the prompt",
+            "input": "Reading the picture",
+            "upscale": "Enlarging",
+            "decode": "Decoding",
+        }
         now = self.progress
         # A batch that was skipped never reached its last step, so the count starts over with each.
         step = now.step if event.batch == now.batch else 0

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sdforge.core.events import Event
+from sdforge.core.extension import Extension, active_extensions
+from sdforge.core.registry import Registry
 from sdforge.core.request import GenerationRequest
 from sdforge.core.result import ImageResult
 from sdforge.core.settings import Settings
-from sdforge.pipeline.context import RunContext, RunControl
+from sdforge.engine.expansion import expanded, run_all
+from sdforge.engine.inputs import InputFolder
+from sdforge.extensions.catalog import load_extensions
+from sdforge.pipeline.context import RunContext, RunControl, no_inputs
 
 if TYPE_CHECKING:
     from sdforge.core.device import DeviceInfo
@@ -37,6 +43,18 @@ class Runner(Protocol):
     def unload(self) -> None:
         """Give back all memory that models hold; the next job loads again."""
 
+    def unload_one(self, title: str) -> None:
+        """Give back the memory of one checkpoint."""
+
+    def leave_device(self) -> None:
+        """Take all models off the device; they stay in main memory."""
+
+    def tend(self) -> bool:
+        """Give back what the machine needs or nobody used for long; True when none is left."""
+
+    def wants_tending(self) -> bool:
+        """Say whether `tend` would do anything; may be called from any thread."""
+
     def memory_report(self) -> dict[str, Any]:
         """Return who holds how many bytes; may be called from any thread."""
 
@@ -51,6 +69,9 @@ class PipelineRunner:
         probe_device: Callable[[], DeviceInfo],
         flags: Mapping[str, object] | None = None,
         version: str = "",
+        extensions: Registry[Extension] | None = None,
+        calibration: Path | None = None,
+        inputs: InputFolder | None = None,
     ) -> None:
         """Probe the device and set up the machinery; loads torch, takes seconds.
 
@@ -59,17 +80,34 @@ class PipelineRunner:
             probe_device: returns the device to compute on.
             flags: the start-up flags that choose data types, see `models.loader.choose_precision`.
             version: the program's, for the infotext.
+            extensions: those that requests may use; None for the ones that ship.
+            calibration: file of what earlier runs taught about memory; None keeps nothing.
+            inputs: where pictures lie that requests refer to; without it there are none.
         """
+        from sdforge.memory.calibration import Calibration
         from sdforge.memory.device import open_device
+        from sdforge.memory.learning import Learning
         from sdforge.memory.manager import MemoryManager
+        from sdforge.models.adapters.adapters import Adapters
+        from sdforge.models.adapters.controlnet import ControlNets
         from sdforge.models.loader import ModelProvider, choose_precision
         from sdforge.pipeline.conditioning import ConditioningCache
 
         info = probe_device()
         self._version = version
-        self._memory = MemoryManager(open_device(info))
-        self._models = ModelProvider(library, self._memory, precision=choose_precision(info, flags))
+        self._inputs = inputs
+        self._extensions = load_extensions() if extensions is None else extensions
+        on_cpu = frozenset({"vae"} if (flags or {}).get("vae_in_cpu") else ())
+        device = open_device(info)
+        learning = Learning(Calibration(calibration), info.name, counts_peaks=device.counts_peaks)
+        self._memory = MemoryManager(device, cpu_roles=on_cpu, learning=learning)
+        precision = choose_precision(info, flags)
+        self._models = ModelProvider(library, self._memory, precision=precision)
+        self._controlnets = ControlNets(
+            library.controlnets, self._memory, compute=precision.denoiser
+        )
         self._conditioning = ConditioningCache()
+        self._adapters = Adapters(library.loras, library.embeddings)
 
     def run(
         self, request: GenerationRequest, settings: Settings, emit: Emit, control: RunControl
@@ -77,7 +115,11 @@ class PipelineRunner:
         """Yield the pictures of a resolved request; raises `Cancelled` when told to stop."""
         from sdforge.pipeline.generate import generate
 
-        return generate(self._context(request, settings, emit, control))
+        def run_one(request: GenerationRequest, emit: Emit) -> Iterator[ImageResult]:
+            return generate(self._context(request, settings, emit, control))
+
+        active = active_extensions(self._extensions, request.extensions, settings)
+        return run_all(expanded(request, active), run_one, emit)
 
     def preload(self, title: str, settings: Settings, emit: Emit) -> None:
         """Load a checkpoint ahead of the first job that needs it."""
@@ -90,22 +132,57 @@ class PipelineRunner:
     def unload(self) -> None:
         """Give back all memory that models hold; the next job loads again."""
         self._conditioning.clear()
+        self._adapters.forget()
+        self._controlnets.unload()
         self._models.unload()
+
+    def unload_one(self, title: str) -> None:
+        """Give back the memory of one checkpoint. Raises `UnknownName`."""
+        self._conditioning.clear()
+        self._models.unload_one(title)
+
+    def leave_device(self) -> None:
+        """Take all models off the device; they stay in main memory."""
+        self._conditioning.clear()
+        self._memory.evict_all()
+
+    def tend(self) -> bool:
+        """Give back what the machine needs or nobody used for long; True when none is left."""
+        if self._models.tend():
+            # Whatever the reason, what only goes with checkpoints leaves first.
+            self._controlnets.unload()
+            if self._models.current is None:
+                self._conditioning.clear()
+        return self._models.current is None
+
+    def wants_tending(self) -> bool:
+        """Say whether `tend` would do anything; may be called from any thread."""
+        return self._models.store.wants_tending()
 
     def memory_report(self) -> dict[str, Any]:
         """Return who holds how many bytes."""
-        return asdict(self._memory.report())
+        return {
+            **asdict(self._memory.report()),
+            "host": asdict(self._models.report()),
+            "host_controlnets": asdict(self._controlnets.report()),
+        }
 
     def _context(
         self, request: GenerationRequest, settings: Settings, emit: Emit, control: RunControl
     ) -> RunContext:
+        self._models.configure(settings)
+        read = no_inputs if self._inputs is None else self._inputs.read
         return RunContext(
             request=request,
             settings=settings,
             models=self._models,
             memory=self._memory,
             conditioning=self._conditioning,
+            adapters=self._adapters,
             emit=emit,
             control=control,
             version=self._version,
+            read_input=read,
+            extensions=active_extensions(self._extensions, request.extensions, settings),
+            controlnets=self._controlnets,
         )

@@ -291,12 +291,17 @@ def _job(row: sqlite3.Row, images: list[str]) -> Job:
         finished_at=row["finished_at"],
         request=GenerationRequest.from_json(json.loads(row["request"])),
         settings=_settings(json.loads(row["settings"])),
-        progress=Progress(**_known(Progress, row["progress"])),
+        progress=_progress(row["progress"]),
         error=JobError(**_known(JobError, row["error"])) if row["error"] else None,
         images=tuple(picture for picture in pictures if picture.index >= 0),
         grid=next((picture for picture in pictures if picture.index < 0), None),
         timings=json.loads(row["timings"]),
     )
+
+
+def _progress(text: str) -> Progress:
+    progress = Progress(**_known(Progress, text))
+    return replace(progress, notices=tuple(progress.notices))
 
 
 def _known(kind: type, text: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +29,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Settings of the machine, not of a picture: a job that waited runs with what holds now.
-MACHINE_SETTINGS = ("forge_inference_memory", "memory_mode")
+MACHINE_SETTINGS = (
+    "forge_inference_memory",
+    "memory_mode",
+    "models_idle_minutes",
+    "models_memory_limit",
+    "sd_checkpoints_limit",
+)
+# How often somebody looks whether models have to give memory back.
+TEND_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +60,11 @@ class Worker:
         current_settings: Callable[[], Settings],
         writer: ImageWriter,
         cache: PictureCache,
+        settle: Callable[[Settings, str], Settings] = lambda settings, title: settings,
     ) -> None:
+        """Start nothing yet; `settle` fills in what settings leave to the machine."""
         self._queue = queue
+        self._settle = settle
         self._writer = writer
         self._cache = cache
         self._make_runner = make_runner
@@ -60,7 +72,9 @@ class Worker:
         self._runner: Runner | None = None
         self._state = ModelState()
         self._wanted: Callable[[], str] | None = None
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sdforge-model", daemon=True)
+        self._tender = threading.Thread(target=self._look_after, name="sdforge-tend", daemon=True)
 
     @property
     def model_state(self) -> ModelState:
@@ -75,6 +89,7 @@ class Worker:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+        self._tender.start()
 
     def join(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the thread to end; return whether it has."""
@@ -90,9 +105,12 @@ class Worker:
         self._wanted = find_title
         return self._queue.add_chore(partial(self._preload, find_title))
 
-    def unload(self) -> Future[None]:
-        """Give back the memory of all models before the next job."""
-        return self._queue.add_chore(self._unload)
+    def unload(self, title: str = "", *, device_only: bool = False) -> Future[None]:
+        """Give back the memory of all models, or of one, before the next job.
+
+        With `device_only` all leave the device and stay in main memory.
+        """
+        return self._queue.add_chore(partial(self._unload, title, device_only))
 
     def memory_report(self) -> dict[str, Any]:
         """Return who holds how many bytes; empty before anything was loaded."""
@@ -106,6 +124,18 @@ class Worker:
             else:
                 self._run(task)
         _do(Chore(self._unload))
+        self._ended.set()
+
+    def _look_after(self) -> None:
+        """Have the model thread give memory back when that is due, between its jobs."""
+        while not self._ended.wait(TEND_SECONDS):
+            runner = self._runner
+            if runner is not None and runner.wants_tending():
+                futures.wait([self._queue.add_chore(self._tend)])
+
+    def _tend(self) -> None:
+        if self._runner is not None and self._runner.tend():
+            self._state = ModelState()
 
     def _run(self, live: LiveJob) -> None:
         job = live.job
@@ -113,7 +143,7 @@ class Worker:
         machine = {
             key: getattr(now, key) for key in MACHINE_SETTINGS if key not in job.request.overrides
         }
-        settings = job.settings.with_overrides(machine)
+        settings = self._settle(job.settings.with_overrides(machine), job.request.checkpoint)
         run = JobRun(self._queue, live, settings, self._writer, self._cache)
         try:
             error = run.execute(self._get_runner, partial(self._watch, job.request.checkpoint))
@@ -133,7 +163,8 @@ class Worker:
     def _watch(self, title: str, event: Event) -> None:
         """Keep the model state true to what the runner reports."""
         if isinstance(event, ModelLoading):
-            self._state = ModelState(title=title, loading=True, fraction=event.fraction)
+            # The refiner's or hires fix's may be another than the job's.
+            self._state = ModelState(title=event.name, loading=True, fraction=event.fraction)
         elif isinstance(event, StageStarted):
             if event.stage != "load":
                 self._loaded(title)
@@ -151,17 +182,25 @@ class Worker:
         try:
             title = find_title()
             self._state = replace(self._state, title=title)
-            settings = self._current_settings()
+            settings = self._settle(self._current_settings(), title)
             self._get_runner().preload(title, settings, partial(self._watch, title))
             self._loaded(title)
         except BaseException as raised:
             self._state = ModelState(error=JobError.of(raised).message)
             raise
 
-    def _unload(self) -> None:
-        if self._runner is not None:
+    def _unload(self, title: str = "", device_only: bool = False) -> None:
+        if self._runner is None:
+            return
+        if device_only:
+            self._runner.leave_device()
+        elif title:
+            self._runner.unload_one(title)
+            if title == self._state.title:
+                self._state = ModelState()
+        else:
             self._runner.unload()
-        self._state = ModelState()
+            self._state = ModelState()
 
 
 def _do(chore: Chore) -> None:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -17,6 +18,7 @@ from sdforge.core.device import DeviceInfo
 from sdforge.core.paths import Paths
 from sdforge.core.settings import SettingsStore
 from sdforge.engine import Engine, PipelineRunner
+from sdforge.engine.inputs import InputFolder
 from sdforge.models.library import Library
 from tests.api.conftest import BASE_URL, make_models, small
 
@@ -41,7 +43,9 @@ def client(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> I
         paths=paths,
         settings=SettingsStore(None),
         library=library,
-        make_runner=lambda: PipelineRunner(library, probe_device=cpu),
+        make_runner=lambda: PipelineRunner(
+            library, probe_device=cpu, inputs=InputFolder(paths.inputs)
+        ),
         version="0.0-test",
     )
     engine.start()
@@ -81,3 +85,30 @@ def test_a_vae_that_does_not_exist_fails_that_job_only(client: TestClient) -> No
     assert answer.status_code == 422
     assert "nowhere.safetensors" in answer.json()["errors"]
     picture(client)
+
+
+def test_a_drawn_picture_can_be_drawn_over_enlarged_and_kept_outside_of_a_mask(
+    client: TestClient,
+) -> None:
+    first, _ = picture(client, seed=1)
+    source = np.asarray(Image.open(io.BytesIO(first)))
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    file = io.BytesIO()
+    mask.save(file, "PNG")
+    sent, sent_mask = (base64.b64encode(data).decode() for data in (first, file.getvalue()))
+    payload = {"init_images": [sent], "mask": sent_mask, "mask_blur": 0, "inpaint_full_res": False}
+    answer = client.post("/sdapi/v1/img2img", json=small(**payload, inpainting_fill=1))
+    assert answer.status_code == 200, answer.text
+    made = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.json()["images"][0]))))
+    assert np.array_equal(made[:, 32:], source[:, 32:])
+    assert not np.array_equal(made[:, :32], source[:, :32])
+
+    large, info = picture(
+        client, seed=1, enable_hr=True, hr_scale=1.5, denoising_strength=0.5,
+        refiner_checkpoint="tiny", refiner_switch_at=0.5,
+    )  # fmt: skip
+    assert Image.open(io.BytesIO(large)).size == (96, 96)
+    (infotext,) = info["infotexts"]  # type: ignore[misc]
+    for part in ("Hires upscale: 1.5, ", "Hires upscaler: Latent", "Refiner switch at: 0.5"):
+        assert part in infotext

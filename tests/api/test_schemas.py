@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sdforge.api.schemas import EXTRAS, Txt2ImgRequest
-from sdforge.core.fields import FIELDS
+from sdforge.api.schemas import EXTRAS, Img2ImgRequest, Txt2ImgRequest
+from sdforge.core.fields import FIELDS, fields_of
 
 
 def read(**payload: Any) -> dict[str, Any]:
@@ -81,4 +81,7 @@ def test_defaults_are_not_shared_between_requests() -> None:
 def test_every_generation_parameter_is_documented_with_its_limits() -> None:
     properties = Txt2ImgRequest.model_json_schema()["properties"]
     assert properties["steps"]["maximum"] == 1000
-    assert all(properties[row.api]["description"] for row in FIELDS)
+    assert all(properties[row.api]["description"] for row in fields_of("txt2img"))
+    other = Img2ImgRequest.model_json_schema()["properties"]
+    assert all(other[row.api]["description"] for row in fields_of("img2img"))
+    assert "enable_hr" not in other and "resize_mode" not in properties

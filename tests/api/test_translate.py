@@ -9,7 +9,9 @@ import pytest
 from sdforge.api.schemas import Txt2ImgRequest
 from sdforge.api.translate import UnknownScript, filled_in, generation_request
 from sdforge.core.errors import InvalidRequest, NotAvailable
+from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest
+from sdforge.extensions.catalog import load_extensions
 
 # What the client library `webuiapi` sends with every picture.
 WEBUIAPI = {
@@ -28,8 +30,13 @@ WEBUIAPI = {
 }  # fmt: skip
 
 
+def no_pictures(data: bytes, field: str) -> InputImage:
+    raise AssertionError(f"{field} was stored")
+
+
 def request(**payload: Any) -> GenerationRequest:
-    return generation_request(filled_in(Txt2ImgRequest.model_validate(payload)))
+    values = filled_in(Txt2ImgRequest.model_validate(payload))
+    return generation_request(values, load_extensions(), add_input=no_pictures)
 
 
 def test_an_empty_payload_is_a1111s_default() -> None:
@@ -60,19 +67,27 @@ def test_an_empty_scheduler_leaves_the_choice_to_the_samplers_name(scheduler: ob
         {"enable_hr": "false"},
         {"refiner_checkpoint": "None", "refiner_switch_at": 0.8},
         {"refiner_checkpoint": ""},
-        {"restore_faces": False, "tiling": 0},
+        {"restore_faces": False, "tiling": None},
         {"firstpass_image": ""},
-        {"s_min_uncond": 0},
+        {"firstpass_image": "no hires fix", "firstphase_width": 64, "denoising_strength": 0.5},
+        {"hr_prompt": "x", "hr_scale": 4, "hr_resize_x": 64, "hr_cfg": 3},
         {"script_name": ""},
         {"script_name": "None"},
         {"alwayson_scripts": {"Sampler": {"args": [20, "Euler", "Automatic"]}, "seed": [1]}},
         {"hr_upscaler": "R-ESRGAN 4x+", "hr_additional_modules": ["Use same choices"]},
-        {"styles": ["unknown"], "comments": {"a": 1}, "distilled_cfg_scale": 3},
+        {"styles": [], "comments": {"a": 1}, "distilled_cfg_scale": 3},
         {"override_settings": {"forge_additional_modules": []}},
     ],
 )
 def test_values_that_mean_off_pass(payload: dict[str, Any]) -> None:
     assert request(**payload) == request()
+
+
+def test_styles_and_networks_reach_the_request() -> None:
+    made = request(styles=["oil", "None", 3], disable_extra_networks=True, s_min_uncond=1.5)
+    assert made.styles == ("oil", "None")
+    assert made.disable_extra_networks is True
+    assert made.s_min_uncond == 1.5
 
 
 @pytest.mark.parametrize("sent", [["x.vae.safetensors"], ["C:\\models\\VAE\\x.vae.safetensors"]])
@@ -132,3 +147,10 @@ def test_a_sampler_that_was_sent_wins_over_the_infotexts() -> None:
 def test_an_infotext_without_a_word_of_use_changes_nothing_else() -> None:
     made = request(infotext="just a prompt")
     assert (made.prompt, made.steps, made.sampler) == ("just a prompt", 50, "Euler")
+
+
+def test_an_infotext_may_ask_for_hires_fix_unless_the_client_says_no() -> None:
+    text = "an owl\nSteps: 12, Sampler: LMS, Hires upscale: 3, Hires upscaler: Lanczos"
+    made = request(infotext=text)
+    assert (made.hires, made.hires_scale, made.hires_upscaler) == (True, 3.0, "Lanczos")
+    assert not request(infotext=text, enable_hr=False).hires

@@ -21,6 +21,7 @@ from sdforge.core.request import GenerationRequest, Recommended
 from sdforge.core.result import GenerationInfo, ImageResult, ModelIdentity
 from sdforge.core.settings import Settings, SettingsStore
 from sdforge.engine import Engine
+from sdforge.models.tokenizers import Tokenizer, clip_tokenizer
 from sdforge.pipeline.context import RunControl
 
 Emit = Callable[[Event], None]
@@ -32,6 +33,12 @@ class FakeCheckpoint:
     title: str
     recommended: Recommended = Recommended(width=64, height=64, cfg_scale=3.0)
     error: str | None = None
+    family: str | None = "sd1"
+
+    @property
+    def path(self) -> Path:
+        """A file that does not exist: no memory mode can be chosen for it."""
+        return Path("nowhere") / self.title
 
 
 class FakeLibrary:
@@ -49,6 +56,12 @@ class FakeLibrary:
 
     def refresh(self) -> None:
         """Nothing is cached."""
+
+    def tokenizer(self) -> Tokenizer:
+        return clip_tokenizer()
+
+    def find_vae(self, name: str, info: FakeCheckpoint) -> Path | None:
+        return None
 
     def find(self, name: str) -> FakeCheckpoint:
         if not name:
@@ -77,6 +90,8 @@ class FakeRunner:
     gate: threading.Event = field(default_factory=threading.Event)
     reached: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     unloads: int = 0
+    left_device: int = 0
+    must_tend: bool = False
 
     def run(
         self, request: GenerationRequest, settings: Settings, emit: Emit, control: RunControl
@@ -111,6 +126,21 @@ class FakeRunner:
     def unload(self) -> None:
         self.unloads += 1
         self.loads.clear()
+
+    def unload_one(self, title: str) -> None:
+        self.loads.remove(title)
+
+    def leave_device(self) -> None:
+        self.left_device += 1
+
+    def tend(self) -> bool:
+        self.must_tend = False
+        self.threads.add(threading.current_thread().name)
+        self.loads.clear()
+        return True
+
+    def wants_tending(self) -> bool:
+        return self.must_tend
 
     def memory_report(self) -> dict[str, Any]:
         return {"loaded": list(self.loads)}
@@ -152,8 +182,8 @@ def _picture(request: GenerationRequest, index: int, complete: bool) -> ImageRes
         index=index,
         seed=seed,
         subseed=request.subseed,
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
+        prompt=request.image_prompt(index),
+        negative_prompt=request.image_negative_prompt(index),
         model=ModelIdentity(title=request.checkpoint, name="cat"),
         version="test",
     )

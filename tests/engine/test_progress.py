@@ -1,6 +1,6 @@
 import pytest
 
-from sdforge.core.events import Event, ModelLoading, StageStarted, StepDone
+from sdforge.core.events import Event, ModelLoading, Notice, StageStarted, StepDone
 from sdforge.engine.job import Progress
 from sdforge.engine.progress import ProgressMeter
 
@@ -84,3 +84,10 @@ def test_the_text_names_the_batch_when_there_are_several() -> None:
     single = ProgressMeter(batch_count=1)
     single.update(StageStarted(stage="denoise"))
     assert single.progress.text == ""
+
+
+def test_notices_are_kept_once_each() -> None:
+    meter = ProgressMeter(1)
+    for text in ("no LoRA 'a'", "no LoRA 'b'", "no LoRA 'a'"):
+        meter.update(Notice(text=text))
+    assert meter.progress.notices == ("no LoRA 'a'", "no LoRA 'b'")

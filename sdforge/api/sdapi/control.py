@@ -64,7 +64,7 @@ def _of_job(engine: Engine, job: Job, *, with_image: bool) -> dict[str, Any]:
             "interrupted": job.cancel_requested,
             "stopping_generation": False,
             "job": f"Batch {now.batch + 1} out of {now.batch_count}" if several
-                   else "scripts_txt2img",
+                   else f"scripts_{job.kind}",
             "job_count": -1 if loading else now.batch_count,
             "job_timestamp": job_timestamp(job),
             "job_no": now.batch,

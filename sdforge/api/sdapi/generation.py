@@ -1,4 +1,4 @@
-"""POST /sdapi/v1/txt2img: submits a job, waits for it without holding a thread, answers with it."""
+"""POST /sdapi/v1/txt2img and img2img: submit a job, wait for it (no thread is held), answer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Response
 
 from sdforge.api.context import ApiContext
+from sdforge.api.control_maps import detected_maps
 from sdforge.api.errors import error_response
 from sdforge.api.generation_response import (
     echoed_parameters,
@@ -19,9 +20,16 @@ from sdforge.api.generation_response import (
     generation_info,
     shown_grid,
 )
-from sdforge.api.schemas import ErrorBody, GenerationResponse, Txt2ImgRequest
+from sdforge.api.schemas import (
+    ErrorBody,
+    GenerationResponse,
+    Img2ImgRequest,
+    LenientModel,
+    Txt2ImgRequest,
+)
 from sdforge.api.sdapi.options import change_options
 from sdforge.api.translate import filled_in, generation_request
+from sdforge.api.translate_control import TITLES as CONTROL_TITLES
 from sdforge.api.waiting import wait_finished
 from sdforge.core.errors import NotFound, SdforgeError
 from sdforge.engine import Engine, Job, JobStatus
@@ -34,11 +42,12 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     501: {"model": ErrorBody, "description": "A field asks for what this version lacks."},
     507: {"model": ErrorBody, "description": "Not enough memory, or a disk is full."},
 }
+# Where pictures come in; megabytes each.
+_PICTURE_KEYS = ("init_images", "mask", "latent_mask", "firstpass_image")
 
 
 def router(context: ApiContext) -> APIRouter:
-    """Return the route."""
-    engine = context.engine
+    """Return the routes."""
     routes = APIRouter(prefix="/sdapi/v1", tags=["generation"])
 
     @routes.post("/txt2img", responses=_RESPONSES, response_class=Response)
@@ -48,21 +57,49 @@ def router(context: ApiContext) -> APIRouter:
         The header X-Job-Id names the job. An interrupted job answers 200 with what there was.
         A client that hangs up does not stop its job.
         """
-        values = filled_in(payload)
-        job = await asyncio.to_thread(_submit, context, values)
-        pictures = UnsavedPictures(engine)
-        watch = pictures.collect if values["send_images"] else _ignore
-        job = await wait_finished(engine, job.id, watch)
-        response = await asyncio.to_thread(_answer, engine, job, values, pictures)
-        response.headers["X-Job-Id"] = quote(job.id, safe=string.punctuation + " ")
-        return response
+        return await _generate(context, payload, "txt2img")
+
+    @routes.post("/img2img", responses=_RESPONSES, response_class=Response)
+    async def img2img(payload: Img2ImgRequest) -> Response:
+        """Draw over pictures, or over the masked part of them; answers when they are done.
+
+        Pictures come as base64, with or without a data: prefix. The rest is as with txt2img.
+        """
+        return await _generate(context, payload, "img2img")
 
     return routes
 
 
-def _submit(context: ApiContext, values: Mapping[str, Any]) -> Job:
-    job = context.engine.submit(
-        generation_request(values),
+async def _generate(context: ApiContext, payload: LenientModel, kind: str) -> Response:
+    engine = context.engine
+    values = filled_in(payload)
+    job = await asyncio.to_thread(_submit, context, values, kind)
+    _forget_pictures(values)
+    pictures = UnsavedPictures(engine)
+    watch = pictures.collect if values["send_images"] else _ignore
+    job = await wait_finished(engine, job.id, watch)
+    response = await asyncio.to_thread(_answer, engine, job, values, pictures)
+    response.headers["X-Job-Id"] = quote(job.id, safe=string.punctuation + " ")
+    return response
+
+
+def _forget_pictures(values: dict[str, Any]) -> None:
+    """Drop what the client sent, unless it wants it back: the job may wait for long."""
+    if not values.get("include_init_images"):
+        values.update({key: None for key in _PICTURE_KEYS if key in values})
+        scripts = values.get("alwayson_scripts") or {}
+        values["alwayson_scripts"] = {
+            title: sent
+            for title, sent in scripts.items()
+            if title.strip().casefold() not in CONTROL_TITLES
+        }
+
+
+def _submit(context: ApiContext, values: Mapping[str, Any], kind: str) -> Job:
+    engine = context.engine
+    request = generation_request(values, engine.extensions, kind=kind, add_input=engine.add_input)
+    job = engine.submit(
+        request,
         job_id=values["force_task_id"] or None,
         save_images=bool(values["save_images"]),
     )
@@ -129,8 +166,11 @@ def _answer(
         return error_response(error.status, error.kind, error.message)
     grid = shown_grid(job)
     shown = job.images if grid is None else (grid, *job.images)
+    pictures = [source.read(job, image.index) for image in shown] if values["send_images"] else []
+    if pictures:
+        pictures += detected_maps(engine, job)
     body = generation_body(
-        [source.read(job, image.index) for image in shown] if values["send_images"] else [],
+        pictures,
         echoed_parameters(values, job),
         generation_info(engine, job, values),
     )

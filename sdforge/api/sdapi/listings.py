@@ -13,18 +13,15 @@ from typing import Any
 from fastapi import APIRouter
 
 from sdforge.api.context import ApiContext
+from sdforge.postprocess.upscalers import LATENT_MODES, UPSCALERS
 from sdforge.sampling.names import SAMPLER_NAMES, SCHEDULE_NAMES
 
 # Flags whose value would let its reader in.
 _SECRET_WORDS = ("auth", "password", "token", "secret", "ngrok")
 _EMPTY_LISTS = {
-    "latent-upscale-modes": "Latent upscalers of hires fix; none in this version.",
     "hypernetworks": "Hypernetworks; none in this version.",
     "face-restorers": "Face restorers; none in this version.",
     "realesrgan-models": "Real-ESRGAN models; none in this version.",
-    "prompt-styles": "Prompt styles; none in this version.",
-    "loras": "LoRA files; none in this version.",
-    "script-info": "Scripts and their arguments; none in this version.",
     "extensions": "Installed extensions; none in this version.",
 }
 
@@ -57,19 +54,26 @@ def router(context: ApiContext) -> APIRouter:
 
     @routes.get("/upscalers")
     def upscalers() -> list[dict[str, Any]]:
-        """Upscalers; this version has none but `None`."""
+        """Upscalers of pictures."""
         nowhere = {"model_name": None, "model_path": None, "model_url": None}
-        return [{"name": "None", **nowhere, "scale": 4.0}]
+        return [{"name": row.name, **nowhere, "scale": row.factor} for row in UPSCALERS]
 
-    @routes.get("/embeddings")
-    def embeddings() -> dict[str, Any]:
-        """Textual inversion embeddings; none in this version."""
-        return {"loaded": {}, "skipped": {}}
+    @routes.get("/latent-upscale-modes")
+    def latent_upscale_modes() -> list[dict[str, Any]]:
+        """Upscalers of latents, for hires fix."""
+        return [{"name": row.name} for row in LATENT_MODES]
 
-    @routes.get("/scripts")
-    def scripts() -> dict[str, Any]:
-        """Titles of scripts; none in this version."""
-        return {"txt2img": [], "img2img": []}
+    @routes.get("/prompt-styles")
+    def prompt_styles() -> list[dict[str, Any]]:
+        """Prompt styles; with several files a heading without texts comes before each file's."""
+        return [
+            {
+                "name": name,
+                "prompt": style and style.prompt,
+                "negative_prompt": style and style.negative_prompt,
+            }
+            for name, style in context.engine.styles.listing()
+        ]
 
     @routes.get("/cmd-flags")
     def cmd_flags() -> dict[str, Any]:
@@ -78,20 +82,11 @@ def router(context: ApiContext) -> APIRouter:
 
     for name, text in _EMPTY_LISTS.items():
         routes.add_api_route(f"/{name}", _nothing, methods=["GET"], summary=name, description=text)
-    for name in ("refresh-embeddings", "refresh-loras"):
-        routes.add_api_route(
-            f"/{name}", _do_nothing, methods=["POST"], summary=name,
-            description="Nothing to look for in this version.",
-        )  # fmt: skip
     return routes
 
 
 def _nothing() -> list[Any]:
     return []
-
-
-def _do_nothing() -> None:
-    return None
 
 
 def masked_flags(flags: Mapping[str, Any]) -> dict[str, Any]:

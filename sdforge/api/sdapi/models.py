@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import Future
 from typing import Any
 
 from fastapi import APIRouter
 
 from sdforge.api.context import ApiContext
+from sdforge.api.waiting import done
 from sdforge.core.device import host_total_bytes
-from sdforge.core.errors import QueueFull
 
 
 def router(context: ApiContext) -> APIRouter:
@@ -57,32 +55,26 @@ def router(context: ApiContext) -> APIRouter:
     @routes.post("/unload-checkpoint")
     async def unload_checkpoint() -> dict[str, Any]:
         """Give back the memory of all models, after the job that runs; the next job loads again."""
-        await _done(engine.unload())
+        await done(engine.unload())
         return {}
 
     @routes.post("/reload-checkpoint")
     async def reload_checkpoint() -> dict[str, Any]:
         """Load the checkpoint of the settings, after the job that runs; then answer."""
-        await _done(engine.preload())
+        await done(engine.preload())
         return {}
 
     @routes.get("/memory")
     def memory() -> dict[str, Any]:
-        """Bytes in use: A1111's `ram` and `cuda`, and in `sdforge` who holds how many."""
+        """Bytes in use: A1111's `ram` and `cuda`, and in `sdforge` who holds how many.
+
+        `sdforge` also tells the memory mode with its reason, and this process's pages by kind.
+        """
         report = engine.memory_report()
-        return {"ram": _ram(), "cuda": _cuda(report), "sdforge": report}
+        more = {"memory_mode": engine.memory_mode(), "now": engine.memory_now()}
+        return {"ram": _ram(), "cuda": _cuda(report), "sdforge": {**report, **more}}
 
     return routes
-
-
-async def _done(future: Future[None]) -> None:
-    """Wait for the model thread to do something; raises what it raised."""
-    try:
-        await asyncio.wrap_future(future)
-    except asyncio.CancelledError:
-        if future.cancelled():
-            raise QueueFull("the server is stopping") from None
-        raise
 
 
 def _vae_files(context: ApiContext) -> list[dict[str, Any]]:
@@ -103,11 +95,13 @@ def _cuda(report: dict[str, Any]) -> dict[str, Any]:
     own, total = report["own_bytes"], report["total_bytes"]
     used = own + report["foreign_bytes"]
     now = {"current": own, "peak": report["peak_bytes"]}
+    held = report.get("reserved_bytes", own)
+    reserved = {"current": held, "peak": report.get("peak_reserved_bytes", held)}
     return {
         "system": {"free": total - used, "used": used, "total": total},
         "active": now,
         "allocated": now,
-        "reserved": now,
-        "inactive": {"current": 0, "peak": 0},
-        "events": {"retries": 0, "oom": 0},
+        "reserved": reserved,
+        "inactive": {"current": held - own, "peak": held - own},
+        "events": {"retries": 0, "oom": report.get("oom_events", 0)},
     }

@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 _READ_ONLY = "sd_checkpoint_hash"
 _CHECKPOINT = "sd_model_checkpoint"
 _VAE = "sd_vae"
-_INFERENCE_MEMORY = "forge_inference_memory"
-_MIB = 2**20
 
 
 def router(context: ApiContext) -> APIRouter:
@@ -84,13 +82,11 @@ def change_options(context: ApiContext, values: Mapping[str, Any]) -> None:
             del changes[_CHECKPOINT]
     if changes.get(_VAE):
         _check_vae(context, changes[_VAE])
-    if _INFERENCE_MEMORY in changes:
-        _check_inference_memory(context, changes[_INFERENCE_MEMORY])
     if not changes:
         return
     for key in [key for key in changes if key not in OPTIONS]:
         log.warning("the setting %r is not known here; it is stored but has no effect", key)
-    context.engine.settings.update(changes)
+    context.engine.change_settings(changes)
     if _CHECKPOINT in changes:
         context.engine.preload()
 
@@ -109,11 +105,3 @@ def _check_vae(context: ApiContext, name: Any) -> None:
     """Refuse a VAE that does not exist."""
     checkpoint = context.library.find(context.engine.settings.current.sd_model_checkpoint)
     context.library.find_vae(OPTIONS[_VAE].coerce(name), checkpoint)
-
-
-def _check_inference_memory(context: ApiContext, value: Any) -> None:
-    """Refuse to reserve more than the device has, once it is known how much that is."""
-    wanted = OPTIONS[_INFERENCE_MEMORY].coerce(value)
-    total = context.engine.memory_report().get("total_bytes", 0) // _MIB
-    if total and wanted > total:
-        raise InvalidRequest(_INFERENCE_MEMORY, value, f"MiB from 0 to the device's {total}")

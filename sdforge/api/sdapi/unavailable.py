@@ -10,7 +10,6 @@ from sdforge.api.schemas import ErrorBody
 from sdforge.core.errors import NotAvailable
 
 MISSING = {
-    "img2img": "drawing from pictures (img2img, inpainting)",
     "extra-single-image": "upscaling and face restoration",
     "extra-batch-images": "upscaling and face restoration",
     "interrogate": "describing pictures",

@@ -132,19 +132,14 @@ def test_more_pixels_than_allowed_are_refused(shared_server: Server) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("enable_hr", True),
-        ("refiner_checkpoint", "sd_xl_refiner"),
         ("restore_faces", True),
-        ("tiling", True),
-        ("firstpass_image", "aGVsbG8="),
-        ("firstphase_width", 512),
-        ("s_min_uncond", 0.5),
+        ("hr_additional_modules", ["ae.safetensors"]),
     ],
 )
 def test_a_feature_of_later_versions_is_refused_by_name(
     shared_server: Server, field: str, value: Any
 ) -> None:
-    status, body = refused(shared_server, small(**{field: value}))
+    status, body = refused(shared_server, small(**{field: value}, enable_hr=True))
     assert status == 501
     assert body["error"] == "NotAvailable"
     assert body["detail"].startswith(f"{field}: ")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sdforge.core.fields import FIELDS
+from sdforge.core.fields import fields_of
 from sdforge.engine import JobStatus
 from sdforge.output.metadata import read_infotext
 from tests.api.conftest import Server, StartServer, small
@@ -23,7 +23,7 @@ INFO_KEYS = (
     "subseed_strength width height sampler_name cfg_scale steps batch_size restore_faces "
     "face_restoration_model sd_model_name sd_model_hash sd_vae_name sd_vae_hash seed_resize_from_w "
     "seed_resize_from_h denoising_strength extra_generation_params index_of_first_image infotexts "
-    "styles job_timestamp clip_skip is_using_inpainting_conditioning version"
+    "styles job_timestamp clip_skip is_using_inpainting_conditioning version notices"
 ).split()
 
 
@@ -54,7 +54,7 @@ def test_parameters_echo_every_field_with_a1111s_defaults(server: Server) -> Non
                 "override_settings": None, "send_images": True, "save_images": False,
                 "alwayson_scripts": {}, "script_args": [], "enable_hr": False}  # fmt: skip
     assert {key: parameters[key] for key in expected} == expected
-    assert {row.api for row in FIELDS} <= set(parameters)
+    assert {row.api for row in fields_of("txt2img")} <= set(parameters)
 
 
 def test_sizes_left_open_become_the_checkpoints_own_and_are_echoed(server: Server) -> None:

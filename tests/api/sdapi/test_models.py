@@ -50,7 +50,10 @@ def test_memory_has_a1111s_shape_and_the_managers_own_report(server: Server) -> 
     assert set(ram) == {"free", "used", "total"}
     assert ram["free"] + ram["used"] == ram["total"]
     assert memory["cuda"] == {"error": "unavailable"}
-    assert memory["sdforge"] == {"loaded": ["other.safetensors"]}
+    own = memory["sdforge"]
+    assert own["loaded"] == ["other.safetensors"]
+    assert own["memory_mode"]["setting"] == "auto"
+    assert own["now"]["process"]["anonymous"] > 0
 
 
 def test_memory_of_an_accelerator_has_a1111s_keys(server: Server) -> None:

@@ -1,0 +1,145 @@
+"""A client's ControlNet units → those of a request, in every shape that clients are known to send.
+
+Beside `translate.py`. What belongs to the page of A1111's extension, or to kinds of networks that
+are not here, is left out in silence, as that extension does; pictures are stored on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sdforge.api.translate_passes import AddInput
+from sdforge.core.control import (
+    CONTROL_MODES,
+    HIRES_OPTIONS,
+    RESIZE_MODES,
+    ControlUnit,
+)
+from sdforge.core.errors import InvalidRequest
+from sdforge.core.inputs import InputImage
+
+# What `alwayson_scripts` calls it.
+TITLES = frozenset(("controlnet", "controlnet integrated", "sd-webui-controlnet"))
+_JUST_RESIZE, _CROP, _FILL = RESIZE_MODES
+_RESIZE_ALIASES = {
+    "inner fit (scale to fit)": _CROP,
+    "scale to fit (inner fit)": _CROP,
+    "outer fit (shrink to fit)": _FILL,
+    "envelope (outer fit)": _FILL,
+    "3": _JUST_RESIZE,
+}
+_ALIASES = {"input_image": "image", "mask": "mask_image", "guidance": "guidance_end"}
+
+
+def control_units(sent: Any, add_input: AddInput) -> tuple[ControlUnit, ...]:
+    """Return the units that a client switched on.
+
+    Args:
+        sent: what stands under the title: {"args": …}, a list of units, or one unit.
+        add_input: stores pictures.
+
+    Raises:
+        InvalidRequest: a value cannot be read; it is named with its unit's number.
+    """
+    units = sent.get("args", sent) if isinstance(sent, Mapping) else sent
+    if isinstance(units, Mapping):
+        units = [units]
+    if not isinstance(units, Sequence) or isinstance(units, str):
+        raise InvalidRequest("controlnet", units, "a list of units under 'args'")
+    found = [_unit(number, one, add_input) for number, one in enumerate(units)]
+    return tuple(unit for unit in found if unit is not None)
+
+
+def _unit(number: int, sent: Any, add_input: AddInput) -> ControlUnit | None:
+    """Return a unit; None for one that is off, or that is only a page's empty form."""
+    name = f"controlnet[{number}]"
+    if sent is None:
+        return None
+    if not isinstance(sent, Mapping):
+        raise InvalidRequest(name, sent, "an object with 'model', 'module', 'image', …")
+    values = {str(key): value for key, value in sent.items() if value is not None}
+    for alias, key in _ALIASES.items():
+        if alias in values:
+            values.setdefault(key, values[alias])
+    if not _truth(values.get("enabled", True)):
+        return None
+    image, mask = _pictures(values.get("image"))
+    mask = values.get("mask_image") or mask
+    model = str(values.get("model", "None")).strip()
+    if model.casefold() in ("none", "") and not image:
+        return None
+    # Pillow and NumPy are loaded with the first unit, not at start.
+    from sdforge.postprocess.preprocessors import PREPROCESSORS
+
+    module = str(values.get("module", "none"))
+    return ControlUnit(
+        model=model,
+        module=PREPROCESSORS.canonical(module) or module,
+        image=_stored(image, f"{name}.image", add_input),
+        mask=_stored(mask, f"{name}.mask_image", add_input),
+        weight=_number(values, "weight", 1.0, name),
+        guidance_start=_number(values, "guidance_start", 0.0, name),
+        guidance_end=_number(values, "guidance_end", 1.0, name),
+        control_mode=_option(values, "control_mode", CONTROL_MODES, name),
+        resize_mode=_option(values, "resize_mode", RESIZE_MODES, name, 1, _RESIZE_ALIASES),
+        hires_option=_option(values, "hr_option", HIRES_OPTIONS, name),
+        pixel_perfect=_truth(values.get("pixel_perfect", False)),
+        processor_res=round(_number(values, "processor_res", -1, name)),
+        threshold_a=_number(values, "threshold_a", -1.0, name),
+        threshold_b=_number(values, "threshold_b", -1.0, name),
+        save_detected_map=_truth(values.get("save_detected_map", True)),
+    )
+
+
+def _pictures(sent: Any) -> tuple[Any, Any]:
+    """Return (picture, mask) of what came as a text, as {"image", "mask"}, or as a list of such."""
+    if isinstance(sent, Sequence) and not isinstance(sent, str):
+        sent = sent[0] if sent else None
+    if isinstance(sent, Mapping):
+        return sent.get("image"), sent.get("mask")
+    return sent, None
+
+
+def _stored(sent: Any, field: str, add_input: AddInput) -> InputImage | None:
+    if not sent:
+        return None
+    if not isinstance(sent, str):
+        raise InvalidRequest(field, sent, "a picture in base64")
+    from sdforge.postprocess.decoding import decode_base64
+
+    return add_input(decode_base64(sent, field), field)
+
+
+def _truth(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.strip().casefold() in ("true", "1", "on", "yes")
+    return bool(value)
+
+
+def _number(values: Mapping[str, Any], key: str, default: float, name: str) -> float:
+    try:
+        return float(values.get(key, default))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"{name}.{key}", values[key], "a number") from error
+
+
+def _option(
+    values: Mapping[str, Any],
+    key: str,
+    options: Sequence[str],
+    name: str,
+    default: int = 0,
+    aliases: Mapping[str, str] | None = None,
+) -> str:
+    """Return one of a few words, which clients give as such or by their number."""
+    value = values.get(key, default)
+    folded = str(value).strip().casefold()
+    # Some clients send what Python calls an enumeration's member.
+    folded = folded.rpartition(".")[2] if folded.startswith("controlmode.") else folded
+    known = {option.casefold(): option for option in options}
+    known |= {str(number): option for number, option in enumerate(options)}
+    found = (known | dict(aliases or {})).get(folded)
+    if found is None:
+        raise InvalidRequest(f"{name}.{key}", value, ", ".join(options))
+    return found

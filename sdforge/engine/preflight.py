@@ -1,0 +1,306 @@
+"""What a request would take, and which memory mode suits a checkpoint, before anything is loaded.
+
+Reads headers only and loads no torch, so any thread may ask at any time. Figures of the device come
+from the memory report once the model thread has one, before that from the drivers.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from sdforge.core.device import Machine, survey
+from sdforge.core.errors import InvalidRequest, MissingModel
+from sdforge.core.request import GenerationRequest
+from sdforge.core.settings import Settings
+from sdforge.engine.job import Job
+from sdforge.flags import wants_cpu
+from sdforge.memory.advice import choose_mode, factor_of, room_of
+from sdforge.memory.budget import MIB
+from sdforge.memory.calibration import Calibration
+from sdforge.memory.estimate import (
+    Estimate,
+    Factor,
+    ModelSizes,
+    Room,
+    Shape,
+    estimate,
+)
+from sdforge.memory.recommend import alternatives, recommend_size
+from sdforge.models.checkpoint import CheckpointHeader, read_header
+from sdforge.models.hashes import Stamp
+from sdforge.models.precision import precision_names
+from sdforge.models.sizes import model_sizes
+
+if TYPE_CHECKING:
+    from sdforge.models.library import CheckpointInfo, Library
+
+log = logging.getLogger(__name__)
+
+CALIBRATION_FILE = "memory-calibration.json"
+_INFERENCE_MEMORY = "forge_inference_memory"
+_SURVEY_SECONDS = 10.0
+_HEADERS = 16
+_SMALL_FAMILIES = frozenset({"sd1", "sd2"})
+_DEFAULT_SIDE = 512
+
+
+@dataclass(frozen=True)
+class ModeChoice:
+    """The memory mode for a checkpoint; `was_chosen` when no flag or setting said so."""
+
+    mode: str
+    reason: str
+    was_chosen: bool
+
+
+class Preflight:
+    """Estimates and modes over one library and one machine."""
+
+    def __init__(
+        self,
+        library: Any,
+        cache: Path,
+        report: Callable[[], Mapping[str, Any]],
+        flags: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Look at nothing yet.
+
+        Args:
+            library: the checkpoints there are.
+            cache: folder of the calibration file.
+            report: the memory report, empty while nothing was loaded.
+            flags: the start-up flags.
+        """
+        self._library = cast("Library", library)
+        self._calibration_path = cache / CALIBRATION_FILE
+        self._report = report
+        self._flags = flags or {}
+        self._lock = threading.Lock()
+        self._machine: Machine | None = None
+        self._looked_at = 0.0
+        self._calibration = (-1, Calibration())
+
+    def machine(self) -> Machine:
+        """Return the device and the memory that is free, at most ten seconds old."""
+        with self._lock:
+            now = time.monotonic()
+            if self._machine is None or now - self._looked_at > _SURVEY_SECONDS:
+                self._machine = survey(
+                    force_cpu=wants_cpu(self._flags),
+                    device_id=self._flags.get("device_id"),
+                    flags=self._flags,
+                )
+                self._looked_at = now
+            return self._machine
+
+    def total_mib(self) -> int:
+        """Return how much memory the device has, in MiB."""
+        known = int(self._report().get("total_bytes", 0))
+        return (known or self.machine().device.total_bytes) // MIB
+
+    def check_settings(self, values: Mapping[str, Any]) -> None:
+        """Refuse memory settings that the device cannot hold.
+
+        Raises:
+            InvalidRequest: forge_inference_memory is more than the device has.
+        """
+        wanted = values.get(_INFERENCE_MEMORY)
+        if isinstance(wanted, (int, float)) and wanted > self.total_mib():
+            allowed = f"MiB from 0 to the device's {self.total_mib()}"
+            raise InvalidRequest(_INFERENCE_MEMORY, wanted, allowed)
+
+    def with_preset(self, values: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+        """Return changed settings, with the inference memory that a switch of preset brings.
+
+        A preset's GPU weights count where the same change does not name an inference memory.
+        """
+        changed = dict(values)
+        preset = changed.get("forge_preset")
+        if preset is None or changed.get(_INFERENCE_MEMORY) is not None:
+            return changed
+        weights = changed.get(f"{preset}_GPU_MB", getattr(settings, f"{preset}_GPU_MB", 0))
+        if isinstance(weights, (int, float)) and 0 < weights <= self.total_mib():
+            changed[_INFERENCE_MEMORY] = self.total_mib() - int(weights)
+        return changed
+
+    def mode_for(self, settings: Settings, title: str) -> ModeChoice:
+        """Return the mode that a checkpoint runs in under these settings.
+
+        Raises:
+            UnknownName, ModelError: the checkpoint cannot be used.
+        """
+        said = settings.memory_mode
+        if said not in ("auto", "medvram-sdxl"):
+            return ModeChoice(said, "as the flags or settings say", was_chosen=False)
+        info = self._library.find(title)
+        if said == "medvram-sdxl":
+            is_large = info.family not in _SMALL_FAMILIES
+            reason = f"medvram-sdxl, and this checkpoint is {info.family or 'of no known family'}"
+            return ModeChoice("medvram" if is_large else "normal", reason, was_chosen=False)
+        model = self._sizes(settings, info)
+        room = self._room(settings)
+        mode, reason = choose_mode(model, _usual_shape(info), room, self._factor())
+        return ModeChoice(mode, reason, was_chosen=True)
+
+    def estimate(
+        self, request: GenerationRequest, settings: Settings, past: Sequence[Job]
+    ) -> dict[str, Any]:
+        """Return what a resolved request takes, as JSON types.
+
+        Args:
+            request: with a size and a checkpoint.
+            settings: that it would run with.
+            past: finished jobs, newest first, to predict the time from.
+
+        Raises:
+            UnknownName, ModelError: the checkpoint or VAE cannot be used.
+        """
+        info = self._library.find(request.checkpoint)
+        model, room, factor = self._sizes(settings, info), self._room(settings), self._factor()
+        choice = self.mode_for(settings, request.checkpoint)
+        shape = _shape_of(request)
+        found = estimate(model, shape, room, choice.mode, factor)
+        largest = recommend_size(model, shape, room, choice.mode, factor)
+        return {
+            "fits": found.fits,
+            "mode": choice.mode,
+            "mode_reason": choice.reason,
+            "phases": [asdict(phase) for phase in found.phases],
+            "peak_bytes": found.peak_bytes,
+            "weights_bytes": model.total_bytes,
+            "budget": self._budget(room, found),
+            "vae": found.vae_mode.describe(),
+            "cond_batching": found.cond_batching,
+            "seconds": predict_seconds(request, past),
+            "reasons": list(found.reasons),
+            "recommended": _size(shape if found.fits else largest),
+            "largest": _size(largest),
+            "alternatives": [] if found.fits else _others(model, shape, room, factor),
+        }
+
+    def _budget(self, room: Room, found: Estimate) -> dict[str, Any]:
+        working = max(phase.working_bytes for phase in found.phases)
+        return {
+            "device": self.machine().device.name,
+            "total_bytes": room.total_bytes,
+            "inference_bytes": room.inference_bytes,
+            "reserve_bytes": room.reserve_bytes,
+            "foreign_bytes": room.foreign_bytes,
+            "weights_bytes": room.budget(working).weights_bytes,
+            "host_available_bytes": room.host_available_bytes,
+        }
+
+    def _sizes(self, settings: Settings, info: CheckpointInfo) -> ModelSizes:
+        vae = self._library.find_vae(settings.sd_vae, info)
+        precision = precision_names(self.machine().device, self._flags)
+        return model_sizes(
+            info.family or "",
+            _header(info.path),
+            precision,
+            vae=_header(vae) if vae is not None else None,
+        )
+
+    def _room(self, settings: Settings) -> Room:
+        room = room_of(self.machine(), settings.forge_inference_memory)
+        report = self._report()
+        own = sum(int(part["host_bytes"]) for part in report.get("components", ()))
+        if room.host_available_bytes is not None:
+            room = replace(room, host_available_bytes=room.host_available_bytes + own)
+        if room.is_host:
+            return replace(room, foreign_bytes=max(room.foreign_bytes - own, 0))
+        if "foreign_bytes" in report:
+            # The driver's count of free memory does not know which part of it is ours.
+            room = replace(room, foreign_bytes=int(report["foreign_bytes"]))
+        return room
+
+    def _factor(self) -> Factor:
+        try:
+            changed = self._calibration_path.stat().st_mtime_ns
+        except OSError:
+            changed = 0
+        if changed != self._calibration[0]:
+            self._calibration = (changed, Calibration(self._calibration_path))
+        return factor_of(self._calibration[1], self.machine().device.name)
+
+
+def predict_seconds(request: GenerationRequest, past: Sequence[Job]) -> float | None:
+    """Return how long a request will take by the newest job of its checkpoint; None without one.
+
+    Denoising is taken to grow with steps × pixels × pictures, decoding with pixels × pictures.
+    Loading the checkpoint is not counted.
+    """
+    for job in past:
+        if job.request.checkpoint != request.checkpoint or "denoise" not in job.timings:
+            continue
+        done = max(_pixels(job.request) * len(job.images), 1)
+        pixels = _pixels(request) * request.image_count / done
+        steps = request.steps / max(job.request.steps, 1)
+        guidance = (1 if request.cfg_scale == 1 else 2) / (1 if job.request.cfg_scale == 1 else 2)
+        timings = job.timings
+        return round(
+            timings.get("encode", 0.0)
+            + timings["denoise"] * pixels * steps * guidance
+            + timings.get("decode", 0.0) * pixels,
+            3,
+        )
+    return None
+
+
+def _pixels(request: GenerationRequest) -> int:
+    return (request.width or _DEFAULT_SIDE) * (request.height or _DEFAULT_SIDE)
+
+
+def _shape_of(request: GenerationRequest) -> Shape:
+    return Shape(
+        width=request.width or _DEFAULT_SIDE,
+        height=request.height or _DEFAULT_SIDE,
+        batch=request.batch_size,
+        guided=request.cfg_scale != 1,
+    )
+
+
+def _usual_shape(info: CheckpointInfo) -> Shape:
+    """Return one picture of the size that a checkpoint was made for."""
+    small = info.family in _SMALL_FAMILIES
+    usual = _DEFAULT_SIDE if small else 2 * _DEFAULT_SIDE
+    wanted = info.recommended
+    return Shape(width=wanted.width or usual, height=wanted.height or usual)
+
+
+def _size(shape: Shape | None) -> dict[str, int] | None:
+    if shape is None:
+        return None
+    return {"width": shape.width, "height": shape.height, "batch_size": shape.batch}
+
+
+def _others(model: ModelSizes, shape: Shape, room: Room, factor: Factor) -> list[dict[str, Any]]:
+    found = [
+        {"mode": mode, **(_size(other) or {}), "peak_bytes": result.peak_bytes}
+        for mode, other, result in alternatives(model, shape, room, factor)
+    ]
+    for mode in ("normal", "medvram", "lowvram"):
+        largest = recommend_size(model, replace(shape, batch=1), room, mode, factor)
+        if largest is not None:
+            peak = estimate(model, largest, room, mode, factor).peak_bytes
+            found.append({"mode": mode, **(_size(largest) or {}), "peak_bytes": peak})
+    return found
+
+
+def _header(path: Path) -> CheckpointHeader:
+    try:
+        return _read(path, Stamp.of(path))
+    except OSError as error:
+        raise MissingModel(f"{path} cannot be opened: {error.strerror or error}") from error
+
+
+@lru_cache(maxsize=_HEADERS)
+def _read(path: Path, stamp: Stamp) -> CheckpointHeader:
+    """Read a header once per state of the file; `stamp` is what tells states apart."""
+    return read_header(path)

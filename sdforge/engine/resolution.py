@@ -1,0 +1,221 @@
+"""Requests as they come → requests as they are queued: checked, nothing left open.
+
+Names become registered ones, −1 a seed, prompts what each picture is drawn from. `engine.py` is the
+only one that asks; limits and the meaning of single fields are `core.request`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from sdforge.core.errors import ModelError, UnknownName
+from sdforge.core.extension import Extension, active_extensions
+from sdforge.core.fields import FIELD
+from sdforge.core.registry import Registry
+from sdforge.core.request import (
+    DEFAULT_SIZE,
+    GenerationRequest,
+    Limits,
+    Recommended,
+    resolve,
+    validate,
+)
+from sdforge.core.settings import OPTIONS, Settings
+from sdforge.postprocess.upscalers import upscaler_name
+from sdforge.prompt.pictures import NEGATIVE_SEED, picture_prompts
+from sdforge.prompt.styles import StyleLibrary
+from sdforge.prompt.tokens import TokenizerLike
+from sdforge.prompt.wildcards import WildcardFolder
+from sdforge.sampling.names import resolve_sampler
+
+log = logging.getLogger(__name__)
+
+_FIRST_PASS_MULTIPLE = 64
+
+
+class Checkpoint(Protocol):
+    """What the engine needs to know of a checkpoint."""
+
+    @property
+    def title(self) -> str:
+        """The name that the model provider loads it by."""
+
+    @property
+    def recommended(self) -> Recommended:
+        """The size and scale that it was made for."""
+
+    @property
+    def error(self) -> str | None:
+        """Why it cannot run, None when it can."""
+
+
+class CheckpointLibrary(Protocol):
+    """Where checkpoints are found; `models.library.Library` is the real one."""
+
+    def find(self, name: str) -> Checkpoint:
+        """Return the checkpoint of a title, file name, hash…; of "" the first there is."""
+
+    def checkpoints(self) -> list[Any]:
+        """Return all checkpoints."""
+
+    def refresh(self) -> None:
+        """Look again at what is on disk."""
+
+    def tokenizer(self) -> TokenizerLike:
+        """Return what counts the tokens of prompts."""
+
+
+class Resolver:
+    """Resolves requests against what a server has."""
+
+    def __init__(
+        self,
+        library: CheckpointLibrary,
+        extensions: Registry[Extension],
+        styles: StyleLibrary,
+        wildcards: WildcardFolder,
+    ) -> None:
+        """Take what names are looked up in."""
+        self._library = library
+        self._extensions = extensions
+        self._styles = styles
+        self._wildcards = wildcards
+
+    def resolved(
+        self, request: GenerationRequest, settings: Settings, current: Settings
+    ) -> GenerationRequest:
+        """Return the request with nothing left open.
+
+        Args:
+            request: as a client made it.
+            settings: the job's, overrides included.
+            current: the server's, which hold the limits.
+
+        Raises:
+            InvalidRequest: a field cannot be used.
+            UnknownName: no such sampler, schedule, upscaler, extension or checkpoint.
+            ModelError: a checkpoint cannot serve.
+        """
+        limits = Limits(
+            pixels_per_image=current.max_pixels_per_image,
+            images_per_job=current.max_images_per_job,
+        )
+        validate(request, limits)
+        active = active_extensions(self._extensions, request.extensions, settings)
+        for one in active:
+            request = one.extension.on_request(request, one.values)
+        request = replace(
+            request, extensions={one.extension.name: dict(one.values) for one in active}
+        )
+        sampler, schedule = resolve_sampler(request.sampler, request.schedule)
+        request = self._resolved_passes(request, settings)
+        asked = request.checkpoint or request.overrides.get("sd_model_checkpoint")
+        checkpoint = self._library.find(asked) if asked else self.configured(settings)
+        if checkpoint.error is not None:
+            raise ModelError(checkpoint.error)
+        resolved = resolve(
+            request,
+            checkpoint=checkpoint.title,
+            recommended=checkpoint.recommended,
+            sampler=sampler,
+            schedule=schedule,
+            prompts=lambda request: self._prompts(request, settings),
+        )
+        # Again, because one side may have been left open.
+        validate(resolved, limits)
+        return resolved
+
+    def _resolved_passes(self, request: GenerationRequest, settings: Settings) -> GenerationRequest:
+        """Return the request with the names of the second pass and of the refiner resolved."""
+        values: dict[str, Any] = {}
+        if request.hires and settings.use_old_hires_fix_width_height:
+            values |= _smaller_first_pass(request)
+        if request.hires:
+            values["hires_upscaler"] = upscaler_name(request.hires_upscaler, "hr_upscaler")
+            if request.hires_sampler or request.hires_schedule:
+                # Of the request as it came, where "Automatic" still means what suits the sampler.
+                values["hires_sampler"], values["hires_schedule"] = resolve_sampler(
+                    request.hires_sampler or request.sampler,
+                    request.hires_schedule or request.schedule,
+                )
+            for name in ("hires_prompt", "hires_negative_prompt"):
+                if getattr(request, name) == getattr(request, name.removeprefix("hires_")):
+                    values[name] = ""
+        for name in ("hires_checkpoint", "refiner"):
+            if asked := getattr(request, name):
+                values[name] = self._usable(asked, FIELD[name].api)
+        return replace(request, **values)
+
+    def _usable(self, name: str, field: str) -> str:
+        """Return the title of a checkpoint that another field than the usual one names."""
+        try:
+            checkpoint = self._library.find(name)
+        except UnknownName as error:
+            raise UnknownName(error.kind, error.name, error.known, field) from error
+        if checkpoint.error is not None:
+            raise ModelError(checkpoint.error)
+        return checkpoint.title
+
+    def _prompts(self, request: GenerationRequest, settings: Settings) -> GenerationRequest:
+        """Return the request with the prompts that the pictures are drawn from."""
+        styles = self._styles.chosen(request.styles)
+        seeds = [request.image_seed(index) for index in range(request.image_count)]
+
+        def made(prompt: str, negative: bool) -> tuple[str, ...]:
+            texts = [style.negative_prompt if negative else style.prompt for style in styles]
+            first = NEGATIVE_SEED if negative else 0
+            shifted = [seed + first for seed in seeds]
+            return picture_prompts(prompt, texts, shifted, self._wildcards, settings)
+
+        hires, against = request.hires_prompt, request.hires_negative_prompt
+        return replace(
+            request,
+            prompts=made(request.prompt, negative=False),
+            negative_prompts=made(request.negative_prompt, negative=True),
+            hires_prompts=made(hires, negative=False) if hires else (),
+            hires_negative_prompts=made(against, negative=True) if against else (),
+        )
+
+    def configured(self, settings: Settings) -> Checkpoint:
+        """Return the checkpoint of the settings, or the first one when its file is gone (A1111)."""
+        name = settings.sd_model_checkpoint
+        try:
+            return self._library.find(name)
+        except (UnknownName, ModelError) as error:
+            if not name:
+                raise
+            fallback = self._library.find("")
+            log.warning("%s; using %s", error, fallback.title)
+            return fallback
+
+
+def _smaller_first_pass(request: GenerationRequest) -> dict[str, int]:
+    """Return sizes with which width and height are those of the second pass.
+
+    The first gets about the area of 512 × 512, sides rounded up to 64 (A1111 before 1.0).
+    """
+    width, height = request.width or DEFAULT_SIZE, request.height or DEFAULT_SIZE
+    if request.hires_width or request.hires_height:
+        return {}
+    scale = DEFAULT_SIZE / math.sqrt(width * height)
+    return {
+        "hires_width": width,
+        "hires_height": height,
+        "width": math.ceil(scale * width / _FIRST_PASS_MULTIPLE) * _FIRST_PASS_MULTIPLE,
+        "height": math.ceil(scale * height / _FIRST_PASS_MULTIPLE) * _FIRST_PASS_MULTIPLE,
+    }
+
+
+def permitted(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overrides that a request may make: nulls and locked settings are left out."""
+    kept = {}
+    for key, value in overrides.items():
+        if key in OPTIONS and OPTIONS[key].locked:
+            log.warning("the setting %s cannot be overridden by a request and is ignored", key)
+        elif value is not None:
+            kept[key] = value
+    return kept

@@ -1,0 +1,58 @@
+"""Extensions as A1111's clients see and use them."""
+
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import Server
+
+
+def test_titles_are_those_that_clients_send(server: Server) -> None:
+    listed = server.client.get("/sdapi/v1/scripts").json()
+    assert "freeu integrated (sd 1.x, sd 2.x, sdxl)" in listed["txt2img"]
+    assert listed["txt2img"] == listed["img2img"]
+
+
+def test_arguments_are_listed_in_the_order_of_positions(server: Server) -> None:
+    infos = server.client.get("/sdapi/v1/script-info").json()
+    freeu = next(info for info in infos if info["name"].startswith("freeu"))
+    assert freeu["is_alwayson"] is True
+    assert [argument["label"] for argument in freeu["args"]] == [
+        "Enable", "B1", "B2", "S1", "S2", "Start", "End",
+    ]  # fmt: skip
+    assert freeu["args"][1] == {
+        "label": "B1", "value": 1.01, "minimum": 0, "maximum": 4, "step": 0.01, "choices": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"args": [True, 1.3, 1.4]},
+        {"args": [{"enabled": True, "b1": 1.3, "B2": "1.4"}]},
+        {"args": {"Enable": True, "b1": 1.3, "b2": 1.4}},
+        [True, 1.3, 1.4, None, None, None, None, "one too many", 9],
+    ],
+)
+def test_arguments_are_taken_in_every_form(server: Server, sent: Any) -> None:
+    server.draw(alwayson_scripts={"FreeU Integrated (SD 1.x, SD 2.x, SDXL)": sent})
+    values = server.engine.jobs(limit=1)[0].request.extensions["freeu"]
+    assert values == {
+        "enabled": True, "b1": 1.3, "b2": 1.4, "s1": 0.99, "s2": 0.95, "start": 0.0, "end": 1.0,
+    }  # fmt: skip
+
+
+def test_a_value_out_of_its_limits_is_refused_by_name(server: Server) -> None:
+    answer = server.client.post(
+        "/sdapi/v1/txt2img", json={"alwayson_scripts": {"pag": {"args": [True, 1000]}}}
+    )
+    assert answer.status_code == 422
+    assert "scale" in answer.text
+
+
+def test_an_unknown_script_is_refused_in_a1111s_words(server: Server) -> None:
+    answer = server.client.post(
+        "/sdapi/v1/txt2img", json={"alwayson_scripts": {"ADetailer": {"args": [True]}}}
+    )
+    assert answer.status_code == 422
+    assert "Script 'ADetailer' not found" in answer.text

@@ -1,0 +1,170 @@
+"""What the engine says of a request before it runs, from real headers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdforge.core.errors import InvalidRequest, ModelError, UnknownName
+from sdforge.core.paths import Paths
+from sdforge.core.settings import SettingsStore
+from sdforge.engine import Engine
+from sdforge.models.library import Library
+from tests.engine.fakes import FakeRunner, a_request
+from tests.tiny import make_checkpoint
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("preflight") / "tiny.safetensors")
+
+
+@pytest.fixture
+def make(tmp_path: Path, checkpoint: Path) -> Iterator[Any]:
+    engines: list[Engine] = []
+    folder = tmp_path / "models" / "Stable-diffusion"
+    folder.mkdir(parents=True)
+    (folder / "tiny.safetensors").symlink_to(checkpoint)
+
+    def build(flags: dict[str, Any] | None = None, **settings: Any) -> tuple[Engine, FakeRunner]:
+        paths, runner = Paths.under(tmp_path), FakeRunner()
+        engine = Engine(
+            paths=paths,
+            settings=SettingsStore(None, settings),
+            library=Library(paths, hashing=False),
+            make_runner=lambda: runner,
+            version="test",
+            flags=flags or {"simulate_device": 512},
+        )
+        engines.append(engine)
+        return engine, runner
+
+    yield build
+    for engine in engines:
+        engine.close(timeout=10)
+
+
+def test_an_estimate_lists_phases_and_the_budget_without_loading(make: Any) -> None:
+    engine, runner = make(forge_inference_memory=100)
+    found = engine.estimate(a_request(checkpoint="tiny"))
+    assert found["fits"] is True
+    assert [phase["name"] for phase in found["phases"]] == ["encode", "denoise", "decode"]
+    assert found["budget"]["total_bytes"] == 512 * MIB
+    assert found["budget"]["inference_bytes"] == 100 * MIB
+    assert found["peak_bytes"] == max(phase["peak_bytes"] for phase in found["phases"])
+    assert found["recommended"] == {"width": 64, "height": 64, "batch_size": 1}
+    assert found["largest"]["width"] > 64
+    assert found["seconds"] is None
+    assert runner.loads == []
+    assert engine.jobs() == []
+
+
+def test_an_estimate_takes_less_than_20_milliseconds(make: Any) -> None:
+    engine, _ = make()
+    request = a_request(checkpoint="tiny")
+    engine.estimate(request)
+    best = 1.0
+    for _ in range(10):
+        began = time.perf_counter()
+        engine.estimate(request)
+        best = min(best, time.perf_counter() - began)
+    assert best < 0.02
+
+
+def test_a_request_that_cannot_fit_gets_sizes_that_do(make: Any) -> None:
+    engine, _ = make(forge_inference_memory=0)
+    found = engine.estimate(a_request(checkpoint="tiny", width=4096, height=2048, batch_size=4))
+    assert found["fits"] is False
+    assert "denoise takes" in found["reasons"][0]
+    best = found["recommended"]
+    assert 64 <= best["width"] < 4096
+    assert found["alternatives"]
+    again = engine.estimate(a_request(checkpoint="tiny", **best))
+    assert again["fits"] is True
+
+
+def test_wrong_requests_are_refused_as_at_submission(make: Any) -> None:
+    engine, _ = make()
+    with pytest.raises(InvalidRequest, match="steps"):
+        engine.estimate(a_request(checkpoint="tiny", steps=0))
+    with pytest.raises(UnknownName):
+        engine.estimate(a_request(checkpoint="no such model"))
+    with pytest.raises(UnknownName, match="VAE"):
+        engine.estimate(a_request(checkpoint="tiny", overrides={"sd_vae": "no such"}))
+
+
+def test_a_broken_checkpoint_is_refused(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "models" / "Stable-diffusion" / "broken.safetensors").write_bytes(b"\0" * 100)
+    engine, _ = make()
+    with pytest.raises(ModelError):
+        engine.estimate(a_request(checkpoint="broken"))
+
+
+def test_an_override_of_the_inference_memory_counts_and_is_checked(make: Any) -> None:
+    engine, _ = make(forge_inference_memory=100)
+    request = a_request(checkpoint="tiny", overrides={"forge_inference_memory": 200})
+    assert engine.estimate(request)["budget"]["inference_bytes"] == 200 * MIB
+    assert engine.settings.current.forge_inference_memory == 100
+    for method in (engine.estimate, engine.submit):
+        with pytest.raises(InvalidRequest, match="device's 512"):
+            method(a_request(checkpoint="tiny", overrides={"forge_inference_memory": 513}))
+
+
+@pytest.mark.parametrize(
+    ("mib", "mode"), [(512, "normal"), (20, "medvram"), (3, "lowvram")]
+)  # fmt: skip
+def test_without_a_flag_the_mode_follows_the_device(make: Any, mib: int, mode: str) -> None:
+    engine, _ = make({"simulate_device": mib}, forge_inference_memory=0)
+    facts = engine.memory_mode()
+    assert (facts["setting"], facts["mode"]) == ("auto", mode), facts
+    assert facts["total_bytes"] == mib * MIB
+    assert facts["reason"]
+
+
+def test_a_job_runs_in_the_chosen_mode_and_the_log_says_why(
+    make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, runner = make({"simulate_device": 20}, forge_inference_memory=0)
+    engine.start()
+    with caplog.at_level("INFO", logger="sdforge"):
+        for _ in range(2):
+            engine.wait(engine.submit(a_request(checkpoint="tiny")).id, timeout=20)
+    assert {settings.memory_mode for settings in runner.settings} == {"medvram"}
+    assert caplog.text.count("memory mode for tiny.safetensors: medvram") == 1
+    assert engine.settings.current.memory_mode == "auto"
+
+
+def test_a_flag_or_setting_beats_the_choice(make: Any) -> None:
+    engine, _ = make({"simulate_device": 512}, memory_mode="lowvram")
+    assert engine.memory_mode()["mode"] == "lowvram"
+    engine.close()
+    sdxl_only, _ = make({"simulate_device": 512}, memory_mode="medvram-sdxl")
+    assert sdxl_only.memory_mode()["mode"] == "normal"
+
+
+def test_the_time_is_predicted_from_the_last_job_of_the_checkpoint(make: Any) -> None:
+    engine, _ = make()
+    engine.start()
+    job = engine.wait(engine.submit(a_request(checkpoint="tiny")).id, timeout=20)
+    assert job.timings
+    once = engine.estimate(a_request(checkpoint="tiny"))["seconds"]
+    assert once is not None
+    more = engine.estimate(a_request(checkpoint="tiny", steps=40, width=128))["seconds"]
+    assert more >= once
+
+
+def test_a_preset_brings_its_gpu_weights(make: Any) -> None:
+    engine, _ = make(flux_GPU_MB=384, forge_inference_memory=100)
+    assert engine.change_settings({"forge_preset": "flux"}).forge_inference_memory == 512 - 384
+    named = {"forge_preset": "flux", "forge_inference_memory": 256}
+    assert engine.change_settings(named).forge_inference_memory == 256
+    assert engine.change_settings({"forge_preset": "sd"}).forge_inference_memory == 256
+    with pytest.raises(InvalidRequest, match="device's 512"):
+        engine.change_settings({"forge_inference_memory": 513, "jpeg_quality": 3})
+    assert engine.settings.current.jpeg_quality == 80
