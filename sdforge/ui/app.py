@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import platform
+from functools import partial
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,11 +21,14 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sdforge.ui.actions import CHECKPOINT, PROMPTS, STORED, TASK_ID, PageActions
+from sdforge.ui.actions import CHECKPOINT, GPU_WEIGHTS, STORED, PageActions, tab_name
 from sdforge.ui.bindings import Trigger, bind, bind_script
+from sdforge.ui.form import RECOMMENDED_NAMES
 from sdforge.ui.markup import ASSETS, fragment
+from sdforge.ui.passes import CHECKPOINT_NAMES, IMG2IMG, TXT2IMG
 from sdforge.ui.quicksettings import build_quicksettings
-from sdforge.ui.tabs import txt2img
+from sdforge.ui.tab_actions import COUNTED, PICTURES, TASK_ID, TabActions
+from sdforge.ui.tabs import img2img, txt2img
 from sdforge.ui.theme import make_theme
 
 if TYPE_CHECKING:
@@ -39,54 +43,90 @@ def build_ui(engine: Engine, *, version: str) -> gr.Blocks:
     """Return the page, connected to `engine`; no server is started and no setting written."""
     actions = PageActions(engine)
     with gr.Blocks(title="sdforge", analytics_enabled=False, fill_width=True) as page:
-        checkpoint = build_quicksettings()
+        quicksettings = build_quicksettings(actions.device_mib())
         with gr.Tabs(elem_id="tabs"):
-            widgets = txt2img.build_tab()
+            forms = {
+                TXT2IMG: txt2img.build_tab(engine.extensions),
+                IMG2IMG: img2img.build_tab(engine.extensions),
+            }
         fragment("footer", version=version, python=platform.python_version(), parts=_parts())
         hidden = {
             name: gr.Textbox(elem_id=f"sdforge_{name}", visible="hidden", label=name)
-            for name in (TASK_ID, STORED)
+            for name in (TASK_ID, PICTURES, STORED)
         }
-        _connect(page, actions, {**widgets, CHECKPOINT: checkpoint}, hidden)
+        _connect(page, actions, forms, quicksettings, hidden)
+        for tab, form in forms.items():
+            _connect_tab(actions.tabs[tab], form, hidden)
     return page
+
+
+def _press(name: str) -> Trigger:
+    """Make a hidden button that scripts press by its id, and return its event."""
+    return gr.Button(name, elem_id=f"sdforge_{name}", visible="hidden").click
 
 
 def _connect(
     page: gr.Blocks,
     actions: PageActions,
-    widgets: dict[str, Component],
+    forms: dict[str, dict[str, Component]],
+    shared: dict[str, Component],
     hidden: dict[str, Component],
 ) -> None:
-    """Bind every event. Scripts press the hidden buttons made here by their ids."""
-    form = {name: widget for name, widget in widgets.items() if name != CHECKPOINT}
-    checkpoint = {CHECKPOINT: cast(gr.Dropdown, widgets[CHECKPOINT])}
-
-    def press(name: str) -> Trigger:
-        return gr.Button(name, elem_id=f"sdforge_{name}", visible="hidden").click
-
+    """Bind the events of the page as a whole."""
+    everything = {
+        tab_name(tab, name): widget for tab, form in forms.items() for name, widget in form.items()
+    } | shared
     load_inputs = {STORED: hidden[STORED]}
-    bind(page.load, actions.load_page, inputs=load_inputs, outputs=widgets, before="form.stored")
+    bind(page.load, actions.load_page, inputs=load_inputs, outputs=everything, before="page.stored")
+    followers = {
+        tab_name(tab, name): forms[tab][name] for tab in forms for name in RECOMMENDED_NAMES
+    }
+    checkpoint = {CHECKPOINT: shared[CHECKPOINT]}
     bind(
-        press("submit"),
-        actions.submit,
-        inputs={TASK_ID: hidden[TASK_ID], **form},
-        before="jobs.before_submit",
+        cast(gr.Dropdown, shared[CHECKPOINT]).input,
+        actions.change_checkpoint,
+        inputs=checkpoint | followers,
+        outputs=checkpoint | followers,
     )
-    bind(checkpoint[CHECKPOINT].input, actions.change_checkpoint, inputs=widgets, outputs=widgets)
-    bind(press("refresh_checkpoints"), actions.refresh_checkpoints, outputs=checkpoint)
-    bind(press("show_checkpoint"), actions.show_checkpoint, outputs=checkpoint)
+    bind(_press("refresh_checkpoints"), actions.refresh_checkpoints, outputs=shared)
+    bind(_press("show_checkpoint"), actions.show_checkpoint, outputs=shared)
+    if GPU_WEIGHTS in shared:
+        weights = {GPU_WEIGHTS: cast(gr.Slider, shared[GPU_WEIGHTS])}
+        # Not `change`: that also fires when the server fills the form, and would write it back.
+        bind(
+            weights[GPU_WEIGHTS].release,
+            actions.change_gpu_weights,
+            inputs=weights,
+            outputs=weights,
+        )
+
+
+def _connect_tab(
+    actions: TabActions, form: dict[str, Component], hidden: dict[str, Component]
+) -> None:
+    """Bind the events of one tab."""
+    tab = actions.tab
     bind(
-        press("paste"),
+        _press(f"{tab}_submit"),
+        actions.submit,
+        inputs={TASK_ID: hidden[TASK_ID], PICTURES: hidden[PICTURES], **form},
+        before=f"{tab}.beforeSubmit",
+    )
+    bind(
+        _press(f"{tab}_paste"),
         actions.read_prompt,
         inputs=form,
         outputs=form,
-        before="form.before_paste",
+        before=f"{tab}.beforePaste",
     )
-    prompts = {name: form[name] for name in PROMPTS}
-    bind(press("count_tokens"), actions.count_tokens, inputs=prompts)
-    bind_script(press("apply"), "form.take_pending", form, sets=True)
-    for widget in form.values():
-        bind_script(cast(Any, widget).change, "form.remember", form)
+    lists = {name: form[name] for name in CHECKPOINT_NAMES if name in form}
+    bind(_press(f"{tab}_refresh_lists"), actions.refresh_lists, inputs=lists, outputs=lists)
+    counted = {name: form[name] for name in COUNTED}
+    bind(_press(f"{tab}_count_tokens"), actions.count_tokens, inputs=counted)
+    bind_script(_press(f"{tab}_apply"), f"{tab}.takePending", form, sets=True)
+    # One event with many triggers: an event of its own for each would list all widgets each time.
+    changes = [cast(Any, widget).change for widget in form.values()]
+    bind_script(partial(gr.on, changes), f"{tab}.remember", form)
 
 
 def _parts() -> str:

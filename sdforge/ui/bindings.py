@@ -17,7 +17,9 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from sdforge.ui.actions import ANSWER, Choice, Values, unexpected
+from sdforge.ui.actions import unexpected
+from sdforge.ui.checkpoints import Choice
+from sdforge.ui.tab_actions import ANSWER, Values
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """The form's values, as a dict by name, and what they mean.
 
-A form value is named like its row in `core.fields`; `seed_extras` is the page's own (A1111's
-"Extra" beside the seed). Nothing here knows Gradio: `fields.py` makes the widgets, `bindings.py`
-carries values to and fro.
+A form value is named like its row in `core.fields`; `seed_extras` (A1111's "Extra" beside the
+seed), `styles` and what `passes.py` lists have no row. Nothing here knows Gradio: `fields.py` makes
+the widgets, `bindings.py` carries values to and fro.
 """
 
 from __future__ import annotations
@@ -13,18 +13,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdforge.core.errors import InvalidRequest
-from sdforge.core.fields import FIELD, FIELDS, Field
+from sdforge.core.fields import FIELD, Field, fields_of
 from sdforge.core.request import (
     DEFAULT_CFG_SCALE,
     DEFAULT_SIZE,
     GenerationRequest,
     Recommended,
 )
+from sdforge.ui import passes
+from sdforge.ui.passes import TABS, TXT2IMG, Pictures
 
 SEED_EXTRAS = "seed_extras"
+# Names of the styles to apply.
+STYLES = "styles"
 # Rows without an element id have no widget: they are for the API and settings alone.
-FORM_FIELDS: tuple[Field, ...] = tuple(row for row in FIELDS if row.elem_id)
-FORM_NAMES: tuple[str, ...] = (*(row.name for row in FORM_FIELDS), SEED_EXTRAS)
+FORM_FIELDS: Mapping[str, tuple[Field, ...]] = {
+    tab: tuple(row for row in fields_of(tab) if row.elem_id) for tab in TABS
+}
+FORM_NAMES: Mapping[str, tuple[str, ...]] = {
+    tab: (*(row.name for row in rows), SEED_EXTRAS, STYLES, *passes.EXTRAS[tab])
+    for tab, rows in FORM_FIELDS.items()
+}
 # What a checkpoint may recommend; these follow it until the user changes them.
 RECOMMENDED_NAMES = ("width", "height", "steps", "cfg_scale", "sampler")
 _VARIATION_NAMES = ("subseed", "subseed_strength", "seed_resize_from_w", "seed_resize_from_h")
@@ -32,15 +41,17 @@ _VARIATION_NAMES = ("subseed", "subseed_strength", "seed_resize_from_w", "seed_r
 _ASPECTS = ((16, 9), (9, 16))
 
 
-def default_values(recommended: Recommended) -> dict[str, Any]:
+def default_values(recommended: Recommended, tab: str = TXT2IMG) -> dict[str, Any]:
     """Return the form's values for a checkpoint when the browser remembers none."""
-    values: dict[str, Any] = {row.name: row.default for row in FORM_FIELDS}
+    values: dict[str, Any] = {row.name: row.default for row in FORM_FIELDS[tab]}
+    values.update(passes.default_values(tab))
     values.update(width=DEFAULT_SIZE, height=DEFAULT_SIZE, cfg_scale=DEFAULT_CFG_SCALE)
     for name in RECOMMENDED_NAMES:
         advised = getattr(recommended, name)
         if advised is not None:
             values[name] = advised
     values[SEED_EXTRAS] = False
+    values[STYLES] = []
     return values
 
 
@@ -56,16 +67,42 @@ def follow_checkpoint(
     }
 
 
-def request_from_values(values: Mapping[str, Any], checkpoint: str = "") -> GenerationRequest:
+def request_from_values(
+    values: Mapping[str, Any],
+    extensions: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    tab: str = TXT2IMG,
+    pictures: Pictures | None = None,
+) -> GenerationRequest:
     """Return the request that a filled-in form means.
 
+    Args:
+        values: the form's.
+        extensions: what is asked of extensions, by their names.
+        tab: whose form it is.
+        pictures: what was sent with it.
+
     Raises:
-        InvalidRequest: a value is missing or not of its field's type, naming the field's label.
+        InvalidRequest: a value is missing or not of its field's type, or a picture is missing,
+            naming the field's label.
     """
-    chosen = {row.name: read_value(row, values.get(row.name)) for row in FORM_FIELDS}
+    off = passes.switched_off(values, tab)
+    chosen = {
+        row.name: off[row.name] if row.name in off else read_value(row, values.get(row.name))
+        for row in FORM_FIELDS[tab]
+    }
     if not values.get(SEED_EXTRAS):
         chosen.update({name: FIELD[name].default for name in _VARIATION_NAMES})
-    return GenerationRequest(**chosen, checkpoint=checkpoint)
+    chosen |= passes.request_parts(values, chosen, tab, pictures or Pictures())
+    return GenerationRequest(
+        **chosen, styles=tuple(style_names(values.get(STYLES))), extensions=dict(extensions or {})
+    )
+
+
+def style_names(value: Any) -> list[str]:
+    """Return the names in a multiple choice's value, whatever a browser sent."""
+    chosen = value if isinstance(value, list) else []
+    return [name for name in chosen if isinstance(name, str)]
 
 
 def read_value(row: Field, value: Any) -> Any:
@@ -86,6 +123,10 @@ def read_value(row: Field, value: Any) -> Any:
     return converted
 
 
+def _read_stored(name: str, value: Any) -> Any:
+    return read_value(FIELD[name], value)
+
+
 def _as_number(kind: type, value: Any) -> Any:
     if isinstance(value, str):
         try:
@@ -101,7 +142,7 @@ def _as_number(kind: type, value: Any) -> Any:
 
 def label_errors(error: InvalidRequest) -> tuple[str, str | None]:
     """Return the sentence for the user and the name of the form's field it is about, if any."""
-    for row in FORM_FIELDS:
+    for row in {row.name: row for tab in TABS for row in FORM_FIELDS[tab]}.values():
         if error.field in (row.api, row.label):
             sentence = error.message
             if sentence.startswith(f"{row.api}: "):
@@ -112,7 +153,7 @@ def label_errors(error: InvalidRequest) -> tuple[str, str | None]:
     return error.message, None
 
 
-def stored_values(text: str) -> tuple[dict[str, Any], str]:
+def stored_values(text: str, tab: str = TXT2IMG) -> tuple[dict[str, Any], str]:
     """Return values and checkpoint that a browser remembered; what cannot be used is left out."""
     try:
         stored = json.loads(text or "{}")
@@ -124,9 +165,12 @@ def stored_values(text: str) -> tuple[dict[str, Any], str]:
     for name, value in stored["values"].items():
         if name == SEED_EXTRAS:
             values[name] = bool(value)
-        elif name in FORM_NAMES:
+        elif name == STYLES:
+            values[name] = style_names(value)
+        elif name in FORM_NAMES[tab]:
             try:
-                values[name] = read_value(FIELD[name], value)
+                is_extra = name in passes.EXTRAS[tab]
+                values[name] = (passes.read_extra if is_extra else _read_stored)(name, value)
             except InvalidRequest:
                 continue
     checkpoint = stored.get("checkpoint")

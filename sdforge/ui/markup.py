@@ -11,15 +11,11 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def fragment(name: str, **values: str) -> gr.HTML:
-    """Place `assets/<name>.html`; `$word` in it is replaced by `values["word"]`.
-
-    Without values it can be there only once, so it gets an id.
-    """
+    """Place `assets/<name>.html`; `$word` in it is replaced by `values["word"]`."""
     text = (ASSETS / f"{name}.html").read_text(encoding="utf-8")
     return gr.HTML(
         Template(text).substitute(values),
-        elem_id=f"fragment_{name}" if not values else None,
-        elem_classes=["fragment"],
+        elem_classes=["fragment", f"fragment-{name.replace('_', '-')}"],
         apply_default_css=False,
         js_on_load=None,
         min_width=0,

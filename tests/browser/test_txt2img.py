@@ -331,6 +331,26 @@ def test_small_tools_of_the_form(page: Page) -> None:
     page.wait_for_function("document.querySelector('#txt2img_prompt textarea').value !== ''")
 
 
+def test_a_chosen_style_is_counted_drawn_and_remembered(
+    visitor: Visitor, shared_server: LiveServer
+) -> None:
+    style = {"name": "snow", "prompt": "{prompt} in deep snow", "negative_prompt": ""}
+    ask(shared_server, "/api/v1/styles", style)
+    page = visitor.open()
+    page.fill(PROMPT, "style fox # alone")
+    page.click("#txt2img_styles input")
+    page.click("[role=option]:has-text('snow')")
+    page.wait_for_function(
+        "document.querySelector('#txt2img_token_counter').textContent === '5/75'"
+    )
+    page.keyboard.press("Escape")
+    generate(page, "style fox # alone", steps=2)
+    wait_for_info(page, "style fox in deep snow")
+    page.reload()
+    visitor.wait_until_usable(page)
+    page.wait_for_selector("#txt2img_styles :text('snow')")
+
+
 def test_another_checkpoint_is_chosen_and_the_form_follows(
     page: Page, shared_server: LiveServer
 ) -> None:
@@ -359,6 +379,9 @@ def test_what_is_typed_before_the_form_is_filled_stays(visitor: Visitor) -> None
     prompt.fill("typed early")
     visitor.wait_until_usable(page)
 
+    page.wait_for_function(
+        "document.querySelector('#txt2img_prompt textarea').value === 'typed early'"
+    )
     page.wait_for_timeout(1000)
     assert prompt.input_value() == "typed early"
 

@@ -14,6 +14,7 @@ from sdforge.core.settings import SettingsStore
 from sdforge.engine import Engine
 from sdforge.models.library import Library
 from sdforge.ui.actions import PageActions
+from sdforge.ui.tab_actions import TabActions
 from tests.engine.fakes import FakeRunner
 
 
@@ -25,6 +26,11 @@ class Backend:
     runner: FakeRunner
     actions: PageActions
     paths: Paths
+
+    @property
+    def tab(self) -> TabActions:
+        """The actions of the txt2img tab."""
+        return self.actions.tabs["txt2img"]
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +45,15 @@ def checkpoint_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 
 
 @pytest.fixture
-def backend(tmp_path: Path, checkpoint_files: dict[str, Path]) -> Iterator[Backend]:
+def flags() -> dict[str, int]:
+    """Start-up flags of `backend`; tests of an accelerator give others."""
+    return {}
+
+
+@pytest.fixture
+def backend(
+    tmp_path: Path, checkpoint_files: dict[str, Path], flags: dict[str, int]
+) -> Iterator[Backend]:
     """A started engine whose current checkpoint is `small`; `broken` is a damaged one."""
     paths = Paths.under(tmp_path)
     folder = paths.checkpoints[0]
@@ -55,6 +69,7 @@ def backend(tmp_path: Path, checkpoint_files: dict[str, Path]) -> Iterator[Backe
         library=Library(paths, hashing=False),
         make_runner=lambda: runner,
         version="0.0-test",
+        flags={"always_cpu": True, **flags},
     )
     engine.start()
     yield Backend(engine, runner, PageActions(engine), paths)

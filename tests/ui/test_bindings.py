@@ -7,8 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from sdforge.ui.actions import ANSWER, TASK_ID, Choice
 from sdforge.ui.bindings import bind, call_script
+from sdforge.ui.checkpoints import Choice
+from sdforge.ui.tab_actions import ANSWER, TASK_ID
 
 
 class Page:

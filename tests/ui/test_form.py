@@ -17,6 +17,7 @@ SMALL = Recommended(width=128, height=128, steps=12, cfg_scale=4.0, sampler="Eul
 
 def test_defaults_make_the_request_that_the_table_says() -> None:
     request = form.request_from_values(form.default_values(Recommended()))
+    # All that is switched off is as if the form did not have it.
     assert request == GenerationRequest(width=512, height=512, cfg_scale=7.0)
 
 
@@ -27,8 +28,10 @@ def test_defaults_follow_the_checkpoints_advice() -> None:
 
 
 def test_every_field_with_an_element_has_a_value_and_the_others_have_none() -> None:
-    assert set(form.default_values(Recommended())) == set(form.FORM_NAMES)
-    assert "eta" not in form.FORM_NAMES
+    for tab, names in form.FORM_NAMES.items():
+        assert set(form.default_values(Recommended(), tab)) == set(names)
+        assert "eta" not in names
+    assert "hires" not in form.FORM_NAMES["img2img"]
 
 
 def test_a_change_of_checkpoint_moves_only_what_the_user_left_alone() -> None:

@@ -1,119 +1,109 @@
 // Entry of the page's scripts: gives Gradio's events their functions, and wires the rest.
 //
-// Reading order: form.js (values of the form), jobs.js (from Generate to the picture), results.js
-// and lightbox.js (what is shown), status.js (server and model), keys.js, paste.js, notify.js, http.js.
+// Reading order: tab.js (one tab), form.js (values of its form), jobs.js (from Generate to the
+// picture), results.js and lightbox.js (what is shown), pictures.js (what img2img starts from),
+// status.js (server and model), keys.js, paste.js, notify.js, http.js.
 
-import * as form from "./form.js";
-import { JobFollower } from "./jobs.js";
+import { press } from "./form.js";
+import { isReachable } from "./http.js";
 import { listenToKeys } from "./keys.js";
-import { openLightbox } from "./lightbox.js";
 import { notify } from "./notify.js";
 import { listenToPaste } from "./paste.js";
-import { Results } from "./results.js";
 import { ServerStatus } from "./status.js";
+import { Tab } from "./tab.js";
 
-const results = new Results("txt2img");
-const jobs = new JobFollower("txt2img", results);
+const SHOWN_KEY = "sdforge.tab";
+
+const tabs = {};
+for (const name of ["txt2img", "img2img"]) tabs[name] = new Tab(name, tabs);
+const all = Object.values(tabs);
 const status = new ServerStatus();
+const shown = () => all.find((tab) => tab.isShown()) || tabs.txt2img;
 
 const answers = {
-  // What the server said to a Gradio event: see PageActions in actions.py.
+  // What the server said to a Gradio event: see PageActions and TabActions.
   take({ answer }) {
     const message = JSON.parse(answer || "{}");
     if (message.page) {
-      form.setPage(message.page);
       status.setChosen(message.page);
-      jobs.setPeriod(message.page.poll_ms);
+      for (const tab of all) {
+        tab.form.setPage(message.page);
+        tab.jobs.setPeriod(message.page.poll_ms);
+      }
     }
-    if (message.task) jobs.answered(message);
-    else if (message.problem) showProblem(message.problem);
-    if (message.tokens) form.showTokens(message.tokens);
-    if (message.note) notify(message.note);
+    if (message.tab) tabs[message.tab].answered(message);
+    // A job that failed by a fault of the server's is one of the tabs'.
+    else if (message.task) all.forEach((tab) => tab.jobs.answered(message));
+    else if (message.problem) shown().showProblem(message.problem);
+    else if (message.note) notify(message.note);
   },
 };
 
-function showProblem(problem) {
-  notify(problem.message, "error");
-  if (problem.field) form.markBad(problem.field);
-}
-
-const modules = {
-  answers,
-  form: {
-    stored: form.stored,
-    remember: form.remember,
-    take_pending: form.takePending,
-    before_paste: (values) => form.beforePaste(values, results.infotext()),
-  },
-  jobs: { before_submit: () => ({ task_id: jobs.nextId() }) },
+const page = {
+  stored: () => ({ stored: JSON.stringify(Object.fromEntries(all.map((tab) => [tab.name, tab.form.stored()]))) }),
 };
 
 // Called by the snippets that bindings.py makes: values by name in, a list in the same order out.
 function call(path, names, values) {
-  const [module, name] = path.split(".");
+  const [owner, name] = path.split(".");
   const given = Object.fromEntries(names.map((key, index) => [key, values[index]]));
-  const changed = modules[module][name](given) || {};
+  const changed = { answers, page, ...tabs }[owner][name](given) || {};
   return names.map((key, index) => (key in changed ? changed[key] : values[index]));
 }
 
-function confirmClear() {
-  const { prompt, negative_prompt: negative } = form.values();
-  if (!prompt && !negative) return;
-  form.set({ prompt: "", negative_prompt: "" });
-  notify("Prompts cleared.", "info", {
-    label: "Undo",
-    run: () => form.set({ prompt, negative_prompt: negative }),
-  });
+function ask(name) {
+  if (isReachable()) press(name);
+  else notify("The server cannot be reached. Try again when it is back.");
 }
-
-function sendSeed(name, picture) {
-  if (!picture) notify("There is no picture yet whose seed could be taken.");
-  else form.set({ [name]: picture });
-}
-
-const clicks = {
-  txt2img_generate: () => jobs.submit(),
-  txt2img_interrupt: () => jobs.cancel(),
-  txt2img_skip: () => jobs.skip(),
-  paste: () => form.press("paste"),
-  txt2img_clear_prompt: confirmClear,
-  txt2img_res_switch_btn: () =>
-    form.set({ width: form.values().height, height: form.values().width }),
-  txt2img_random_seed: () => form.set({ seed: -1 }),
-  txt2img_reuse_seed: () => sendSeed("seed", results.seed()),
-  txt2img_send_seed: () => sendSeed("seed", results.seed()),
-  txt2img_random_subseed: () => form.set({ subseed: -1 }),
-  txt2img_reuse_subseed: () => sendSeed("subseed", results.subseed()),
-  txt2img_enlarge: () => openLightbox(results),
-  txt2img_copy_info: () => results.copyInfotext(),
-  refresh_sd_model_checkpoint: () => form.press("refresh_checkpoints"),
-};
 
 // Gradio makes and drops elements as it likes, so everything is looked up when it is clicked.
 document.addEventListener("click", (event) => {
   const target = event.target.closest("button, a");
   if (!target) return;
-  if (clicks[target.id]) clicks[target.id]();
-  else if (target.dataset.size) form.setSize(target.dataset.size);
-  else if (target.dataset.picture !== undefined) results.select(Number(target.dataset.picture));
+  if (target.id.startsWith("tab_") && event.isTrusted) rememberTab(target.id);
+  if (target.id === "refresh_sd_model_checkpoint") ask("refresh_checkpoints");
+  else if (target.dataset.size) shown().form.setSize(target.dataset.size);
+  else if (target.dataset.picture !== undefined) shown().results.select(Number(target.dataset.picture));
+  else if (target.id) shown().click(target.id);
 });
 
-// Gradio makes this part later than the scripts, and may make it again: then all is drawn anew.
-let drawn = null;
+function rememberTab(id) {
+  try {
+    sessionStorage.setItem(SHOWN_KEY, id.replace(/^tab_|-button$/g, ""));
+  } catch {
+    // The page then opens with its first tab.
+  }
+}
+
+function openRememberedTab() {
+  try {
+    const tab = tabs[sessionStorage.getItem(SHOWN_KEY)];
+    if (tab && !tab.isShown()) tab.open();
+  } catch {
+    // Storage is forbidden.
+  }
+}
+
+// Gradio makes these parts later than the scripts, and may make them again: then all is drawn anew.
+const PARTS = ["gallery", "size_presets", "pictures", "hr_finalres"];
+const drawn = {};
 new MutationObserver(() => {
-  const gallery = document.getElementById("txt2img_gallery");
-  if (!gallery || gallery === drawn) return;
-  drawn = gallery;
-  results.redraw();
-  form.redraw();
-  status.draw();
+  for (const tab of all) {
+    const parts = PARTS.map((part) => document.getElementById(`${tab.name}_${part}`));
+    const before = drawn[tab.name];
+    if (!parts[0] || parts.every((part, index) => part === before?.[index])) continue;
+    if (!Object.keys(drawn).length) setTimeout(openRememberedTab);
+    drawn[tab.name] = parts;
+    tab.redraw();
+    status.draw();
+  }
 }).observe(document.documentElement, { childList: true, subtree: true });
 
-listenToPaste(form);
-listenToKeys({ jobs, results, form });
-status.onTitleChanged = () => form.press("show_checkpoint");
+listenToPaste(shown);
+listenToKeys(shown);
+status.onTitleChanged = () => ask("show_checkpoint");
 status.begin();
-jobs.resume();
+for (const tab of all) tab.jobs.resume();
 
-Object.assign(window.sdforge, { form, jobs, results, status, notify });
+Object.assign(window.sdforge, { tabs, status, notify });
 window.sdforge.begin({ call });

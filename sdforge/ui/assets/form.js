@@ -1,141 +1,219 @@
-// Values of the form: kept in this browser, put into Gradio's widgets, marked when they are bad.
+// Values of a tab's form: kept in this browser, put into Gradio's widgets, marked when they are bad.
 
 import { isReachable, onReachable } from "./http.js";
 import { notify } from "./notify.js";
 
-const STORAGE_KEY = "sdforge.txt2img.form";
 const SAVE_DELAY_MS = 300;
 const COUNT_DELAY_MS = 300;
-const COUNTERS = {
-  prompt: "txt2img_token_counter",
-  negative_prompt: "txt2img_negative_token_counter",
-};
 const PROMPTS = ["prompt", "negative_prompt"];
+// What the token counters depend on.
+const COUNTED = [...PROMPTS, "steps", "styles"];
 // Rows of core/fields.py whose element id differs from their name.
-const ELEMENT_IDS = { negative_prompt: "neg_prompt", sampler: "sampling", schedule: "scheduler" };
+const ELEMENT_IDS = {
+  negative_prompt: "neg_prompt",
+  sampler: "sampling",
+  schedule: "scheduler",
+  refiner: "checkpoint",
+  refiner_switch_at: "switch_at",
+  hires: "hr-checkbox",
+  hires_scale: "hr_scale",
+  hires_upscaler: "hr_upscaler",
+  hires_width: "hr_resize_x",
+  hires_height: "hr_resize_y",
+  hires_checkpoint: "hr_checkpoint",
+  hires_sampler: "hr_sampler",
+  hires_schedule: "hr_scheduler",
+  hires_negative_prompt: "hires_neg_prompt",
+  hires_cfg_scale: "hr_cfg",
+  mask_blur_x: "mask_blur",
+  masked_content: "inpainting_fill",
+  only_masked: "inpaint_full_res",
+  only_masked_padding: "inpaint_full_res_padding",
+  mask_invert: "mask_mode",
+};
 
-let current = {};
-let pending = {};
-const early = {};
-let infotext = "";
-let page = null;
-let saveTimer = null;
-let countTimer = null;
-
-export function values() {
-  return { ...current };
-}
-
-export function element(name) {
-  return document.getElementById(`txt2img_${ELEMENT_IDS[name] || name}`);
-}
-
-// Presses one of the page's hidden buttons; all but "apply" ask the server.
+// Presses one of the page's hidden buttons.
 export function press(name) {
-  if (name !== "apply" && !isReachable()) {
-    notify("The server cannot be reached. Try again when it is back.");
-    return;
-  }
   document.getElementById(`sdforge_${name}`)?.click();
 }
 
-// Called just before the page's load event is sent.
-export function stored() {
-  let text = "";
-  try {
-    text = localStorage.getItem(STORAGE_KEY) || "";
-  } catch {
-    // Storage is forbidden: the form starts with its defaults.
+export class Form {
+  constructor(tab) {
+    this.tab = tab;
+    this.storageKey = `sdforge.${tab}.form`;
+    this.current = {};
+    this.pending = {};
+    this.early = {};
+    this.infotext = "";
+    this.afterwards = {};
+    this.counted = "";
+    this.page = null;
+    this.onChange = () => {};
+    onReachable((isUp) => isUp && this.countSoon());
+    window.addEventListener("pagehide", () => this.saveTimer && this.save());
+    // What is typed before the form's values arrive would be overwritten by them.
+    document.addEventListener("input", ({ target }) => {
+      const name = !this.page && PROMPTS.find((prompt) => this.element(prompt)?.contains(target));
+      if (name) this.early[name] = target.value;
+    });
   }
-  return { stored: text };
-}
 
-// Called at every change of any widget, with all values.
-export function remember(given) {
-  const isNewPrompt = PROMPTS.some((name) => given[name] !== current[name]);
-  current = given;
-  if (isNewPrompt) countSoon();
-  // Before the first answer the widgets hold defaults, which must not replace what is stored.
-  if (!page) return;
-  clearTimeout(saveTimer);
-  saveTimer = setTimeout(save, SAVE_DELAY_MS);
-}
-
-function countSoon() {
-  clearTimeout(countTimer);
-  countTimer = setTimeout(() => {
-    if (isReachable()) press("count_tokens");
-  }, COUNT_DELAY_MS);
-}
-
-onReachable((isUp) => {
-  if (isUp) countSoon();
-});
-
-export function showTokens(counts) {
-  for (const [name, [used, room]] of Object.entries(counts)) {
-    const counter = document.getElementById(COUNTERS[name]);
-    if (counter) counter.textContent = `${used}/${room}`;
+  // What was typed even before this script ran.
+  noteEarly() {
+    for (const name of PROMPTS) {
+      const value = this.element(name)?.querySelector("textarea")?.value;
+      if (value && !this.page) this.early[name] = value;
+    }
   }
-}
 
-function save() {
-  saveTimer = null;
-  try {
-    localStorage.setItem(STORAGE_KEY, JSON.stringify({ checkpoint: page.checkpoint, values: current }));
-  } catch {
-    // Full or forbidden storage costs only the memory of the form.
+  values() {
+    return { ...this.current };
   }
-}
 
-window.addEventListener("pagehide", () => {
-  if (saveTimer) save();
-});
+  element(name) {
+    return document.getElementById(`${this.tab}_${ELEMENT_IDS[name] || name}`);
+  }
 
-// Puts values into widgets, through the hidden button whose event may set them.
-export function set(changes) {
-  Object.assign(pending, changes);
-  press("apply");
-}
+  // Asks the server for something; what it answers comes to app.js.
+  ask(name) {
+    if (isReachable()) press(`${this.tab}_${name}`);
+    else notify("The server cannot be reached. Try again when it is back.");
+  }
 
-export function takePending(given) {
-  const taken = pending;
-  pending = {};
-  current = { ...given, ...taken };
-  return taken;
-}
+  // What this browser remembers, as text; asked just before the form is filled from it.
+  stored() {
+    this.noteEarly();
+    try {
+      return localStorage.getItem(this.storageKey) || "";
+    } catch {
+      // Storage is forbidden: the form starts with its defaults.
+      return "";
+    }
+  }
 
-// Fills the form from a picture's text, as if it stood in the prompt.
-export function readInfotext(text) {
-  infotext = text;
-  press("paste");
-}
+  // Called at every change of any widget, with all values.
+  remember(given) {
+    this.current = given;
+    this.onChange(given);
+    // As text: Gradio changes the list of styles in place.
+    const counting = JSON.stringify(COUNTED.map((name) => given[name]));
+    if (counting !== this.counted) this.countSoon();
+    this.counted = counting;
+    // Before the first answer the widgets hold defaults, which must not replace what is stored.
+    if (!this.page) return;
+    clearTimeout(this.saveTimer);
+    this.saveTimer = setTimeout(() => this.save(), SAVE_DELAY_MS);
+  }
 
-// Called just before the prompt is sent to be read; an empty one stands for the shown picture.
-export function beforePaste(given, shown) {
-  const taken = infotext || given.prompt.trim() || shown;
-  infotext = "";
-  return { prompt: taken };
-}
+  countSoon() {
+    clearTimeout(this.countTimer);
+    this.countTimer = setTimeout(() => {
+      if (isReachable()) this.ask("count_tokens");
+    }, COUNT_DELAY_MS);
+  }
 
-export function setPage(facts) {
-  const isFirst = !page;
-  page = facts;
-  redraw();
-  if (isFirst && Object.keys(early).length) set(early);
-}
+  showTokens(counts) {
+    this.tokens = counts;
+    for (const [name, [used, room]] of Object.entries(counts)) {
+      const prefix = name === "negative_prompt" ? "negative_" : "";
+      const counter = document.getElementById(`${this.tab}_${prefix}token_counter`);
+      if (counter) counter.textContent = `${used}/${room}`;
+    }
+  }
 
-// What is typed before the form's values arrive would be overwritten by them.
-document.addEventListener("input", ({ target }) => {
-  const name = !page && PROMPTS.find((prompt) => element(prompt)?.contains(target));
-  if (name) early[name] = target.value;
-});
+  save() {
+    this.saveTimer = null;
+    const kept = { checkpoint: this.page.checkpoint, values: this.current };
+    try {
+      localStorage.setItem(this.storageKey, JSON.stringify(kept));
+    } catch {
+      // Full or forbidden storage costs only the memory of the form.
+    }
+  }
 
-// Draws what belongs to the checkpoint into elements that may be new.
-export function redraw() {
-  if (!page) return;
-  const area = document.getElementById("txt2img_size_presets");
-  if (area) area.replaceChildren(...page.sizes.map(([width, height]) => sizeButton(width, height)));
+  // Puts values into widgets, through the hidden button whose event may set them.
+  set(changes) {
+    Object.assign(this.pending, changes);
+    press(`${this.tab}_apply`);
+  }
+
+  takePending(given) {
+    const taken = this.pending;
+    this.pending = {};
+    this.current = { ...given, ...taken };
+    this.onChange(this.current);
+    return taken;
+  }
+
+  // Fills the form from a picture's text, as if it stood in the prompt; then sets `afterwards`.
+  readInfotext(text, afterwards = {}) {
+    this.infotext = text;
+    this.afterwards = afterwards;
+    this.ask("paste");
+  }
+
+  // Called just before the prompt is sent to be read; an empty one stands for the shown picture.
+  beforePaste(given, shown) {
+    const taken = this.infotext || given.prompt.trim() || shown;
+    this.infotext = "";
+    return { prompt: taken };
+  }
+
+  pasted() {
+    if (Object.keys(this.afterwards).length) this.set(this.afterwards);
+    this.afterwards = {};
+  }
+
+  setPage(facts) {
+    const isFirst = !this.page;
+    this.page = facts;
+    this.redraw();
+    if (isFirst && Object.keys(this.early).length) this.set(this.early);
+  }
+
+  // Draws what belongs to the checkpoint into elements that may be new.
+  redraw() {
+    if (!this.page) return;
+    const area = document.getElementById(`${this.tab}_size_presets`);
+    area?.replaceChildren(...this.page.sizes.map(([width, height]) => sizeButton(width, height)));
+    if (this.tokens) this.showTokens(this.tokens);
+    this.onChange(this.current);
+  }
+
+  setSize(text) {
+    const [width, height] = text.split("x").map(Number);
+    this.set({ width, height });
+  }
+
+  swapSize() {
+    this.set({ width: this.current.height, height: this.current.width });
+  }
+
+  clearPrompts() {
+    const { prompt, negative_prompt: negative } = this.values();
+    if (!prompt && !negative) return;
+    this.set({ prompt: "", negative_prompt: "" });
+    notify("Prompts cleared.", "info", {
+      label: "Undo",
+      run: () => this.set({ prompt, negative_prompt: negative }),
+    });
+  }
+
+  // Shows which field a message is about, until it is changed.
+  markBad(name) {
+    const box = this.element(name);
+    if (!box) return;
+    box.classList.add("bad");
+    const input = box.querySelector("input, textarea");
+    input?.setAttribute("aria-invalid", "true");
+    // A focused list would open and hide the message's neighbours.
+    if (input?.getAttribute("role") !== "combobox") input?.focus();
+    const clear = () => {
+      box.classList.remove("bad");
+      input?.removeAttribute("aria-invalid");
+    };
+    box.addEventListener("input", clear, { once: true });
+  }
 }
 
 function sizeButton(width, height) {
@@ -146,25 +224,4 @@ function sizeButton(width, height) {
   button.textContent = width === height ? `${width}²` : `${width}×${height}`;
   button.setAttribute("aria-label", `${width} by ${height} pixels`);
   return button;
-}
-
-export function setSize(text) {
-  const [width, height] = text.split("x").map(Number);
-  set({ width, height });
-}
-
-// Shows which field a message is about, until it is changed.
-export function markBad(name) {
-  const box = element(name);
-  if (!box) return;
-  box.classList.add("bad");
-  const input = box.querySelector("input, textarea");
-  input?.setAttribute("aria-invalid", "true");
-  // A focused list would open and hide the message's neighbours.
-  if (input?.getAttribute("role") !== "combobox") input?.focus();
-  const clear = () => {
-    box.classList.remove("bad");
-    input?.removeAttribute("aria-invalid");
-  };
-  box.addEventListener("input", clear, { once: true });
 }

@@ -37,15 +37,17 @@ export function address(path) {
 }
 
 // Throws Unreachable when no answer comes, Refused for an answer that is an error.
+// A Blob is sent as it is, all else as JSON.
 export async function request(path, body, { timeout = 10000 } = {}) {
+  const isFile = body instanceof Blob;
   const abort = new AbortController();
   const timer = setTimeout(() => abort.abort(), timeout);
   let response;
   try {
     response = await fetch(address(path), {
       method: body === undefined ? "GET" : "POST",
-      headers: body === undefined ? {} : { "Content-Type": "application/json" },
-      body: body === undefined ? undefined : JSON.stringify(body),
+      headers: body === undefined ? {} : { "Content-Type": isFile ? "application/octet-stream" : "application/json" },
+      body: body === undefined || isFile ? body : JSON.stringify(body),
       signal: abort.signal,
       cache: "no-store",
     });
@@ -67,4 +69,9 @@ export async function request(path, body, { timeout = 10000 } = {}) {
     throw new Refused(response.status, typeof detail === "string" && detail ? detail : `The server answered ${response.status}.`);
   }
   return answer;
+}
+
+// Sends a picture to the engine's store; returns its name there, and its size.
+export function upload(path, blob) {
+  return request(path, blob, { timeout: 120000 });
 }

@@ -7,7 +7,7 @@
 
 import { Refused, Unreachable, isReachable, request } from "./http.js";
 import { clearErrors, notify } from "./notify.js";
-import { markBad, press } from "./form.js";
+import { press } from "./form.js";
 
 const FIRST_POLL_MS = 80;
 const MIN_POLL_MS = 100;
@@ -18,10 +18,11 @@ const LOST_AFTER_MS = 20000;
 const ACTIVE = new Set(["queued", "loading", "running"]);
 
 export class JobFollower {
-  constructor(tab, results) {
-    this.results = results;
-    this.key = `sdforge.${tab}.tasks`;
-    this.lastKey = `sdforge.${tab}.last`;
+  constructor(tab) {
+    this.tab = tab;
+    this.results = tab.results;
+    this.key = `sdforge.${tab.name}.tasks`;
+    this.lastKey = `sdforge.${tab.name}.last`;
     this.tasks = [];
     this.unsent = [];
     this.period = 500;
@@ -38,25 +39,33 @@ export class JobFollower {
     return this.tasks.length > 0;
   }
 
-  submit() {
+  // `extra` goes with the stored pictures of the tab.
+  async submit(extra = {}) {
     if (!isReachable()) {
       notify("The server cannot be reached. Nothing is lost: generate again when it is back.", "error");
       return;
     }
     clearErrors();
-    const id = `task(${randomName()})`;
-    this.unsent.push(id);
-    this.tasks.push({ id, sent: Date.now(), accepted: false });
+    const task = { id: `task(${randomName()})`, sent: Date.now(), accepted: false };
+    this.tasks.push(task);
     if (this.tasks.length > 1) notify(`Queued: ${this.tasks.length - 1} after the one that runs.`);
-    this.store();
-    press("submit");
     this.results.begin();
-    if (this.tasks.length === 1) this.follow();
+    try {
+      const pictures = await this.tab.picturesFor(extra);
+      task.sent = Date.now();
+      this.store();
+      this.unsent.push({ task_id: task.id, pictures: JSON.stringify(pictures) });
+      press(`${this.tab.name}_submit`);
+      if (this.tasks[0] === task) this.follow();
+    } catch (error) {
+      this.drop(task.id);
+      notify(error.message, "error");
+    }
   }
 
   // Called just before the form is sent.
-  nextId() {
-    return this.unsent.shift() || "";
+  beforeSubmit() {
+    return this.unsent.shift() || { task_id: "" };
   }
 
   // The server's answer to the form.
@@ -65,8 +74,7 @@ export class JobFollower {
     if (found && accepted) found.accepted = true;
     if (!problem) return;
     this.drop(task);
-    notify(problem.message, "error");
-    if (problem.field) markBad(problem.field);
+    this.tab.showProblem(problem);
   }
 
   // Attaches to what this tab, this browser or anybody's page left running.
@@ -78,7 +86,7 @@ export class JobFollower {
     }
     try {
       const last = readTasks("localStorage", this.lastKey).pop();
-      const job = (last && (await this.find(last.id))) || (await newestRunning());
+      const job = (last && (await this.find(last.id))) || (await this.newestRunning());
       // The user may have been quicker than the answer.
       if (!job || this.tasks.length) return;
       if (ACTIVE.has(job.status)) this.attach(job.id);
@@ -97,6 +105,12 @@ export class JobFollower {
       localStorage.removeItem(this.lastKey);
       return null;
     }
+  }
+
+  async newestRunning() {
+    const jobs = await request("api/v1/jobs?limit=100");
+    const kind = (job) => (job.request.init_images?.length ? "img2img" : "txt2img");
+    return jobs.find((job) => job.origin === "ui" && ACTIVE.has(job.status) && kind(job) === this.tab.name);
   }
 
   attach(id) {
@@ -214,11 +228,6 @@ export class JobFollower {
 
 function jobPath(id) {
   return `api/v1/jobs/${encodeURIComponent(id)}`;
-}
-
-async function newestRunning() {
-  const jobs = await request("api/v1/jobs?limit=100");
-  return jobs.find((job) => job.origin === "ui" && ACTIVE.has(job.status));
 }
 
 function readTasks(storage, key) {

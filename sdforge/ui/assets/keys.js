@@ -3,9 +3,11 @@
 const WEIGHT_STEP = 0.1;
 const DELIMITERS = /[\s.,\\/!?%^*;:{}=`~()<>[\]|]/;
 
-export function listenToKeys({ jobs, results, form }) {
+// `shown` returns the tab that is on screen.
+export function listenToKeys(shown) {
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.isComposing) return;
+    const { jobs, results } = shown();
     const withControl = event.ctrlKey || event.metaKey;
     if (event.key === "Enter" && withControl) {
       event.preventDefault();
@@ -20,6 +22,8 @@ export function listenToKeys({ jobs, results, form }) {
     } else if (["ArrowLeft", "ArrowRight"].includes(event.key) && event.target.closest?.(".results, dialog")) {
       event.preventDefault();
       results.move(event.key === "ArrowLeft" ? -1 : 1);
+    } else if (shown().pictures?.key(event)) {
+      event.preventDefault();
     }
   });
 }

@@ -1,4 +1,4 @@
-// Short messages at the page's edge. Errors stay until they are closed.
+// Short messages at the page's edge. Errors and warnings stay until they are closed.
 
 const SECONDS = 5;
 
@@ -27,12 +27,12 @@ export function notify(text, kind = "info", action = null) {
   close.setAttribute("aria-label", "Close this message");
   message.append(close);
   area().append(message);
-  if (kind !== "error") setTimeout(() => message.remove(), SECONDS * 1000);
+  if (kind === "info") setTimeout(() => message.remove(), SECONDS * 1000);
 }
 
-// A new attempt makes old errors moot.
+// A new attempt makes old errors and warnings moot.
 export function clearErrors() {
-  area().querySelectorAll(".error").forEach((message) => message.remove());
+  area().querySelectorAll(".error, .warning").forEach((message) => message.remove());
 }
 
 function button(label, run) {

@@ -5,23 +5,36 @@ import { notify } from "./notify.js";
 
 const SIZE = /^\s*(\d{2,5})\s*[x×*]\s*(\d{2,5})\s*$/;
 
-export function listenToPaste(form) {
+// `shown` returns the tab that is on screen.
+export function listenToPaste(shown) {
   document.addEventListener("paste", (event) => {
-    if (!event.target.closest?.("#txt2img_width, #txt2img_height")) return;
+    const { form, pictures } = shown();
+    const file = pictureAmong(event.clipboardData);
+    if (file && pictures) {
+      event.preventDefault();
+      pictures.takeFile(event.target, file);
+      return;
+    }
+    if (!event.target.closest?.(".size-group")) return;
     const size = SIZE.exec(event.clipboardData?.getData("text") || "");
     if (!size) return;
     event.preventDefault();
     form.set({ width: Number(size[1]), height: Number(size[2]) });
   });
   document.addEventListener("dragover", (event) => {
-    if (event.target.closest?.(".prompt")) event.preventDefault();
+    if (event.target.closest?.(".prompt, .drop-area")) event.preventDefault();
   });
   document.addEventListener("drop", (event) => {
-    const picture = [...(event.dataTransfer?.files || [])].find((file) => file.type.startsWith("image/"));
-    if (!picture || !event.target.closest?.(".prompt")) return;
+    const picture = pictureAmong(event.dataTransfer);
+    if (!picture || !event.target.closest?.(".prompt, .drop-area")) return;
     event.preventDefault();
-    readParameters(picture, form);
+    if (event.target.closest(".prompt")) readParameters(picture, shown().form);
+    else shown().pictures.takeFile(event.target, picture);
   });
+}
+
+function pictureAmong(transfer) {
+  return [...(transfer?.files || [])].find((file) => file.type.startsWith("image/"));
 }
 
 async function readParameters(picture, form) {

@@ -125,6 +125,7 @@ export class Results {
     this.ended = job;
     this.showLog(job);
     if (!isNews) return;
+    for (const sentence of job.progress.notices || []) notify(sentence, "warning");
     if (job.status === "failed") notify(job.error?.message || "The job failed.", "error");
     else if (ENDINGS[job.status]) notify(ENDINGS[job.status]);
   }
@@ -237,7 +238,13 @@ export class Results {
 function stageTexts(job) {
   const { text, step, steps, stage } = job.progress;
   const asked = job.cancel_requested ? "Interrupting…" : "";
-  return [asked, stage === "denoise" && steps ? `step ${step}/${steps}` : "", text];
+  return [asked, stage === "denoise" ? stepText(step, steps) : "", text];
+}
+
+// How many there will be is not known of samplers that choose their own steps.
+function stepText(step, steps) {
+  if (steps) return `step ${step}/${steps}`;
+  return step ? `step ${step}` : "";
 }
 
 function hide(element, isHidden) {

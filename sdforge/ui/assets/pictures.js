@@ -1,0 +1,213 @@
+// What img2img starts from: the picture, and a mask that is painted over it or sent as a file.
+//
+// A picture goes to the engine's store as soon as it is chosen, a painted mask when a job is sent;
+// the page keeps their names, so a reload finds them again.
+
+import { address, upload } from "./http.js";
+import { MaskPainter } from "./mask.js";
+import { notify } from "./notify.js";
+
+const FRAME_HEIGHT = 440;
+const WHAT = { init: "the picture", mask: "the mask" };
+
+export class PictureBox {
+  constructor(tab) {
+    this.tab = tab;
+    this.storageKey = `sdforge.${tab.name}.pictures`;
+    this.mode = "img2img";
+    // By "init", "mask" and "painted": what the store calls them.
+    this.refs = {};
+    this.sources = {};
+    this.sending = {};
+    this.chosen = "init";
+    this.painter = new MaskPainter();
+  }
+
+  clicks() {
+    return {
+      choose_init: () => this.choose("init"),
+      replace_init: () => this.choose("init"),
+      choose_mask: () => this.choose("mask"),
+      remove_init: () => this.remove(),
+      mask_undo: () => this.painter.undo(),
+      mask_clear: () => this.painter.clear(),
+      detect_image_size_btn: () => this.useSize(),
+    };
+  }
+
+  box() {
+    return document.getElementById(`${this.tab.name}_pictures`);
+  }
+
+  area(what) {
+    return this.box()?.querySelector(`[data-takes="${what}"]`);
+  }
+
+  setMode(mode) {
+    this.mode = mode || "img2img";
+    this.box()?.setAttribute("data-mode", this.mode);
+  }
+
+  isPainting() {
+    return this.mode === "inpaint" && Boolean(this.refs.init);
+  }
+
+  choose(what) {
+    this.chosen = what;
+    document.getElementById(`${this.tab.name}_file`).click();
+  }
+
+  takeFile(target, file) {
+    const what = target.closest?.("[data-takes]")?.dataset.takes || "init";
+    this.take(what, file).catch((error) => notify(error.message, "error"));
+  }
+
+  // Shows a picture at once and sends it to the store.
+  async take(what, blob) {
+    const source = URL.createObjectURL(blob);
+    const before = this.refs[what];
+    const sent = upload("api/v1/inputs", blob);
+    this.sending[what] = sent;
+    try {
+      const ref = await sent;
+      if (this.sending[what] !== sent) return;
+      this.put(what, ref, source);
+      if (what === "init" && before?.sha256 !== ref.sha256) this.forgetMask();
+      this.store();
+    } finally {
+      if (this.sending[what] === sent) delete this.sending[what];
+    }
+  }
+
+  put(what, ref, source) {
+    this.refs[what] = ref;
+    this.sources[what] = source;
+    this.draw(what);
+    if (what === "init") this.painter.begin(ref.width, ref.height);
+  }
+
+  forgetMask() {
+    delete this.refs.painted;
+    this.painter.begin(this.refs.init.width, this.refs.init.height);
+  }
+
+  remove() {
+    this.refs = this.mode === "upload" && this.refs.mask ? { mask: this.refs.mask } : {};
+    delete this.sources.init;
+    this.draw("init");
+    this.store();
+  }
+
+  // The names of what a job needs; waits for what is under way.
+  async stored() {
+    await Promise.all(Object.values(this.sending));
+    const { init } = this.refs;
+    if (!init) return {};
+    if (this.mode === "upload") return { init, mask: this.refs.mask };
+    if (this.mode !== "inpaint") return { init };
+    const mask = await this.painter.toBlob();
+    if (!mask) return { init };
+    this.refs.painted = await upload("api/v1/inputs", mask);
+    this.store();
+    return { init, mask: this.refs.painted };
+  }
+
+  store() {
+    try {
+      localStorage.setItem(this.storageKey, JSON.stringify(this.refs));
+    } catch {
+      // Without storage a reload forgets the picture.
+    }
+  }
+
+  // What the browser remembers, as far as the store still has it.
+  async restore() {
+    let kept = {};
+    try {
+      kept = JSON.parse(localStorage.getItem(this.storageKey) || "{}") || {};
+    } catch {
+      return;
+    }
+    for (const what of ["init", "mask", "painted"]) {
+      if (!kept[what]?.sha256 || this.refs[what]) continue;
+      const source = address(`api/v1/inputs/${kept[what].sha256}`);
+      if (!(await canLoad(source))) continue;
+      if (this.sending[what] || this.refs[what]) continue;
+      if (what !== "painted") this.put(what, kept[what], source);
+      else if (this.refs.init?.sha256 === kept.init?.sha256) {
+        this.refs.painted = kept.painted;
+        await this.painter.load(source);
+      }
+    }
+  }
+
+  // Gradio made the elements anew.
+  redraw() {
+    const box = this.box();
+    if (!box) return;
+    this.setMode(this.mode);
+    const brush = document.getElementById(`${this.tab.name}_brush`);
+    this.painter.attach(box.querySelector("canvas"), box.querySelector(".brush"), brush, () => this.isPainting());
+    const file = document.getElementById(`${this.tab.name}_file`);
+    file.onchange = () => {
+      if (file.files[0]) this.takeFile(this.area(this.chosen), file.files[0]);
+      file.value = "";
+    };
+    this.draw("init");
+    this.draw("mask");
+    if (!this.restored) this.restored = this.restore();
+  }
+
+  draw(what) {
+    const area = this.area(what);
+    if (!area) return;
+    const ref = this.sources[what] && this.refs[what];
+    const frame = area.querySelector(".frame");
+    frame.hidden = !ref;
+    area.querySelector(".hint").hidden = Boolean(ref);
+    if (what === "init") {
+      this.box().classList.toggle("filled", Boolean(ref));
+      this.box().querySelector(".size").textContent = ref ? `${ref.width}×${ref.height}` : "";
+    }
+    if (!ref) return;
+    frame.style.aspectRatio = `${ref.width} / ${ref.height}`;
+    frame.style.width = `min(100%, ${Math.round((FRAME_HEIGHT * ref.width) / ref.height)}px)`;
+    frame.querySelector("img").src = this.sources[what];
+    frame.querySelector("img").alt = `${WHAT[what]}, ${ref.width} by ${ref.height} pixels`;
+  }
+
+  useSize() {
+    const { init } = this.refs;
+    if (!init) {
+      notify("There is no picture yet whose size could be taken.");
+      return;
+    }
+    const floor = (length) => Math.max(64, Math.floor(length / 8) * 8);
+    this.tab.form.set({ width: floor(init.width), height: floor(init.height), sizing: "to" });
+  }
+
+  // Whether a key was meant for the mask.
+  key(event) {
+    if (!this.isPainting() || event.target.closest?.("input, textarea, [contenteditable]")) return false;
+    if (event.key === "[" || event.key === "]") {
+      this.painter.resize(event.key === "[" ? 1 / 1.2 : 1.2);
+      return true;
+    }
+    if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z") {
+      this.painter.undo();
+      return true;
+    }
+    return false;
+  }
+}
+
+async function canLoad(source) {
+  const picture = new Image();
+  picture.src = source;
+  try {
+    await picture.decode();
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,164 @@
+// One tab: its form, its jobs and results, its pictures; and what its buttons do.
+
+import { Form } from "./form.js";
+import { upload } from "./http.js";
+import { JobFollower } from "./jobs.js";
+import { openLightbox } from "./lightbox.js";
+import { notify } from "./notify.js";
+import { PictureBox } from "./pictures.js";
+import { Results } from "./results.js";
+
+export class Tab {
+  // `others` are all tabs by name: pictures are sent from one to another.
+  constructor(name, others) {
+    this.name = name;
+    this.others = others;
+    this.form = new Form(name);
+    this.results = new Results(name);
+    this.pictures = name === "img2img" ? new PictureBox(this) : null;
+    this.jobs = new JobFollower(this);
+    this.form.onChange = (values) => this.show(values);
+    this.clicks = this.makeClicks();
+  }
+
+  isShown() {
+    return Boolean(document.getElementById(`${this.name}_generate_box`)?.offsetParent);
+  }
+
+  open() {
+    document.getElementById(`tab_${this.name}-button`)?.click();
+  }
+
+  // Called by Gradio's events, see _connect_tab in app.py.
+  remember(values) {
+    this.form.remember(values);
+  }
+
+  takePending(values) {
+    return this.form.takePending(values);
+  }
+
+  beforePaste(values) {
+    return this.form.beforePaste(values, this.results.infotext());
+  }
+
+  beforeSubmit() {
+    return this.jobs.beforeSubmit();
+  }
+
+  // What the server said to one of them: see TabActions in tab_actions.py.
+  answered(message) {
+    if (message.task) this.jobs.answered(message);
+    else if (message.problem) this.showProblem(message.problem);
+    if (message.tokens) this.form.showTokens(message.tokens);
+    if (message.pasted) this.form.pasted();
+    if (message.note) notify(message.note);
+  }
+
+  showProblem(problem) {
+    notify(problem.message, "error");
+    if (problem.field) this.form.markBad(problem.field);
+  }
+
+  redraw() {
+    this.results.redraw();
+    this.form.redraw();
+    this.pictures?.redraw();
+  }
+
+  // Draws what follows from the form's values.
+  show(values) {
+    showHires(values);
+    this.pictures?.setMode(values.mode);
+    document.getElementById("img2img_settings")?.setAttribute("data-mode", values.mode || "img2img");
+  }
+
+  // The stored pictures that a job needs.
+  async picturesFor(extra) {
+    return { ...(await this.pictures?.stored()), ...extra };
+  }
+
+  click(id) {
+    const action = this.clicks[id.replace(`${this.name}_`, "")];
+    if (!action) return false;
+    action();
+    return true;
+  }
+
+  makeClicks() {
+    const { form, results, jobs, pictures } = this;
+    const own = {
+      generate: () => jobs.submit(),
+      interrupt: () => jobs.cancel(),
+      skip: () => jobs.skip(),
+      paste: () => form.ask("paste"),
+      clear_prompt: () => form.clearPrompts(),
+      refresh_lists: () => form.ask("refresh_lists"),
+      res_switch_btn: () => form.swapSize(),
+      random_seed: () => form.set({ seed: -1 }),
+      random_subseed: () => form.set({ subseed: -1 }),
+      reuse_seed: () => this.sendSeed("seed", results.seed()),
+      send_seed: () => this.sendSeed("seed", results.seed()),
+      reuse_subseed: () => this.sendSeed("subseed", results.subseed()),
+      enlarge: () => openLightbox(results),
+      copy_info: () => results.copyInfotext(),
+      send_to_img2img: () => this.others.img2img.receive(results.picture(), "img2img"),
+      send_to_inpaint: () => this.others.img2img.receive(results.picture(), "inpaint"),
+      upscale: () => this.enlarge(),
+    };
+    return pictures ? { ...own, ...pictures.clicks() } : own;
+  }
+
+  sendSeed(name, seed) {
+    if (seed === undefined) notify("There is no picture yet whose seed could be taken.");
+    else this.form.set({ [name]: seed });
+  }
+
+  // Takes a result of any tab as the picture to start from, with its parameters and its size.
+  async receive(picture, mode) {
+    if (!picture) return;
+    this.open();
+    try {
+      await this.pictures.take("init", await (await fetch(picture.url)).blob());
+    } catch (error) {
+      notify(error.message, "error");
+      return;
+    }
+    const afterwards = { mode, sizing: "to", width: picture.width, height: picture.height };
+    if (picture.infotext) this.form.readInfotext(picture.infotext, afterwards);
+    else this.form.set(afterwards);
+  }
+
+  // Draws the shown picture larger with what the form says of hires fix.
+  async enlarge() {
+    const picture = this.results.picture();
+    if (!picture) return;
+    try {
+      const first = await upload("api/v1/inputs", await (await fetch(picture.url)).blob());
+      await this.jobs.submit({ first, seed: picture.seed });
+    } catch (error) {
+      notify(error.message, "error");
+    }
+  }
+}
+
+function showHires(values) {
+  const note = document.getElementById("txt2img_hr_finalres");
+  if (!note || values.hires === undefined) return;
+  const [width, height] = [Number(values.width), Number(values.height)];
+  const [toWidth, toHeight] = hiresSize(values, width, height);
+  note.textContent = values.hires ? `from ${width}×${height} to ${toWidth}×${toHeight}` : "";
+}
+
+// The rule is core/request.py's; two given sides are what is left after cropping.
+function hiresSize(values, width, height) {
+  const [wide, high] = [Number(values.hires_width), Number(values.hires_height)];
+  const floor = (length) => Math.floor(length / 8) * 8;
+  if (!wide && !high) {
+    const scale = Number(values.hires_scale);
+    return [floor(width * scale), floor(height * scale)];
+  }
+  if (!high) return [floor(wide), floor((wide * height) / width)];
+  if (!wide) return [floor((high * width) / height), floor(high)];
+  return [floor(wide), floor(high)];
+}

@@ -1,0 +1,122 @@
+"""Accordions for extensions, made from their fields: one per extension, closed.
+
+A widget is named `extension.field` among the form's values. As in `form.py`, values are plain; only
+`build_accordions` knows Gradio.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from sdforge.core.errors import InvalidRequest
+from sdforge.core.extension import Extension, typed_value
+from sdforge.core.fields import Field
+from sdforge.core.registry import Registry
+
+Extensions = Registry[Extension]
+
+
+def build_accordions(tab: str, extensions: Extensions) -> dict[str, Component]:
+    """Lay out the accordions in the current Blocks and return their widgets by name."""
+    widgets: dict[str, Component] = {}
+    for extension in extensions:
+        if not extension.fields:
+            continue
+        elem_id = f"{tab}_{extension.name}"
+        with gr.Accordion(extension.label, open=False, elem_id=elem_id, elem_classes=["extension"]):
+            if extension.help:
+                gr.Markdown(extension.help, elem_classes=["extension-help"])
+            for field in extension.fields:
+                name = widget_name(extension, field)
+                widgets[name] = _widget(field, f"{elem_id}_{field.name}")
+    return widgets
+
+
+def _widget(field: Field, elem_id: str) -> Component:
+    info = field.help or None
+    if field.kind is bool:
+        return gr.Checkbox(field.default, label=field.label, info=info, elem_id=elem_id)
+    if field.options:
+        return gr.Dropdown(
+            list(field.options), value=field.default, label=field.label, info=info, elem_id=elem_id
+        )
+    if field.kind is str:
+        return gr.Textbox(field.default, label=field.label, info=info, elem_id=elem_id)
+    if field.minimum is None or field.maximum is None:
+        return gr.Number(field.default, label=field.label, info=info, elem_id=elem_id)
+    return gr.Slider(
+        field.minimum,
+        field.maximum,
+        value=field.default,
+        step=field.step,
+        label=field.label,
+        info=info,
+        elem_id=elem_id,
+    )
+
+
+def widget_name(extension: Extension, field: Field) -> str:
+    """Return the name of a field's widget among the form's values."""
+    return f"{extension.name}.{field.name}"
+
+
+def default_values(extensions: Extensions) -> dict[str, Any]:
+    """Return the values of all widgets as a new page has them."""
+    return {name: field.default for name, _, field in _all(extensions)}
+
+
+def values_by_extension(
+    values: Mapping[str, Any], extensions: Extensions
+) -> dict[str, dict[str, Any]]:
+    """Return what a filled-in form asks of extensions; those that are off are left out.
+
+    Raises:
+        InvalidRequest: a value cannot be used; the field is named as the page labels it.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, extension, field in _all(extensions):
+        value = values.get(name, field.default)
+        try:
+            found.setdefault(extension.name, {})[field.name] = typed_value(field, value)
+        except InvalidRequest as error:
+            label = f"{extension.label}: {field.label}"
+            raise InvalidRequest(label, value, field.allowed()) from error
+    return {name: kept for name, kept in found.items() if extensions.get(name).is_active(kept)}
+
+
+def form_values(asked: Mapping[str, Mapping[str, Any]], extensions: Extensions) -> dict[str, Any]:
+    """Return the values of all widgets for a request; what it does not name is at its default."""
+    return {
+        name: asked.get(extension.name, {}).get(field.name, field.default)
+        for name, extension, field in _all(extensions)
+    }
+
+
+def stored_values(text: str, extensions: Extensions) -> dict[str, Any]:
+    """Return widget values that a browser remembered; what cannot be used is left out."""
+    try:
+        stored = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    given = stored.get("values") if isinstance(stored, dict) else None
+    if not isinstance(given, dict):
+        return {}
+    values: dict[str, Any] = {}
+    for name, _, field in _all(extensions):
+        if name in given:
+            try:
+                values[name] = typed_value(field, given[name])
+            except InvalidRequest:
+                continue
+    return values
+
+
+def _all(extensions: Extensions) -> Iterator[tuple[str, Extension, Field]]:
+    for extension in extensions:
+        for field in extension.fields:
+            yield widget_name(extension, field), extension, field

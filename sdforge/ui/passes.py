@@ -1,0 +1,204 @@
+"""What the form means for passes and pictures: hires fix, the refiner, img2img, inpainting.
+
+Beside the rows of `core.fields` the form has a few values of its own: whether the refiner is on,
+which kind of img2img it is, whether its size is given or a factor. Plain values, no Gradio.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdforge.core.errors import InvalidRequest
+from sdforge.core.fields import FIELD
+from sdforge.core.inputs import InputImage
+from sdforge.core.request import GenerationRequest
+from sdforge.output.infotext import Infotext
+
+TXT2IMG = "txt2img"
+IMG2IMG = "img2img"
+TABS = (TXT2IMG, IMG2IMG)
+
+REFINER_ON = "refiner_on"
+# Which picture and mask count, and how the size is given.
+MODE = "mode"
+SIZING = "sizing"
+SCALE = "scale"
+MODE_PLAIN, MODE_PAINTED, MODE_SENT = "img2img", "inpaint", "upload"
+SIZE_TO, SIZE_BY = "to", "by"
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    TXT2IMG: (REFINER_ON,),
+    IMG2IMG: (REFINER_ON, MODE, SIZING, SCALE),
+}
+MIN_SCALE, MAX_SCALE, SCALE_STEP = 0.05, 4.0, 0.05
+MODES = (("img2img", MODE_PLAIN), ("Inpaint", MODE_PAINTED), ("Inpaint upload", MODE_SENT))
+SIZINGS = (("Resize to", SIZE_TO), ("Resize by", SIZE_BY))
+
+_STRENGTH: Mapping[str, float] = {TXT2IMG: 0.7, IMG2IMG: 0.75}
+_SWITCH_AT = 0.8
+_MASK_NAMES = ("mask_blur_x", "mask_invert", "masked_content", "only_masked", "only_masked_padding")
+_HIRES_NAMES = tuple(name for name in FIELD if name.startswith("hires"))
+# Rows whose values are names of checkpoints; the page lists them when it is filled.
+CHECKPOINT_NAMES = ("refiner", "hires_checkpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """The stored pictures that come with a form; `seed` belongs to `first`, which is enlarged."""
+
+    init: InputImage | None = None
+    mask: InputImage | None = None
+    first: InputImage | None = None
+    seed: int | None = None
+
+    @classmethod
+    def from_text(cls, text: str) -> Pictures:
+        """Read what the page's scripts send: JSON, of the pictures that `/api/v1/inputs` stored.
+
+        Raises:
+            InvalidRequest: it is something else.
+        """
+        try:
+            sent = json.loads(text or "{}")
+            images = {
+                name: InputImage.from_json(sent[name])
+                for name in ("init", "mask", "first")
+                if sent.get(name)
+            }
+            seed = sent.get("seed")
+            return cls(**images, seed=None if seed is None else int(seed))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InvalidRequest("Pictures", text[:80], "what the page sends") from error
+
+
+def default_values(tab: str) -> dict[str, Any]:
+    """Return where the form of a new page differs from the rows' defaults, and its own values."""
+    values: dict[str, Any] = {
+        "denoising_strength": _STRENGTH[tab],
+        "refiner_switch_at": _SWITCH_AT,
+        "tiling": False,
+        REFINER_ON: False,
+    }
+    if tab == TXT2IMG:
+        return values | {"hires_cfg_scale": 0.0}
+    return values | {MODE: MODE_PLAIN, SIZING: SIZE_TO, SCALE: 1.0}
+
+
+def read_extra(name: str, value: Any) -> Any:
+    """Return a value of the form that is no row of the table.
+
+    Raises:
+        InvalidRequest: it cannot be used.
+    """
+    if name == REFINER_ON:
+        return bool(value)
+    if name == SCALE:
+        is_number = isinstance(value, (int, float)) and math.isfinite(value)
+        if not is_number or not MIN_SCALE <= value <= MAX_SCALE:
+            allowed = f"a number from {MIN_SCALE:g} to {MAX_SCALE:g}"
+            raise InvalidRequest("Scale", value, allowed)
+        return float(value)
+    known = [kept for _, kept in (MODES if name == MODE else SIZINGS)]
+    if value not in known:
+        raise InvalidRequest(name, value, f"one of {', '.join(known)}")
+    return value
+
+
+def switched_off(values: Mapping[str, Any], tab: str) -> dict[str, Any]:
+    """Return the rows that do not count, with the values that say so; their widgets may be bad."""
+    off: dict[str, Any] = {}
+    if not values.get(REFINER_ON):
+        off |= {"refiner": "", "refiner_switch_at": None}
+    # Left unticked, the setting decides.
+    if not values.get("tiling"):
+        off["tiling"] = None
+    if tab == TXT2IMG and not values.get("hires"):
+        off |= {name: FIELD[name].default for name in (*_HIRES_NAMES, "denoising_strength")}
+    if tab == IMG2IMG and values.get(MODE, MODE_PLAIN) == MODE_PLAIN:
+        off |= {name: FIELD[name].default for name in _MASK_NAMES}
+    if tab == IMG2IMG and values.get(SIZING) == SIZE_BY:
+        off |= {"width": None, "height": None}
+    return off
+
+
+def request_parts(
+    values: Mapping[str, Any], chosen: Mapping[str, Any], tab: str, pictures: Pictures
+) -> dict[str, Any]:
+    """Return what the pictures and the form's own values make of a request.
+
+    Args:
+        values: the form's.
+        chosen: the request's parameters so far.
+        tab: whose form it is.
+        pictures: what was sent with it.
+
+    Raises:
+        InvalidRequest: a picture is missing, or a value cannot be used.
+    """
+    if tab == IMG2IMG:
+        return _img2img_parts(values, chosen, pictures)
+    parts: dict[str, Any] = {}
+    if chosen["hires"]:
+        # 0 is "as in the first pass".
+        parts["hires_cfg_scale"] = chosen["hires_cfg_scale"] or None
+    if pictures.first is not None:
+        multiple = FIELD["width"].multiple_of or 1
+        parts |= {
+            "first_picture": pictures.first,
+            "width": max(multiple, pictures.first.width // multiple * multiple),
+            "height": max(multiple, pictures.first.height // multiple * multiple),
+            "batch_count": 1,
+            "batch_size": 1,
+        }
+        if pictures.seed is not None:
+            parts["seed"] = pictures.seed
+    return parts
+
+
+def _img2img_parts(
+    values: Mapping[str, Any], chosen: Mapping[str, Any], pictures: Pictures
+) -> dict[str, Any]:
+    if pictures.init is None:
+        allowed = "a picture to start from: choose one, drop one, or send one of the results"
+        raise InvalidRequest("Picture", "none", allowed)
+    parts: dict[str, Any] = {
+        "init_images": (pictures.init,),
+        "mask_blur_y": chosen["mask_blur_x"],
+    }
+    mode = read_extra(MODE, values.get(MODE, MODE_PLAIN))
+    if mode != MODE_PLAIN:
+        if pictures.mask is None:
+            how = "painted over the picture" if mode == MODE_PAINTED else "uploaded beside it"
+            raise InvalidRequest("Mask", "none", f"a mask {how}, or no inpainting")
+        parts["mask"] = pictures.mask
+    if read_extra(SIZING, values.get(SIZING, SIZE_TO)) == SIZE_BY:
+        scale = read_extra(SCALE, values.get(SCALE))
+        parts |= scaled_size(pictures.init, scale)
+    return parts
+
+
+def scaled_size(picture: InputImage, scale: float) -> dict[str, int]:
+    """Return the width and height in pixels of a picture times a factor, as models need them."""
+    multiple = FIELD["width"].multiple_of or 1
+
+    def scaled(length: int) -> int:
+        return max(multiple * 2, int(length * scale) // multiple * multiple)
+
+    return {"width": scaled(picture.width), "height": scaled(picture.height)}
+
+
+def pasted_values(infotext: Infotext, request: GenerationRequest, tab: str) -> dict[str, Any]:
+    """Return what a picture's text says of switches: hires fix and the refiner, on or off."""
+    on = "Refiner" in infotext.fields and bool(request.refiner)
+    values: dict[str, Any] = {REFINER_ON: on}
+    if tab == TXT2IMG:
+        values["hires"] = request.hires
+        if request.hires:
+            values |= {name: getattr(request, name) for name in _HIRES_NAMES}
+            values["hires_cfg_scale"] = request.hires_cfg_scale or 0.0
+        if request.hires and request.denoising_strength is None:
+            values["denoising_strength"] = _STRENGTH[tab]
+    return values

@@ -1,0 +1,199 @@
+"""What one tab asks of the server: its form filled, sent as a job, read from a picture's text.
+
+As in `actions.py`: values by name go in and come out, `ANSWER` is for the page's scripts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sdforge.core.errors import InvalidRequest, SdforgeError
+from sdforge.core.fields import FIELD
+from sdforge.core.request import Recommended
+from sdforge.extensions.catalog import values_of_extensions
+from sdforge.output.infotext import Infotext, parse_infotext, request_from_infotext
+from sdforge.postprocess.upscalers import upscaler_name
+from sdforge.sampling.names import SAMPLER_TABLE, SCHEDULE_TABLE
+from sdforge.ui import extensions, form, passes
+from sdforge.ui.checkpoints import Checkpoints, Choice
+from sdforge.ui.fields import named_choices
+
+if TYPE_CHECKING:
+    from sdforge.engine import Engine
+
+ANSWER = "answer"
+TASK_ID = "task_id"
+# The stored pictures that a job needs, as JSON.
+PICTURES = "pictures"
+# A1111's own paste leaves the batch alone too: one picture's text says nothing of the others.
+PROMPTS = ("prompt", "negative_prompt")
+# What the token counters depend on.
+COUNTED = (*PROMPTS, "steps", form.STYLES)
+_NOT_PASTED = ("batch_size", "batch_count")
+
+Values = dict[str, Any]
+
+
+class TabActions:
+    """The actions of one tab over one engine. Errors become answers, so that nothing is lost."""
+
+    def __init__(self, engine: Engine, tab: str, checkpoints: Checkpoints) -> None:
+        """Take what the tab works on; `tab` is "txt2img" or "img2img"."""
+        self.tab = tab
+        self._engine = engine
+        self._checkpoints = checkpoints
+
+    def load(self, text: str) -> Values:
+        """Fill the form: what this browser remembers, else what the checkpoint recommends."""
+        current = self._checkpoints.current()
+        recommended = current.recommended if current else Recommended()
+        known = self._engine.extensions
+        result = form.default_values(recommended, self.tab) | extensions.default_values(known)
+        stored, stored_for = form.stored_values(text, self.tab)
+        result.update(stored | extensions.stored_values(text, known))
+        before = self._checkpoints.find(stored_for)
+        if before and current and before.path != current.path:
+            result.update(form.follow_checkpoint(result, before.recommended, recommended))
+        result[form.STYLES] = self._style_choice(result[form.STYLES])
+        for name in passes.CHECKPOINT_NAMES:
+            if name in result:
+                result[name] = self._checkpoint_choice(name, result[name])
+        return result
+
+    def refresh_lists(self, values: Mapping[str, Any]) -> Values:
+        """Look for model files again, and offer what there is where checkpoints are chosen."""
+        self._checkpoints.library.refresh()
+        return {
+            name: self._checkpoint_choice(name, values.get(name))
+            for name in passes.CHECKPOINT_NAMES
+            if name in form.FORM_NAMES[self.tab]
+        }
+
+    def submit(self, values: Mapping[str, Any]) -> Values:
+        """Hand the form to the engine as a job with the id that the page made up."""
+        task_id = str(values.get(TASK_ID) or "")
+        try:
+            asked = extensions.values_by_extension(values, self._engine.extensions)
+            pictures = passes.Pictures.from_text(str(values.get(PICTURES) or ""))
+            given = dict(values)
+            if pictures.first is not None:
+                given["hires"] = True
+            request = form.request_from_values(given, asked, tab=self.tab, pictures=pictures)
+            job = self._engine.submit(request, job_id=task_id or None, origin="ui")
+        except SdforgeError as error:
+            return self._answer(task=task_id, problem=problem(error))
+        return self._answer(task=task_id, accepted=job.id)
+
+    def read_prompt(self, values: Mapping[str, Any]) -> Values:
+        """Take the parameters out of a prompt box that holds a picture's infotext."""
+        text = str(values.get("prompt") or "")
+        try:
+            infotext = parse_infotext(text)
+            request = request_from_infotext(infotext)
+        except SdforgeError as error:
+            return self._answer(problem=problem(error))
+        if not infotext.fields:
+            note = "The prompt holds no parameters. Paste a picture's whole text, then press again."
+            return self._answer(note=note)
+        result: Values = {
+            row.name: getattr(request, row.name)
+            for row in form.FORM_FIELDS[self.tab]
+            if row.infotext in infotext.fields and row.name not in _NOT_PASTED
+        }
+        result.update(passes.pasted_values(infotext, request, self.tab))
+        if self.tab == passes.IMG2IMG and {"width", "height"} & result.keys():
+            result[passes.SIZING] = passes.SIZE_TO
+        known = self._engine.extensions
+        result.update(extensions.form_values(values_of_extensions(text, known), known))
+        result.update(prompt=infotext.prompt, negative_prompt=infotext.negative_prompt)
+        # The prompts hold the styles' texts already.
+        result[form.STYLES] = []
+        if "Seed" in infotext.fields:
+            result[form.SEED_EXTRAS] = bool(
+                infotext.fields.keys() & {"Variation seed", "Seed resize from"}
+            )
+        notes = ["Parameters read.", *self._use_known_names(result), *self._other_model(infotext)]
+        return {**result, **self._answer(note=" ".join(notes), pasted=True)}
+
+    def count_tokens(self, values: Mapping[str, Any]) -> Values:
+        """Count the tokens of both prompts, for the counters in their boxes."""
+        steps = values.get("steps")
+        counts = {
+            name: self._engine.count_tokens(
+                str(values.get(name) or ""),
+                steps=int(steps) if isinstance(steps, (int, float)) else 1,
+                styles=form.style_names(values.get(form.STYLES)),
+                is_negative=name == "negative_prompt",
+            )
+            for name in PROMPTS
+        }
+        return self._answer(tokens=counts)
+
+    def _answer(self, **message: Any) -> Values:
+        return {ANSWER: {"tab": self.tab, **message}}
+
+    def _style_choice(self, chosen: list[str]) -> Choice:
+        """Return all styles; chosen ones that are gone are left out."""
+        names = [style.name for style in self._engine.styles.styles()]
+        return Choice(
+            tuple((name, name) for name in names), [name for name in chosen if name in names]
+        )
+
+    def _checkpoint_choice(self, name: str, chosen: Any) -> Choice:
+        """Return all checkpoints and an entry for none; one that is gone is none."""
+        options = (*named_choices(name, []), *self._checkpoints.options())
+        known = {value for _, value in options}
+        return Choice(options, chosen if chosen in known else "")
+
+    def _other_model(self, infotext: Infotext) -> list[str]:
+        current = self._checkpoints.current()
+        wanted = infotext.fields.get("Model hash")
+        if not wanted or not current or current.short_hash in (None, wanted):
+            return []
+        name = infotext.fields.get("Model") or "another model"
+        return [f"The picture was made with {name} [{wanted}]."]
+
+    def _use_known_names(self, values: Values) -> list[str]:
+        """Spell names as the lists do; drop those that no list has, with a sentence for each."""
+        notes = []
+        tables: Mapping[str, Callable[[str], str | None]] = {
+            "sampler": SAMPLER_TABLE.canonical,
+            "schedule": SCHEDULE_TABLE.canonical,
+            "hires_sampler": SAMPLER_TABLE.canonical,
+            "hires_schedule": SCHEDULE_TABLE.canonical,
+            "hires_upscaler": _known_upscaler,
+            **dict.fromkeys(passes.CHECKPOINT_NAMES, self._known_checkpoint),
+        }
+        for name, canonical in tables.items():
+            # Empty stands for "as in the first pass".
+            if not values.get(name):
+                continue
+            asked = values.pop(name)
+            known = canonical(asked)
+            if known is None:
+                notes.append(f"{FIELD[name].label} {asked!r} is not known here.")
+            else:
+                values[name] = known
+        if passes.REFINER_ON in values and not values.get("refiner"):
+            values[passes.REFINER_ON] = False
+        return notes
+
+    def _known_checkpoint(self, name: str) -> str | None:
+        found = self._checkpoints.find(name)
+        return found.relative if found else None
+
+
+def _known_upscaler(name: str) -> str | None:
+    try:
+        return upscaler_name(name, "hr_upscaler")
+    except SdforgeError:
+        return None
+
+
+def problem(error: SdforgeError) -> Values:
+    """Return an error as the page shows it: a sentence, and the form's field it is about."""
+    if isinstance(error, InvalidRequest):
+        message, name = form.label_errors(error)
+        return {"message": message, "field": name}
+    return {"message": error.message, "field": None}

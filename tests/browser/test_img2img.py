@@ -1,0 +1,174 @@
+"""Hires fix and the img2img tab as a user meets them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.browser.conftest import Visitor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+TAB = "button[role=tab]:has-text('img2img')"
+FRAME = "#img2img_image .frame:not([hidden]) img"
+PREVIEW = "#img2img_live_preview:not([hidden]) img"
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A file of a picture of 96 × 64 whose rows and columns all differ."""
+    rows, columns = np.mgrid[0:64, 0:96]
+    values = np.stack([rows * 3, columns * 2, (rows + columns) % 256], axis=-1)
+    path = tmp_path / "start.png"
+    Image.fromarray(values.astype(np.uint8)).save(path)
+    return path
+
+
+def set_number(page: Page, tab: str, name: str, value: object) -> None:
+    box = page.locator(f"#{tab}_{name} input[type=number]")
+    box.fill(str(value))
+    box.press("Tab")
+
+
+def generate(page: Page, tab: str, prompt: str) -> None:
+    page.fill(f"#{tab}_prompt textarea", prompt)
+    page.keyboard.press("Control+Enter")
+
+
+def wait_for_picture(page: Page, tab: str, prompt: str) -> np.ndarray:
+    """Wait for the end of a job, and return its picture as the browser shows it."""
+    page.wait_for_function(
+        "([box, text]) => document.querySelector(box).textContent.includes(text)",
+        arg=[f"#html_info_{tab}", prompt],
+    )
+    page.wait_for_selector(f"#{tab}_running", state="hidden")
+    encoded = page.evaluate(
+        """async (selector) => {
+            const answer = await fetch(document.querySelector(selector).src);
+            const bytes = new Uint8Array(await answer.arrayBuffer());
+            return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+        }""",
+        f"#{tab}_gallery img",
+    )
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"))
+
+
+def start_with(page: Page, picture: Path, mode: str = "img2img") -> None:
+    page.click(TAB)
+    page.check(f"#mode_img2img input[value={mode}]")
+    page.set_input_files("#img2img_file", picture)
+    page.wait_for_selector(FRAME)
+    page.click("#img2img_detect_image_size_btn")
+    page.wait_for_function("document.querySelector('#img2img_width input').value === '96'")
+
+
+def paint(page: Page) -> None:
+    """Paint over the left upper quarter."""
+    box = page.locator("#img2img_pictures canvas").bounding_box()
+    assert box
+    page.evaluate("document.querySelector('#img2img_brush').value = 60")
+    page.mouse.move(box["x"] + 35, box["y"] + 35)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 4, steps=4)
+    page.mouse.up()
+
+
+def test_hires_fix_and_enlarge_double_the_size(visitor: Visitor) -> None:
+    page = visitor.open()
+    assert page.locator("#txt2img_hr_scale").is_hidden()
+    page.check("#txt2img_hr-checkbox input")
+    page.wait_for_function(
+        "document.querySelector('#txt2img_hr_finalres').textContent === 'from 64×64 to 128×128'"
+    )
+    set_number(page, "txt2img", "seed", 8)
+    generate(page, "txt2img", "a large fox")
+    assert wait_for_picture(page, "txt2img", "a large fox").shape == (128, 128, 3)
+    assert "Hires upscale: 2" in page.locator("#html_info_txt2img").inner_text()
+    page.uncheck("#txt2img_hr-checkbox input")
+    generate(page, "txt2img", "a small fox")
+    assert wait_for_picture(page, "txt2img", "a small fox").shape == (64, 64, 3)
+    page.fill("#txt2img_prompt textarea", "an enlarged fox")
+    page.click("#txt2img_upscale")
+    assert wait_for_picture(page, "txt2img", "an enlarged fox").shape == (128, 128, 3)
+    assert "Seed: 8," in page.locator("#html_info_txt2img").inner_text()
+
+
+def test_a_result_is_sent_to_img2img_and_drawn_over(visitor: Visitor) -> None:
+    page = visitor.open()
+    set_number(page, "txt2img", "seed", 21)
+    generate(page, "txt2img", "a first fox")
+    first = wait_for_picture(page, "txt2img", "a first fox")
+    page.click("#txt2img_send_to_img2img")
+    page.wait_for_selector(FRAME)
+    page.wait_for_function("document.querySelector('#img2img_seed input')?.value === '21'")
+    set_number(page, "img2img", "denoising_strength", 0.4)
+    generate(page, "img2img", "a second fox")
+    second = wait_for_picture(page, "img2img", "a second fox")
+    assert second.shape == first.shape
+    assert not np.array_equal(second, first)
+    assert "Denoising strength: 0.4" in page.locator("#html_info_img2img").inner_text()
+
+
+def test_inpainting_leaves_what_is_not_painted(visitor: Visitor, picture: Path) -> None:
+    page = visitor.open()
+    start_with(page, picture, "inpaint")
+    generate(page, "img2img", "no mask yet")
+    page.locator(".message.error").wait_for()
+    assert page.locator(".message.error").inner_text().startswith("Mask: ")
+    paint(page)
+    page.keyboard.press("]")
+    assert page.input_value("#img2img_brush") == "72"
+    page.keyboard.press("Control+z")
+    paint(page)
+    set_number(page, "img2img", "mask_blur", 2)
+    generate(page, "img2img", "a fox in the corner")
+    drawn = wait_for_picture(page, "img2img", "a fox in the corner").astype(int)
+    before = np.asarray(Image.open(picture)).astype(int)
+    changed = np.abs(drawn - before).max(axis=-1)
+    assert changed[44:, 60:].max() == 0
+    assert changed[8:16, 8:20].mean() > 5
+    page.reload()
+    page.wait_for_selector(FRAME)
+    painted = "document.querySelector('#img2img_pictures canvas').getContext('2d')"
+    page.wait_for_function(f"{painted}.getImageData(12, 12, 1, 1).data[3] > 200")
+
+
+def test_a_reload_in_the_middle_finds_the_img2img_job_again(
+    visitor: Visitor, picture: Path
+) -> None:
+    page = visitor.open()
+    start_with(page, picture)
+    for name, value in (("steps", 120), ("width", 160), ("height", 160)):
+        set_number(page, "img2img", name, value)
+    set_number(page, "img2img", "denoising_strength", 1)
+    generate(page, "img2img", "a fox before the reload")
+    page.wait_for_selector(PREVIEW)
+    page.reload()
+    page.wait_for_selector(PREVIEW)
+    assert page.locator("#img2img_interrupt").is_visible()
+    assert page.locator("#txt2img_running").is_hidden()
+    page.keyboard.press("Escape")
+    wait_for_picture(page, "img2img", "a fox before the reload")
+    assert page.locator(FRAME).is_visible()
+
+
+def test_the_img2img_tab_fits_a_phone(visitor: Visitor, picture: Path) -> None:
+    page = visitor.open()
+    page.set_viewport_size({"width": 390, "height": 844})
+    start_with(page, picture, "upload")
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.click("button[role=tab]:has-text('txt2img')")
+    page.check("#txt2img_hr-checkbox input")
+    page.check("#txt2img_enable-checkbox input")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
