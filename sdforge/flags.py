@@ -103,7 +103,7 @@ SECTIONS: dict[str, tuple[Flag, ...]] = {
     "memory and precision": (
         _switch("--medvram", ACTS, "keep one part of the model on the device at a time (setting memory_mode)"),
         _switch("--medvram-sdxl", ACTS, "the same, for SDXL models only"),
-        _switch("--lowvram", ACTS, "keep one part of the model on the device at a time; streaming it in pieces comes next"),
+        _switch("--lowvram", ACTS, "stream the model through the device in pieces (setting memory_mode)"),
         _switch("--lowram", OBSOLETE, "load weights straight to the device"),
         _switch("--always-batch-cond-uncond", OBSOLETE, "now the setting batch_cond_uncond"),
         _switch("--no-half", ACTS, "compute in 32 bits"),
@@ -120,34 +120,37 @@ SECTIONS: dict[str, tuple[Flag, ...]] = {
         _number("--gpu-device-id", ACTS, "the same, and hide the other GPUs from this process"),
         _switch("--disable-model-loading-ram-optimization", OBSOLETE, "load models the plain way"),
         _switch("--all-in-fp32", ACTS, "compute in 32 bits", "all"),
-        _switch("--all-in-fp16", LATER, "compute in fp16", "all"),
+        _switch("--all-in-fp16", ACTS, "compute in fp16, the VAE too", "all"),
         _switch("--unet-in-bf16", ACTS, "denoiser in bf16", "unet"),
         _switch("--unet-in-fp16", ACTS, "denoiser in fp16", "unet"),
-        _switch("--unet-in-fp8-e4m3fn", LATER, "denoiser's weights in 8 bits", "unet"),
-        _switch("--unet-in-fp8-e5m2", LATER, "denoiser's weights in 8 bits", "unet"),
-        _switch("--fp32-unet", LATER, "denoiser in 32 bits", "unet"),
+        _switch("--unet-in-fp8-e4m3fn", ACTS, "denoiser's weights in 8 bits (setting forge_unet_storage_dtype)", "unet"),
+        _switch("--unet-in-fp8-e5m2", ACTS, "the same with a wider range and less precision", "unet"),
+        _switch("--fp32-unet", ACTS, "denoiser in 32 bits", "unet"),
         _switch("--vae-in-fp16", ACTS, "VAE in fp16", "vae"),
         _switch("--vae-in-fp32", ACTS, "VAE in 32 bits", "vae"),
         _switch("--vae-in-bf16", ACTS, "VAE in bf16", "vae"),
-        _switch("--vae-in-cpu", LATER, "VAE on the CPU"),
+        _switch("--vae-in-cpu", ACTS, "VAE on the CPU"),
         _switch("--clip-in-fp8-e4m3fn", LATER, "text encoders' weights in 8 bits", "clip"),
         _switch("--clip-in-fp8-e5m2", LATER, "text encoders' weights in 8 bits", "clip"),
         _switch("--clip-in-fp16", ACTS, "text encoders in fp16", "clip"),
         _switch("--clip-in-fp32", ACTS, "text encoders in 32 bits", "clip"),
-        _switch("--bf16-text-enc", LATER, "text encoders in bf16", "clip"),
-        _switch("--always-gpu", LATER, "keep everything on the device", "vram"),
-        _switch("--always-high-vram", LATER, "keep models on the device after use", "vram"),
+        _switch("--bf16-text-enc", ACTS, "text encoders in bf16", "clip"),
+        _switch("--always-gpu", ACTS, "keep everything on the device", "vram"),
+        _switch("--always-high-vram", ACTS, "keep models on the device after use", "vram"),
         _switch("--always-normal-vram", ACTS, "memory_mode normal, never chosen by measuring", "vram"),
-        _switch("--always-low-vram", ACTS, "the same as --medvram", "vram"),
-        _switch("--always-no-vram", ACTS, "the same as --lowvram", "vram"),
+        _switch("--always-low-vram", ACTS, "keep a part of the model on the device, stream the rest", "vram"),
+        _switch("--always-no-vram", ACTS, "as --lowvram, with as little memory as can be", "vram"),
         _switch("--always-cpu", ACTS, "compute on the CPU", "vram"),
-        _switch("--always-offload-from-vram", LATER, "free the device after each job"),
-        _switch("--disable-smart-memory", LATER, "free the device after each job"),
-        _number("--reserve-vram", LATER, "GB of the device to leave to other programs", kind=float),
+        _switch("--always-offload-from-vram", ACTS, "take each part off the device as soon as it has run"),
+        _switch("--disable-smart-memory", ACTS, "another name of --always-offload-from-vram"),
+        _number("--reserve-vram", ACTS, "GB of the device to leave to other programs", kind=float),
+        _number("--vram-limit", ACTS, "MiB of the device to use at most: plays a smaller card, or shares one"),
+        _number("--simulate-device", ACTS, "make an accelerator of that many MiB out of main memory, to try memory modes"),
+        _switch("--advise", ACTS, "print which models suit this machine, in which mode, and stop"),
         _switch("--cuda-malloc", ACTS, "use CUDA's own allocator"),
         _switch("--cuda-stream", ALWAYS, "copy weights while computing"),
         _switch("--async-offload", ALWAYS, "copy weights while computing"),
-        _switch("--pin-shared-memory", LATER, "keep streamed weights in pinned memory"),
+        _switch("--pin-shared-memory", ALWAYS, "keep streamed weights in pinned memory"),
         _switch("--disable-mmap", LATER, "read model files instead of mapping them"),
         _switch("--pytorch-deterministic", LATER, "use deterministic algorithms only"),
         _switch("--torch-compile", LATER, "compile the denoiser"),
@@ -188,13 +191,13 @@ SECTIONS: dict[str, tuple[Flag, ...]] = {
         _text("--vae-path", ACTS, "VAE file to use for every checkpoint"),
         _text("--ui-settings-file", ACTS, "file of settings (default: config.json in the data folder)"),
         _text("--ui-config-file", LATER, "file of the page's defaults"),
-        _text("--styles-file", LATER, "file of styles", repeat=True),
+        _text("--styles-file", ACTS, "file of styles (default: styles.csv in the data folder); several, or with *, are read together", repeat=True),
         _text("--text-encoder-dir", LATER, "a further folder of text encoders"),
-        _text("--lora-dir", LATER, "a further folder of LoRA files"),
-        _text("--lyco-dir-backcompat", LATER, "a further folder of LyCORIS files"),
-        _text("--embeddings-dir", LATER, "a further folder of embeddings"),
+        _text("--lora-dir", ACTS, "a further folder of LoRA files"),
+        _text("--lyco-dir-backcompat", ACTS, "a further folder of LyCORIS files"),
+        _text("--embeddings-dir", ACTS, "a further folder of embeddings"),
         _text("--hypernetwork-dir", LATER, "a further folder of hypernetworks"),
-        _text("--controlnet-dir", LATER, "a further folder of ControlNet models"),
+        _text("--controlnet-dir", ACTS, "a further folder of ControlNet models"),
         _text("--controlnet-preprocessor-models-dir", LATER, "folder of the preprocessors' models"),
         _text("--controlnet-annotator-models-path", LATER, "folder of the preprocessors' models"),
         _text("--controlnet-loglevel", LATER, "how much ControlNet logs"),
@@ -232,8 +235,8 @@ SECTIONS: dict[str, tuple[Flag, ...]] = {
         _switch("--log-startup", ALWAYS, "say how long the start took"),
         _switch("--update-check", OBSOLETE, "look for a new version"),
         _switch("--update-all-extensions", LATER, "update extensions"),
-        _switch("--disable-all-extensions", LATER, "use no extensions"),
-        _switch("--disable-extra-extensions", LATER, "use only the extensions that come with the program"),
+        _switch("--disable-all-extensions", ACTS, "use no extensions"),
+        _switch("--disable-extra-extensions", ACTS, "use only the extensions that come with the program"),
         _switch("--dump-sysinfo", LATER, "write what is known of this machine to a file and stop"),
         _switch("--test-server", LATER, "settings for a test run"),
         _switch("--ui-debug-mode", LATER, "start without a model"),
@@ -256,6 +259,27 @@ SECTIONS: dict[str, tuple[Flag, ...]] = {
     ),
 }
 # fmt: on
+
+# Flag → setting `forge_unet_storage_dtype`.
+STORAGE_OF_FLAG: Mapping[str, str] = {
+    "unet_in_fp8_e4m3fn": "float8-e4m3fn",
+    "unet_in_fp8_e5m2": "float8-e5m2",
+}
+
+# Flag → setting `memory_mode`. Of several the one that needs least memory counts.
+MODE_OF_FLAG: Mapping[str, str] = {
+    "always_no_vram": "always-no-vram",
+    "lowvram": "lowvram",
+    "always_low_vram": "always-low-vram",
+    "always_offload_from_vram": "always-offload-from-vram",
+    "disable_smart_memory": "always-offload-from-vram",
+    "medvram": "medvram",
+    "medvram_sdxl": "medvram-sdxl",
+    "always_normal_vram": "always-normal-vram",
+    "always_high_vram": "always-high-vram",
+    "always_gpu": "always-gpu",
+    "always_cpu": "always-cpu",
+}
 
 FLAGS: tuple[Flag, ...] = tuple(flag for section in SECTIONS.values() for flag in section)
 
@@ -370,6 +394,9 @@ def _check(flags: Flags) -> None:
     """Refuse combinations that cannot work, or that would be unsafe unasked."""
     if flags["port"] is not None and not 0 <= flags["port"] <= 65535:
         raise FlagError(f"--port {flags['port']}: a port is a number from 0 to 65535")
+    for key in ("vram_limit", "simulate_device", "reserve_vram"):
+        if flags[key] is not None and not 0 < flags[key] < 2**24:
+            raise FlagError(f"--{key.replace('_', '-')} {flags[key]}: wanted a number above 0")
     if flags["share"] or flags["ngrok"]:
         raise FlagError(
             "--share and --ngrok are not in this version; to reach the server from elsewhere use "
@@ -397,15 +424,15 @@ def _is_public(flags: Flags) -> bool:
 
 def memory_mode(flags: Flags) -> str | None:
     """Return the value of the setting `memory_mode` that the flags ask for, or None."""
-    modes = {
-        "lowvram": ("lowvram", "always_no_vram"),
-        "medvram": ("medvram", "always_low_vram"),
-        "medvram-sdxl": ("medvram_sdxl",),
-        "normal": ("always_normal_vram",),
-    }
-    return next((mode for mode, keys in modes.items() if any(flags[k] for k in keys)), None)
+    return next((mode for key, mode in MODE_OF_FLAG.items() if flags[key]), None)
 
 
-def wants_cpu(flags: Flags) -> bool:
+def storage_type(flags: Flags) -> str | None:
+    """Return the value of the setting `forge_unet_storage_dtype` that flags ask for, or None."""
+    return next((dtype for key, dtype in STORAGE_OF_FLAG.items() if flags[key]), None)
+
+
+def wants_cpu(flags: Mapping[str, Any]) -> bool:
     """Tell whether the denoiser is to run on the CPU."""
-    return bool(flags["always_cpu"]) or not {"all", "sd"}.isdisjoint(flags["use_cpu"] or ())
+    parts = flags.get("use_cpu") or ()
+    return bool(flags.get("always_cpu")) or not {"all", "sd"}.isdisjoint(parts)

@@ -24,13 +24,15 @@ from sdforge import __version__
 from sdforge.core.errors import InvalidRequest, SdforgeError
 from sdforge.core.paths import Paths, install_root
 from sdforge.core.settings import SettingsStore
-from sdforge.flags import FlagError, Flags, memory_mode, parse, wants_cpu
+from sdforge.flags import FlagError, Flags, memory_mode, parse, storage_type, wants_cpu
 from sdforge.ports import PortError, bind
 
 if TYPE_CHECKING:
     import uvicorn
 
     from sdforge.core.device import DeviceInfo
+    from sdforge.core.extension import Extension
+    from sdforge.core.registry import Registry
     from sdforge.engine import Engine
     from sdforge.engine.runner import Runner
     from sdforge.models.library import Library
@@ -58,6 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     configure_logging(flags["loglevel"])
     for note in flags.notes():
         log.warning("%s", note)
+    if flags["advise"]:
+        sys.stdout.write(advice(flags) + "\n")
+        return 0
     try:
         with bind(_host(flags), flags["port"], API_PORT if flags["nowebui"] else UI_PORT) as bound:
             Launch(flags, bound, began).run()
@@ -94,6 +99,18 @@ def configure_logging(level: str) -> None:
     logging.getLogger("sdforge").setLevel(level.upper())
 
 
+def advice(flags: Flags) -> str:
+    """Return which models suit this machine, in which mode and size; loads no torch."""
+    from sdforge.core.device import survey
+    from sdforge.engine.preflight import CALIBRATION_FILE
+    from sdforge.memory.advice import advice_text, advise
+    from sdforge.memory.calibration import Calibration
+
+    machine = survey(force_cpu=wants_cpu(flags), device_id=flags["device_id"], flags=flags)
+    learned = Calibration(make_paths(flags).cache / CALIBRATION_FILE)
+    return advice_text(machine, advise(machine, learned))
+
+
 def _host(flags: Flags) -> str:
     return flags["server_name"] or ("0.0.0.0" if flags["listen"] else "127.0.0.1")  # noqa: S104
 
@@ -106,7 +123,13 @@ def make_paths(flags: Flags) -> Paths:
         models=_path(flags["models_dir"]) or data / "models",
         extra_checkpoints=_folders(flags["ckpt_dir"], file=flags["ckpt"]),
         extra_vaes=_folders(flags["vae_dir"], file=flags["vae_path"]),
+        extra_loras=_folders(flags["lora_dir"]) + _folders(flags["lyco_dir_backcompat"]),
+        extra_embeddings=_folders(flags["embeddings_dir"]),
+        extra_controlnets=_folders(flags["controlnet_dir"]),
         settings_file=_path(flags["ui_settings_file"]),
+        styles_files=tuple(
+            Path(name).expanduser().absolute() for name in flags["styles_file"] or ()
+        ),
     )
 
 
@@ -114,7 +137,7 @@ def _path(text: str | None) -> Path | None:
     return Path(text).expanduser().resolve() if text else None
 
 
-def _folders(folder: str | None, *, file: str | None) -> tuple[Path, ...]:
+def _folders(folder: str | None, *, file: str | None = None) -> tuple[Path, ...]:
     """Return a folder and that of a file, as far as they are given."""
     path = _path(file)
     found = (_path(folder), path.parent if path else None)
@@ -128,7 +151,10 @@ def make_folders(paths: Paths) -> None:
         StartError: the data folder cannot be written.
     """
     try:
-        for folder in (paths.cache, *paths.checkpoints[:1], *paths.vaes[:1]):
+        standard = (
+            paths.checkpoints, paths.vaes, paths.loras, paths.embeddings, paths.controlnets
+        )  # fmt: skip
+        for folder in (paths.cache, *(folders[0] for folders in standard)):
             folder.mkdir(parents=True, exist_ok=True)
         probe = paths.cache / ".writable"
         probe.touch()
@@ -150,6 +176,8 @@ def make_settings(flags: Flags, paths: Paths) -> SettingsStore:
     overrides: dict[str, Any] = {}
     if mode := memory_mode(flags):
         overrides["memory_mode"] = mode
+    if dtype := storage_type(flags):
+        overrides["forge_unet_storage_dtype"] = dtype
     if flags["ckpt"]:
         overrides["sd_model_checkpoint"] = Path(flags["ckpt"]).name
     if flags["vae_path"]:
@@ -176,21 +204,33 @@ def credentials(flags: Flags) -> str | None:
     return ",".join(pair.strip() for pair in pairs if pair and pair.strip()) or None
 
 
-def runner_factory(flags: Flags, library: Library) -> Callable[[], Runner]:
+def runner_factory(
+    flags: Flags, library: Library, extensions: Registry[Extension], paths: Paths
+) -> Callable[[], Runner]:
     """Return what makes the runner, on the model thread: it loads torch and probes the device."""
 
     def probe_device() -> DeviceInfo:
-        from sdforge.core.device import probe
+        from sdforge.core.device import limited, probe
 
-        found = probe(force_cpu=wants_cpu(flags), device_id=flags["device_id"])
+        found = limited(probe(force_cpu=wants_cpu(flags), device_id=flags["device_id"]), flags)
         gib = found.total_bytes / 2**30
         log.info("Device: %s (%s), %.1f GiB", found.name, found.torch_name, gib)
         return found
 
     def make_runner() -> Runner:
+        from sdforge.engine.inputs import InputFolder
+        from sdforge.engine.preflight import CALIBRATION_FILE
         from sdforge.engine.runner import PipelineRunner
 
-        return PipelineRunner(library, probe_device=probe_device, flags=flags, version=__version__)
+        return PipelineRunner(
+            library,
+            probe_device=probe_device,
+            flags=flags,
+            version=__version__,
+            extensions=extensions,
+            calibration=paths.cache / CALIBRATION_FILE,
+            inputs=InputFolder(paths.inputs),
+        )
 
     return make_runner
 
@@ -219,16 +259,20 @@ class Launch:
             StartError, StorageError: the server could not start.
         """
         from sdforge.engine import Engine
+        from sdforge.extensions.catalog import extensions_by_flags
         from sdforge.models.library import Library
 
         flags, paths = self._flags, self._paths
         library = Library(paths, hashing=not flags["no_hashing"])
+        extensions = extensions_by_flags(flags, paths.extensions)
         engine = Engine(
             paths=paths,
             settings=make_settings(flags, paths),
             library=library,
-            make_runner=runner_factory(flags, library),
+            make_runner=runner_factory(flags, library, extensions, paths),
             version=__version__,
+            extensions=extensions,
+            flags=flags,
         )
         try:
             self._serve(engine)
@@ -267,12 +311,7 @@ class Launch:
         """Say where the server is; go on with what takes longer on a thread of its own."""
         self._loop = asyncio.get_running_loop()
         kind = "API" if self._flags["nowebui"] else "API and page"
-        mode = engine.settings.current.memory_mode
-        log.info("sdforge %s: %s at %s (memory mode: %s)", __version__, kind, self.url, mode)
-        if mode == "lowvram":
-            log.info(
-                "lowvram does not stream yet: one whole part of the model on the device at a time"
-            )
+        log.info("sdforge %s: %s at %s", __version__, kind, self.url)
         log.info("API ready after %.1f s", time.perf_counter() - self._began)
         threading.Thread(
             target=self._finish_start, args=(engine, front), name="sdforge-start", daemon=True
@@ -285,6 +324,8 @@ class Launch:
         checkpoints = engine.library.checkpoints()
         count = f"{len(checkpoints)} checkpoint{'' if len(checkpoints) == 1 else 's'}"
         log.info("Models: %s (%s)", self._paths.checkpoints[0], count)
+        if checkpoints:
+            _announce_mode(engine)
         preload = bool(checkpoints) and not self._flags["skip_load_model_at_start"]
         engine.start(preload=preload)
 
@@ -302,6 +343,16 @@ class Launch:
         log.info("Page ready after %.1f s: %s", time.perf_counter() - self._began, self.url)
         if self._flags["autolaunch"]:
             webbrowser.open(self.url)
+
+
+def _announce_mode(engine: Engine) -> None:
+    """Say in which memory mode the checkpoint of the settings will run, and why."""
+    facts = engine.memory_mode()
+    name, gib = facts["device"], facts["total_bytes"] / 2**30
+    if facts["mode"] is None:
+        log.info("Memory: %s, %.1f GiB; no mode chosen: %s", name, gib, facts["reason"])
+    else:
+        log.info("Memory mode: %s on %s, %.1f GiB: %s", facts["mode"], name, gib, facts["reason"])
 
 
 def _url(flags: Mapping[str, Any], bound: socket.socket) -> str:

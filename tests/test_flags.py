@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sdforge import flags
+from sdforge.core.settings import MEMORY_MODES
 from sdforge.flags import FLAGS, LATER, FlagError, memory_mode, parse, wants_cpu
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,8 +42,9 @@ def test_every_flag_has_one_row_a_help_text_and_a_known_effect() -> None:
 
 
 def test_a_flag_without_effect_is_said_so_in_one_line() -> None:
-    notes = parse(["--lora-dir", "x", "--torch-compile", "--api"]).notes()
-    assert notes == ["accepted, but without effect in this version: --torch-compile, --lora-dir"]
+    notes = parse(["--clip-models-path", "x", "--torch-compile", "--api"]).notes()
+    (note,) = notes
+    assert note.startswith("accepted, but without effect in this version: --torch-compile, --clip")
 
 
 def test_flags_that_act_or_ask_for_what_is_always_so_are_not_remarked_on() -> None:
@@ -129,13 +131,26 @@ def test_a_value_that_cannot_be_used_is_explained(arguments: list[str], sentence
         ("--medvram", "medvram"),
         ("--medvram-sdxl", "medvram-sdxl"),
         ("--lowvram", "lowvram"),
-        ("--always-no-vram", "lowvram"),
-        ("--always-normal-vram", "normal"),
+        ("--always-no-vram", "always-no-vram"),
+        ("--always-low-vram", "always-low-vram"),
+        ("--always-normal-vram", "always-normal-vram"),
+        ("--always-high-vram", "always-high-vram"),
+        ("--always-gpu", "always-gpu"),
+        ("--always-offload-from-vram", "always-offload-from-vram"),
+        ("--disable-smart-memory", "always-offload-from-vram"),
+        ("--always-cpu", "always-cpu"),
         ("--api", None),
     ],
 )
 def test_memory_flags_choose_the_memory_mode(flag: str, mode: str | None) -> None:
     assert memory_mode(parse([flag])) == mode
+    assert mode is None or mode in MEMORY_MODES
+
+
+@pytest.mark.parametrize("argument", ["--vram-limit", "--simulate-device", "--reserve-vram"])
+def test_amounts_of_memory_are_above_zero(argument: str) -> None:
+    with pytest.raises(FlagError, match="above 0"):
+        parse([argument, "0"])
 
 
 def test_the_cpu_is_asked_for_by_either_program_s_flag() -> None:

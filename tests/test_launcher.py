@@ -32,6 +32,20 @@ def test_folders_are_a1111_s_and_flags_add_to_them(tmp_path: Path) -> None:
     assert paths.settings == tmp_path / "config.json"
 
 
+def test_folders_of_loras_and_embeddings_are_added_too(tmp_path: Path) -> None:
+    named = ["--lora-dir", "l", "--lyco-dir-backcompat", "y", "--embeddings-dir", "e"]
+    paths = make_paths(parse(["--data-dir", f"{tmp_path}", *named]))
+    here, models = Path.cwd(), tmp_path / "models"
+    assert paths.loras == (models / "Lora", models / "LyCORIS", here / "l", here / "y")
+    assert paths.embeddings == (tmp_path / "embeddings", models / "embeddings", here / "e")
+
+
+def test_styles_lie_in_the_data_folder_or_where_flags_say(tmp_path: Path) -> None:
+    assert make_paths(parse(["--data-dir", f"{tmp_path}"])).styles == (tmp_path / "styles.csv",)
+    named = ["--styles-file", f"{tmp_path}/a.csv", "--styles-file", f"{tmp_path}/b*.csv"]
+    assert make_paths(parse(named)).styles == (tmp_path / "a.csv", tmp_path / "b*.csv")
+
+
 def test_the_folders_for_models_are_made_at_the_first_start(tmp_path: Path) -> None:
     paths = make_paths(parse(["--data-dir", f"{tmp_path}/new"]))
     make_folders(paths)
@@ -60,8 +74,28 @@ def test_flags_decide_settings_for_this_run_only(tmp_path: Path) -> None:
     assert current.sd_vae == "my.safetensors"
     assert checkpoint.parent in paths.checkpoints
     assert checkpoint.parent in paths.vaes
+    eight = make_settings(parse(["--unet-in-fp8-e5m2"]), paths).current
+    assert eight.forge_unet_storage_dtype == "float8-e5m2"
     without = make_settings(parse([]), paths).current
+    assert without.forge_unet_storage_dtype == "Automatic"
     assert (without.memory_mode, without.sd_model_checkpoint) == ("auto", "")
+
+
+def test_advice_is_printed_without_a_server_or_torch(tmp_path: Path) -> None:
+    command = "--advise --simulate-device 8192 --data-dir"
+    code = (
+        "import sys; from sdforge.launcher import main; status = main(sys.argv[1:]); "
+        "sys.stderr.write(str('torch' in sys.modules)); sys.exit(status)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code, *command.split(), f"{tmp_path}/data"],
+        cwd=install_root(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (answer.returncode, answer.stderr) == (0, "False")
+    assert "8,192 MiB" in answer.stdout
+    for family in ("SD 1.5", "SDXL", "Flux.1", "Z-Image"):
+        assert family in answer.stdout
+    assert not (tmp_path / "data").exists()
 
 
 def test_user_names_come_from_all_three_flags(tmp_path: Path) -> None:

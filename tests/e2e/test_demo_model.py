@@ -87,6 +87,43 @@ def test_a_negative_prompt_pushes_away(draw: Draw) -> None:
     assert red[0] - red[2] > against[0] - against[2]
 
 
+def test_the_style_word_changes_the_style_and_nothing_else(draw: Draw) -> None:
+    """Noto's octopus is red, Twemoji's is purple."""
+    noto, twemoji = draw("an octopus"), draw("an octopus, twemoji style")
+    assert hue(border(noto)) == hue(border(twemoji)) == "white"
+    assert hue(middle(noto)) == "red"
+    assert hue(middle(twemoji)) == "blue"
+
+
+def test_the_default_style_has_a_name_too(draw: Draw) -> None:
+    assert hue(middle(draw("an octopus, noto style"))) == "red"
+
+
+def test_a_seed_changes_the_picture_but_not_the_subject(draw: Draw) -> None:
+    asked = {"prompt": "a blue circle", "cfg_scale": 1.0}
+    first, second = (draw(**asked, seed=seed) for seed in (1, 2))
+    assert hue(middle(first)) == hue(middle(second)) == "blue"
+    assert np.abs(first.astype(int) - second).mean() > 2
+
+
+def test_a_negative_prompt_takes_the_style_away(draw: Draw) -> None:
+    """Pushed away from Twemoji's purple octopus, what is left is redder."""
+    asked = {"prompt": "an octopus", "cfg_scale": 3.0}
+    plain = middle(draw(**asked))
+    pushed = middle(draw(**asked, negative_prompt="an octopus, twemoji style"))
+    assert pushed[0] - pushed[2] > plain[0] - plain[2]
+
+
+def test_its_relatives_are_small_and_named_in_the_notice() -> None:
+    folder = demo_checkpoint().parent
+    notice = (folder / "NOTICE.md").read_text(encoding="utf-8")
+    relatives = [path for path in folder.rglob("*.safetensors") if path != demo_checkpoint()]
+    assert relatives
+    for path in relatives:
+        assert path.stat().st_size <= 10 * 10**6, path.name
+        assert path.name in notice
+
+
 def test_its_notice_names_the_licences() -> None:
     notice = Path(demo_checkpoint()).with_name("NOTICE.md").read_text(encoding="utf-8")
     assert all(name in notice for name in ("Apache-2.0", "CC-BY-4.0", "MIT"))

@@ -32,6 +32,7 @@ from sdforge.core.request import GenerationRequest, Recommended, resolve
 from sdforge.core.settings import Settings
 from sdforge.memory.device import open_device
 from sdforge.memory.manager import MemoryManager
+from sdforge.models.adapters.adapters import Adapters
 from sdforge.models.library import Library
 from sdforge.models.loader import ModelProvider, choose_precision
 from sdforge.pipeline.conditioning import ConditioningCache
@@ -70,7 +71,8 @@ request = resolve(
 )
 context = RunContext(
     request=request, settings=Settings(), models=provider, memory=provider._memory,
-    conditioning=ConditioningCache(), emit=lambda event: None,
+    conditioning=ConditioningCache(),
+    adapters=Adapters(library.loras, library.embeddings), emit=lambda event: None,
 )
 started = time.perf_counter()
 picture = next(generate(context)).pixels
