@@ -10,24 +10,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
-from sdforge.core.errors import NotFound, SdforgeError
-from sdforge.core.events import JobEvent
+from sdforge.core.errors import SdforgeError
 from sdforge.core.extension import Extension
 from sdforge.core.inputs import InputImage
 from sdforge.core.paths import Paths
 from sdforge.core.registry import Registry
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import Settings, SettingsStore
-from sdforge.engine.event_log import Subscription
 from sdforge.engine.inputs import InputFolder
 from sdforge.engine.job import ACTIVE, Job, JobStatus, check_job_id, new_job_id
 from sdforge.engine.memory_answers import MemoryAnswers
+from sdforge.engine.model_access import ModelAccess
+from sdforge.engine.outcomes import Outcomes
 from sdforge.engine.picture_cache import PictureCache
 from sdforge.engine.preflight import Preflight
 from sdforge.engine.queue import JobQueue
@@ -51,7 +49,17 @@ _CLEAN_SECONDS = 3600.0
 _MIB = 1024 * 1024
 
 
-class Engine(MemoryAnswers):
+class Dependent(Protocol):
+    """Something above the engine that makes jobs as time goes by."""
+
+    def inputs_in_use(self) -> set[str]:
+        """Return the SHA-256 of input pictures that jobs to come need."""
+
+    def close(self) -> None:
+        """Submit nothing any more."""
+
+
+class Engine(MemoryAnswers, ModelAccess, Outcomes):
     """One server's jobs, models and pictures."""
 
     def __init__(
@@ -108,6 +116,11 @@ class Engine(MemoryAnswers):
         )
         self._close_lock = threading.Lock()
         self._is_closed = False
+        self._dependents: list[Dependent] = []
+
+    def attach(self, dependent: Dependent) -> None:
+        """Take up what submits jobs of its own accord: it is closed before the engine is."""
+        self._dependents.append(dependent)
 
     def start(self, *, preload: bool = False) -> None:
         """Begin to run jobs; with `preload`, load the configured checkpoint first."""
@@ -125,6 +138,8 @@ class Engine(MemoryAnswers):
             if self._is_closed:
                 return
             self._is_closed = True
+            for dependent in self._dependents:
+                dependent.close()
             self._queue.stop()
             self._monitor.close()
             if not self._worker.join(timeout):
@@ -160,21 +175,54 @@ class Engine(MemoryAnswers):
             QueueFull: too many jobs wait, or the server is stopping.
             StorageError: the job could not be stored.
         """
+        resolved, settings = self.resolve(request)
+        return self.submit_resolved(
+            resolved, settings, job_id=job_id, origin=origin, save_images=save_images
+        )
+
+    def resolve(
+        self, request: GenerationRequest, settings: Settings | None = None
+    ) -> tuple[GenerationRequest, Settings]:
+        """Return a request with nothing left open, and the settings that it will run with.
+
+        Args:
+            request: what to draw.
+            settings: that the request's overrides change; None for the current ones.
+
+        Raises:
+            InvalidRequest, UnknownName, ModelError: as `submit` does.
+        """
+        current = self.settings.current
+        request, settings = self._with_overrides(request, settings or current)
+        return self._resolver.resolved(request, settings, current), settings
+
+    def submit_resolved(
+        self,
+        request: GenerationRequest,
+        settings: Settings,
+        *,
+        job_id: str | None = None,
+        origin: str = "api",
+        save_images: bool | None = None,
+    ) -> Job:
+        """Queue what `resolve` returned, at that time or an earlier one.
+
+        Raises:
+            InvalidRequest: `job_id` cannot be used.
+            DuplicateJob, QueueFull, StorageError: as `submit` does.
+        """
         if job_id is not None:
             check_job_id(job_id)
-        current = self.settings.current
-        request, settings = self._with_overrides(request, current)
-        kind = request.kind
         job = Job(
-            id=job_id or new_job_id(kind),
-            kind=kind,
+            id=job_id or new_job_id(request.kind),
+            kind=request.kind,
             origin=origin,
-            request=self._resolver.resolved(request, settings, current),
+            request=request,
             settings=settings,
             save_images=save_images is not False,
             created_at=time.time(),
         )
-        return self._queue.add(job, max_waiting=current.max_queued_jobs)
+        return self._queue.add(job, max_waiting=self.settings.current.max_queued_jobs)
 
     def estimate(self, request: GenerationRequest) -> dict[str, Any]:
         """Return what a request would take, as docs/estimate.md has it; nothing is loaded.
@@ -182,9 +230,7 @@ class Engine(MemoryAnswers):
         Raises:
             InvalidRequest, UnknownName, ModelError: as `submit` does.
         """
-        current = self.settings.current
-        request, settings = self._with_overrides(request, current)
-        resolved = self._resolver.resolved(request, settings, current)
+        resolved, settings = self.resolve(request)
         past = self.jobs(statuses=(JobStatus.DONE,), limit=_PAST_JOBS)
         return self._preflight.estimate(resolved, settings, past)
 
@@ -209,7 +255,7 @@ class Engine(MemoryAnswers):
                     image.sha256
                     for job in self._queue.newest(ACTIVE, current.max_queued_jobs + 1)
                     for image in job.request.inputs
-                },
+                }.union(*(dependent.inputs_in_use() for dependent in self._dependents)),
                 keep_days=current.inputs_keep_days,
                 max_bytes=current.inputs_max_mib * _MIB,
             )
@@ -277,97 +323,6 @@ class Engine(MemoryAnswers):
             styles=[style.negative_prompt if is_negative else style.prompt for style in chosen],
             is_negative=is_negative,
         )
-
-    # --- what comes out ----------------------------------------------------------------------
-
-    def preview(self, job_id: str) -> tuple[int, bytes, str] | None:
-        """Return (number, encoded picture, media type) of a running job's newest preview."""
-        return self._queue.preview(job_id)
-
-    def image_data(self, job_id: str, index: int) -> tuple[bytes, str]:
-        """Return (encoded picture, media type) of a job's picture `index`; -1 is its grid.
-
-        Raises:
-            NotFound: no such job or picture, its file is gone, or it was never saved and had to
-                make room for newer ones.
-        """
-        job = self._queue.get(job_id)
-        known = job.images if job.grid is None else (*job.images, job.grid)
-        image = next((image for image in known if image.index == index), None)
-        if image is None:
-            raise NotFound(f"job {job_id!r} has no picture {index}; it has {len(job.images)}")
-        if image.path is not None:
-            try:
-                return Path(image.path).read_bytes(), image.media_type
-            except OSError as error:
-                text = f"picture {index} of job {job_id!r} cannot be read: {error.strerror}"
-                raise NotFound(text) from error
-        held = self._pictures.get(job_id, index)
-        if held is None:
-            raise NotFound(
-                f"picture {index} of job {job_id!r} was not saved and is no longer in memory"
-            )
-        return held
-
-    def events(self, job_id: str, after: int = 0) -> Iterator[JobEvent]:
-        """Yield a job's events numbered above `after`: those that were, then live ones.
-
-        Ends after `JobFinished`, or when the server stops. Blocks while nothing happens.
-
-        Raises:
-            NotFound: no job has this id.
-        """
-        return iter(Subscription(self._queue.event_log(job_id), after))
-
-    def subscribe(
-        self, job_id: str, *, after: int = 0, notify: Callable[[], None] | None = None
-    ) -> Subscription:
-        """Return a reader of a job's events, used like a `queue.Queue`.
-
-        Args:
-            job_id: whose events.
-            after: only those numbered above.
-            notify: called on other threads whenever there may be something to get.
-
-        Raises:
-            NotFound: no job has this id.
-        """
-        return Subscription(self._queue.event_log(job_id), after, notify)
-
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription."""
-        subscription.close()
-
-    # --- models ------------------------------------------------------------------------------
-
-    def preload(self, name: str = "") -> Future[None]:
-        """Load a checkpoint ("": the configured one) before the next job; errors are recorded."""
-
-        def find_title() -> str:
-            if name:
-                return self.library.find(name).title
-            return self._resolver.configured(self.settings.current).title
-
-        return self._worker.preload(find_title)
-
-    def unload(self, name: str = "", *, device_only: bool = False) -> Future[None]:
-        """Give back the memory of all models ("") or of one before the next job.
-
-        With `device_only` all leave the device and stay in main memory.
-
-        Raises:
-            UnknownName: there is no checkpoint of that name.
-        """
-        title = self.library.find(name).title if name else ""
-        return self._worker.unload(title, device_only=device_only)
-
-    def model_state(self) -> dict[str, Any]:
-        """Return {"title", "loading", "fraction", "error"} of the loaded model."""
-        return asdict(self._worker.model_state)
-
-    def memory_report(self) -> dict[str, Any]:
-        """Return who holds how many bytes; empty before anything was loaded."""
-        return self._worker.memory_report()
 
     # --- inside ------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ everything that loads torch is imported when it is built.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,6 +39,9 @@ class Runner(Protocol):
 
     def preload(self, title: str, settings: Settings, emit: Emit) -> None:
         """Load a checkpoint ahead of the first job that needs it."""
+
+    def expect(self, titles: Sequence[str], settings: Settings) -> None:
+        """Prepare for the checkpoints that later jobs need, soonest first."""
 
     def unload(self) -> None:
         """Give back all memory that models hold; the next job loads again."""
@@ -128,6 +131,14 @@ class PipelineRunner:
         request = GenerationRequest(checkpoint=title)
         self._memory.configure(settings)
         load_bundle(self._context(request, settings, emit, RunControl()))
+
+    def expect(self, titles: Sequence[str], settings: Settings) -> None:
+        """Keep the checkpoints that later jobs need and read the first other one ahead.
+
+        Raises:
+            UnknownName: no checkpoint or VAE of such a name.
+        """
+        self._models.expect(titles, vae=settings.sd_vae)
 
     def unload(self) -> None:
         """Give back all memory that models hold; the next job loads again."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sdforge.core.errors import SdforgeError
 from sdforge.core.events import Event, ModelLoading, StageStarted
 from sdforge.core.settings import Settings
 from sdforge.engine.job import JobError, JobStatus
@@ -72,6 +73,8 @@ class Worker:
         self._runner: Runner | None = None
         self._state = ModelState()
         self._wanted: Callable[[], str] | None = None
+        self._expected: tuple[str, ...] = ()
+        self._must_announce = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sdforge-model", daemon=True)
         self._tender = threading.Thread(target=self._look_after, name="sdforge-tend", daemon=True)
@@ -104,6 +107,10 @@ class Worker:
         """
         self._wanted = find_title
         return self._queue.add_chore(partial(self._preload, find_title))
+
+    def expect(self, titles: Sequence[str]) -> None:
+        """Take note of the checkpoints that will be needed, for when the next job starts."""
+        self._expected = tuple(titles)
 
     def unload(self, title: str = "", *, device_only: bool = False) -> Future[None]:
         """Give back the memory of all models, or of one, before the next job.
@@ -145,8 +152,11 @@ class Worker:
         }
         settings = self._settle(job.settings.with_overrides(machine), job.request.checkpoint)
         run = JobRun(self._queue, live, settings, self._writer, self._cache)
+        self._must_announce = True
         try:
-            error = run.execute(self._get_runner, partial(self._watch, job.request.checkpoint))
+            error = run.execute(
+                self._get_runner, partial(self._watch_job, job.request.checkpoint, settings)
+            )
         except BaseException as raised:  # noqa: BLE001 (a fault of the engine itself)
             log_failure(f"job {job.id} could not be ended", raised)
             error = JobError.of(raised)
@@ -154,6 +164,21 @@ class Worker:
         if self._state.loading or self._runner is None:
             # It ended before the model was there.
             self._state = ModelState(error=error.message if error else None)
+
+    def _watch_job(self, title: str, settings: Settings, event: Event) -> None:
+        self._watch(title, event)
+        # Not before the job's own models are read: two readers would slow each other down.
+        if isinstance(event, StageStarted) and event.stage == "denoise" and self._must_announce:
+            self._must_announce = False
+            self._announce(settings)
+
+    def _announce(self, settings: Settings) -> None:
+        """Tell the runner what comes after this job, so that it reads ahead meanwhile."""
+        try:
+            self._get_runner().expect(self._expected, settings)
+        except SdforgeError as error:
+            # The job that needs it will say so.
+            log.info("what comes next is not read ahead: %s", error)
 
     def _get_runner(self) -> Runner:
         if self._runner is None:

@@ -7,7 +7,7 @@ and can be told to stop at a gate, so that tests see the engine in the middle of
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ class FakeRunner:
     gate: threading.Event = field(default_factory=threading.Event)
     reached: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     unloads: int = 0
+    expected: list[tuple[str, ...]] = field(default_factory=list)
     left_device: int = 0
     must_tend: bool = False
 
@@ -122,6 +123,9 @@ class FakeRunner:
     def preload(self, title: str, settings: Settings, emit: Emit) -> None:
         self.threads.add(threading.current_thread().name)
         self._load(title, emit)
+
+    def expect(self, titles: Sequence[str], settings: Settings) -> None:
+        self.expected.append(tuple(titles))
 
     def unload(self) -> None:
         self.unloads += 1

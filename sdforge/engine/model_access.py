@@ -1,0 +1,62 @@
+"""The part of the engine that loads and unloads models outside of jobs, and says what is loaded.
+
+`engine.Engine` inherits it and supplies the parts. What is asked for happens on the model thread,
+between its jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import asdict
+from typing import Any
+
+from sdforge.core.settings import SettingsStore
+from sdforge.engine.resolution import CheckpointLibrary, Resolver
+from sdforge.engine.worker import Worker
+
+
+class ModelAccess:
+    """What the API and the page may do with models; methods may be called from any thread."""
+
+    settings: SettingsStore
+    library: CheckpointLibrary
+    _resolver: Resolver
+    _worker: Worker
+
+    def preload(self, name: str = "") -> Future[None]:
+        """Load a checkpoint ("": the configured one) before the next job; errors are recorded."""
+
+        def find_title() -> str:
+            if name:
+                return self.library.find(name).title
+            return self._resolver.configured(self.settings.current).title
+
+        return self._worker.preload(find_title)
+
+    def expect(self, titles: Sequence[str]) -> None:
+        """Say which checkpoints the jobs after the next will need, soonest first; () for none.
+
+        Those in memory are the last to leave it, and the first other one's file is read ahead while
+        a job runs, as far as main memory has room.
+        """
+        self._worker.expect(titles)
+
+    def unload(self, name: str = "", *, device_only: bool = False) -> Future[None]:
+        """Give back the memory of all models ("") or of one before the next job.
+
+        With `device_only` all leave the device and stay in main memory.
+
+        Raises:
+            UnknownName: there is no checkpoint of that name.
+        """
+        title = self.library.find(name).title if name else ""
+        return self._worker.unload(title, device_only=device_only)
+
+    def model_state(self) -> dict[str, Any]:
+        """Return {"title", "loading", "fraction", "error"} of the loaded model."""
+        return asdict(self._worker.model_state)
+
+    def memory_report(self) -> dict[str, Any]:
+        """Return who holds how many bytes; empty before anything was loaded."""
+        return self._worker.memory_report()
