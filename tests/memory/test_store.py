@@ -362,5 +362,6 @@ class StoreRules(RuleBasedStateMachine):
         assert set(self.store._slots) == used
         assert {slot.state for slot in self.store._slots.values()} <= {HostState.HOST}
 
+
 StoreRules.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
 TestStoreRules = StoreRules.TestCase
