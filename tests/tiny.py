@@ -62,7 +62,7 @@ def sparse_checkpoint(
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a file of these tensors whose data takes no disk, for tests that read headers only."""
-    size = {"F16": 2, "F32": 4}[dtype]
+    size = {"F8_E4M3": 1, "F16": 2, "BF16": 2, "F32": 4}[dtype]
     header: dict[str, object] = {"__metadata__": dict(metadata or {})}
     place = 0
     for name, shape in shapes.items():

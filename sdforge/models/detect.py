@@ -1,7 +1,8 @@
 """Say what a file is, with the reason in words, from the names and shapes of its tensors.
 
-Families recognise their own; what none of them takes is compared with the kinds known by name, so
-that the refusal says what the file is instead of only what it is not. Headers only, no torch.
+Families recognise their own; what none of them takes is compared with the kinds that
+`architectures.py` and `parts.py` know, so that the refusal says what the file is instead of only
+what it is not. Headers only, no torch.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Callable, Mapping
 
 from sdforge.core.errors import UnsupportedCheckpoint
 from sdforge.core.request import Recommended
+from sdforge.models.architectures import architecture
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families import FAMILIES
 from sdforge.models.families.base import Match
-
-_UNET = "model.diffusion_model."
+from sdforge.models.parts import parts
 
 
 def detect(header: CheckpointHeader) -> Match:
@@ -61,13 +62,33 @@ def _number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _name_stranger(header: CheckpointHeader) -> str:
-    for test, kind in _STRANGERS:
+def not_a_checkpoint(header: CheckpointHeader) -> str | None:
+    """Return what a file is that goes with checkpoints and is none, None for all others."""
+    for test, kind in _COMPANIONS:
         if test(header):
             return kind
-    architecture = header.metadata.get("modelspec.architecture")
-    if architecture:
-        return f"is of a kind that this version does not know (its metadata says {architecture!r})"
+    return None
+
+
+def _name_stranger(header: CheckpointHeader) -> str:
+    companion = not_a_checkpoint(header)
+    if companion is not None:
+        return companion
+    kind = architecture(header.layout)
+    if kind is not None:
+        # Its U-Net alone would be one of SD 1.x.
+        by_text = kind.family == "sd1" and header.has_prefix("cond_stage_model.model.")
+        label = "Stable Diffusion 2" if by_text else kind.label
+        return f"is a {label} model ({kind.reason}), which is not supported in this version"
+    for part in parts(header.layout):
+        folder = "models/VAE" if part.role == "vae" else "models/text_encoder"
+        return f"is a {part.label}, not a checkpoint; it belongs into {folder}"
+    architecture_said = header.metadata.get("modelspec.architecture")
+    if architecture_said:
+        return (
+            "is of a kind that this version does not know (its metadata says "
+            f"{architecture_said!r})"
+        )
     if not header.tensors:
         return "holds no tensors"
     sample = ", ".join(sorted(header.tensors)[:3])
@@ -75,28 +96,21 @@ def _name_stranger(header: CheckpointHeader) -> str:
 
 
 def _has(*prefixes: str) -> Callable[[CheckpointHeader], bool]:
-    return lambda header: any(header.has_prefix(prefix) for prefix in prefixes)
+    return lambda header: any(key.startswith(prefixes) for key in header.tensors)
 
 
-def _unet_has(*prefixes: str) -> Callable[[CheckpointHeader], bool]:
-    """Test for tensors of a denoiser, saved alone or as a part of a checkpoint."""
-    return _has(*(lead + prefix for prefix in prefixes for lead in (_UNET, "")))
+def _ends(*endings: str) -> Callable[[CheckpointHeader], bool]:
+    return lambda header: any(key.endswith(endings) for key in header.tensors)
 
 
-def _is_sd2(header: CheckpointHeader) -> bool:
-    # SD 2.x projects into its transformers with linear layers, SD 1.x with 1×1 convolutions.
-    projection = header.shape(f"{_UNET}input_blocks.1.1.proj_in.weight")
-    return projection is not None and len(projection) == 2
-
-
-def _model(name: str) -> str:
-    return f"is a {name} model, which is not supported in this version"
-
-
-# Order matters: the more particular first.
-_STRANGERS: tuple[tuple[Callable[[CheckpointHeader], bool], str], ...] = (
+# What goes with checkpoints, told by its tensors; in order, the more particular first.
+_COMPANIONS: tuple[tuple[Callable[[CheckpointHeader], bool], str], ...] = (
     (
         _has("lora_unet_", "lora_te", "lora_transformer_"),
+        "is a LoRA, not a checkpoint; it belongs into models/Lora",
+    ),
+    (
+        _ends(".lora_A.weight", ".lora_B.weight", ".lora_up.weight", ".lora_down.weight"),
         "is a LoRA, not a checkpoint; it belongs into models/Lora",
     ),
     (
@@ -104,45 +118,17 @@ _STRANGERS: tuple[tuple[Callable[[CheckpointHeader], bool], str], ...] = (
         "is a ControlNet, not a checkpoint; it belongs into models/ControlNet",
     ),
     (
-        _has("conditioner.embedders.1.", f"{_UNET}input_blocks.7.1.transformer_blocks.9."),
-        _model("Stable Diffusion XL"),
-    ),
-    (_has("conditioner.embedders.0."), _model("Stable Diffusion XL refiner")),
-    (_has(f"{_UNET}label_emb.0."), _model("Stable Diffusion XL type")),
-    (_has(f"{_UNET}label_emb."), _model("Stable Diffusion upscaler")),
-    (_has("cond_stage_model.model.transformer."), _model("Stable Diffusion 2")),
-    (_is_sd2, _model("Stable Diffusion 2 type")),
-    (_unet_has("joint_blocks."), _model("Stable Diffusion 3")),
-    (_unet_has("distilled_guidance_layer."), _model("Chroma")),
-    (_unet_has("double_stream_modulation_img."), _model("Flux.2")),
-    (
-        lambda header: (
-            _unet_has("double_blocks.0.img_attn.norm.query_norm.")(header)
-            and _unet_has("individual_token_refiner.", "txt_in.individual_token_refiner.")(header)
-        ),
-        _model("HunyuanVideo"),
-    ),
-    (_unet_has("double_blocks.", "single_blocks."), _model("Flux")),
-    (_unet_has("cap_embedder."), _model("Lumina 2 or Z-Image")),
-    (_unet_has("transformer_blocks.0.img_mod."), _model("Qwen-Image")),
-    (_unet_has("double_layers.", "joint_transformer_blocks."), _model("AuraFlow or SD 3 type")),
-    (_unet_has("adaln_single.", "t_block."), _model("PixArt")),
-    (_unet_has("patch_embedding.", "img_emb."), _model("Wan video")),
-    (_unet_has("down_blocks.0.0.channelwise."), _model("Stable Cascade")),
-    (
-        _has("down_blocks.", "time_embedding.linear_1."),
-        "is a denoiser in the layout of diffusers, which is not supported in this version",
-    ),
-    (
-        _has("first_stage_model.", "decoder.conv_in.", "decoder.mid."),
-        "is a VAE, not a checkpoint; it belongs into models/VAE",
-    ),
-    (
-        _has("text_model.encoder.", "transformer.text_model.", "encoder.block.0."),
-        "is a text encoder, not a checkpoint; it belongs into models/text_encoder",
-    ),
-    (
         _has("emb_params", "string_to_param", "clip_g", "clip_l"),
         "is an embedding, not a checkpoint",
+    ),
+    (
+        _has("body.0.rdb1.", "model.1.sub.0.RDB1.", "body.0.weight"),
+        "is an upscaler, not a checkpoint; it belongs into models/ESRGAN",
+    ),
+    (
+        lambda header: (
+            _has("text_model.encoder.", "encoder.block.0.")(header) and not parts(header.layout)
+        ),
+        "is a text encoder, not a checkpoint; it belongs into models/text_encoder",
     ),
 )
