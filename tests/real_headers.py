@@ -370,19 +370,47 @@ _WHOLE = ("denoiser", "text_encoder", "vae")
 REAL: tuple[Real, ...] = (
     Real("v1-5-pruned-emaonly", sd15, "sd1", "standard", "F32", _WHOLE),
     Real("v2-1_768-ema-pruned", sd21, "sd2", "standard", "F32", _WHOLE),
-    Real("sd_xl_base_1.0", sdxl, "sdxl", "base", parts=("denoiser", "text_encoder", "text_encoder", "vae")),
+    Real(
+        "sd_xl_base_1.0",
+        sdxl,
+        "sdxl",
+        "base",
+        parts=("denoiser", "text_encoder", "text_encoder", "vae"),
+    ),
     Real("sd_xl_refiner_1.0", refiner, "sdxl-refiner", "refiner", parts=_WHOLE),
     Real("sd_xl_inpainting", lambda: sdxl(UNet(channels=9)), "sdxl", "inpainting"),
     Real("sd3.5_large", lambda: sd3(38), "sd3", "3.5-large", parts=("denoiser", "vae")),
-    Real("sd3.5_medium", lambda: sd3(24, second=13, places=384), "sd3", "3.5-medium", parts=("denoiser", "vae")),
+    Real(
+        "sd3.5_medium",
+        lambda: sd3(24, second=13, places=384),
+        "sd3",
+        "3.5-medium",
+        parts=("denoiser", "vae"),
+    ),
     Real("sd3_medium", lambda: sd3(24, norms=False), "sd3", "medium"),
     Real("flux1-dev", lambda: dict(flux(guidance=True)), "flux", "dev", "BF16", ("denoiser",)),
-    Real("flux1-schnell", lambda: dict(flux(guidance=False)), "flux", "schnell", "BF16", ("denoiser",)),
+    Real(
+        "flux1-schnell",
+        lambda: dict(flux(guidance=False)),
+        "flux",
+        "schnell",
+        "BF16",
+        ("denoiser",),
+    ),
     Real("flux1-fill-dev", lambda: dict(flux(guidance=True, channels=384)), "flux", "fill", "BF16"),
     Real("chroma-unlocked", lambda: dict(chroma()), "chroma", "standard", "BF16", ("denoiser",)),
-    Real("z_image_turbo_bf16", lambda: dict(z_image()), "zimage", "standard", "BF16", ("denoiser",)),
-    Real("qwen_image_fp8_e4m3fn", lambda: dict(qwen_image()), "qwen-image", "standard", "F8_E4M3", ("denoiser",)),
-)  # fmt: skip
+    Real(
+        "z_image_turbo_bf16", lambda: dict(z_image()), "zimage", "standard", "BF16", ("denoiser",)
+    ),
+    Real(
+        "qwen_image_fp8_e4m3fn",
+        lambda: dict(qwen_image()),
+        "qwen-image",
+        "standard",
+        "F8_E4M3",
+        ("denoiser",),
+    ),
+)
 COMPANIONS: tuple[tuple[str, Callable[[], Shapes], str], ...] = (
     ("t5xxl_fp16", lambda: dict(t5_xxl()), "t5"),
     ("clip_l", clip_l, "clip_l"),

@@ -146,8 +146,18 @@ def _transformer(name: str) -> tuple[Any, dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["sd2", "sdxl", "refiner", "flux-dev", "chroma", "zimage", "qwen-image", "sd3.5-large", "sd3.5-medium"],
-)  # fmt: skip
+    [
+        "sd2",
+        "sdxl",
+        "refiner",
+        "flux-dev",
+        "chroma",
+        "zimage",
+        "qwen-image",
+        "sd3.5-large",
+        "sd3.5-medium",
+    ],
+)
 def test_the_tables_are_those_of_diffusers(name: str) -> None:
     unets = {"sd2": SD2, "sdxl": SDXL, "refiner": REFINER}
     with warnings.catch_warnings():
