@@ -14,6 +14,7 @@ from typing import Any
 
 from sdforge.core.errors import SdforgeError
 from sdforge.core.result import GenerationInfo, ModelIdentity
+from sdforge.core.script import runs_script
 from sdforge.engine import Engine, Job, JobImage
 from sdforge.output.infotext import parse_infotext, write_infotext
 
@@ -51,7 +52,7 @@ def echoed_parameters(values: Mapping[str, Any], job: Job) -> dict[str, Any]:
 def generation_info(engine: Engine, job: Job, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return A1111's `info` object of a job, all its keys present."""
     request = job.request
-    count = request.image_count
+    texts = _texts_of_pictures(engine, job)
     model = _model_identity(engine, request.checkpoint)
     grid = shown_grid(job)
     shown = job.images if grid is None else (grid, *job.images)
@@ -59,13 +60,10 @@ def generation_info(engine: Engine, job: Job, values: Mapping[str, Any]) -> dict
     said = parse_infotext(infotexts[0]).fields
     return {
         "prompt": request.image_prompt(0),
-        "all_prompts": [request.image_prompt(index) for index in range(count)],
+        **texts,
         "negative_prompt": request.image_negative_prompt(0),
-        "all_negative_prompts": [request.image_negative_prompt(index) for index in range(count)],
         "seed": request.seed,
-        "all_seeds": [request.image_seed(index) for index in range(count)],
         "subseed": request.subseed,
-        "all_subseeds": [request.image_subseed(index) for index in range(count)],
         "subseed_strength": request.subseed_strength,
         "width": request.width,
         "height": request.height,
@@ -93,6 +91,35 @@ def generation_info(engine: Engine, job: Job, values: Mapping[str, Any]) -> dict
         # Ours: what went otherwise than asked, a ControlNet unit that was left out for one.
         "notices": list(job.progress.notices),
     }
+
+
+def _texts_of_pictures(engine: Engine, job: Job) -> dict[str, list[Any]]:
+    """Return A1111's lists of what each picture was drawn from.
+
+    A request says it of its own pictures, planned ones included; those of a script say it
+    themselves.
+    """
+    request, count = job.request, range(job.request.image_count)
+    if not runs_script(request, engine.extensions):
+        return {
+            "all_prompts": [request.image_prompt(index) for index in count],
+            "all_negative_prompts": [request.image_negative_prompt(index) for index in count],
+            "all_seeds": [request.image_seed(index) for index in count],
+            "all_subseeds": [request.image_subseed(index) for index in count],
+        }
+    said = [parse_infotext(image.infotext) for image in job.images]
+    return {
+        "all_prompts": [text.prompt for text in said],
+        "all_negative_prompts": [text.negative_prompt for text in said],
+        "all_seeds": [image.seed for image in job.images],
+        "all_subseeds": [
+            _whole_number(text.fields.get("Variation seed"), request.subseed) for text in said
+        ],
+    }
+
+
+def _whole_number(text: str | None, default: int) -> int:
+    return int(text) if text and text.isdecimal() else default
 
 
 def job_timestamp(job: Job) -> str:

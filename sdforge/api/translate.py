@@ -22,6 +22,7 @@ from sdforge.core.extension import Extension
 from sdforge.core.fields import FIELD, FIELDS, Field, fields_of
 from sdforge.core.registry import Registry
 from sdforge.core.request import GenerationRequest
+from sdforge.core.script import Script
 from sdforge.core.settings import OPTIONS
 from sdforge.extensions.catalog import values_of_extensions
 from sdforge.output.infotext import parse_infotext, request_from_infotext
@@ -38,9 +39,9 @@ _SAME_MODULES = frozenset(("Use same choices", "Automatic", "None", ""))
 class UnknownScript(InvalidRequest):
     """A script that this server does not have; the sentence is A1111's."""
 
-    def __init__(self, field: str, title: str) -> None:
+    def __init__(self, field: str, title: str, text: str = "") -> None:
         super().__init__(field, title, "one of those that /sdapi/v1/scripts lists")
-        self.args = (f"Script '{title[:80]}' not found",)
+        self.args = (text or f"Script '{title[:80]}' not found",)
 
 
 def filled_in(payload: LenientModel) -> dict[str, Any]:
@@ -140,6 +141,10 @@ def _extension_values(
         if title not in extensions:
             raise UnknownScript("alwayson_scripts", title)
         extension = extensions.get(title)
+        if isinstance(extension, Script):
+            # A1111's sentence.
+            text = "Cannot have a selectable script in the always on scripts params"
+            raise UnknownScript("alwayson_scripts", title, text)
         found[extension.name] = _arguments(extension, sent)
     return found
 
@@ -172,9 +177,14 @@ def _arguments(extension: Extension, sent: Any) -> dict[str, Any]:
             if value is not None
         }
     if not isinstance(arguments, (list, tuple)):
-        raise InvalidRequest("alwayson_scripts", sent, "a list of arguments under 'args'")
-    named = zip((field.name for field in extension.fields), arguments, strict=False)
-    return {name: value for name, value in named if value is not None}
+        where = "script_args" if isinstance(extension, Script) else "alwayson_scripts"
+        raise InvalidRequest(where, sent, "a list of arguments under 'args'")
+    if isinstance(extension, Script):
+        named = extension.values_of_arguments(arguments)
+    else:
+        names_in_order = (field.name for field in extension.fields)
+        named = dict(zip(names_in_order, arguments, strict=False))
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _parameter(row: Field, values: Mapping[str, Any]) -> Any:

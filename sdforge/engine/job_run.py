@@ -208,11 +208,7 @@ def log_failure(what: str, error: BaseException) -> None:
 
 
 def _wants_grid(job: Job, settings: Settings) -> bool:
-    return (
-        job.save_images
-        and (settings.grid_save or settings.return_grid)
-        and (job.request.image_count > 1 or not settings.grid_only_if_multiple)
-    )
+    return job.save_images and (settings.grid_save or settings.return_grid)
 
 
 def _spoken(timings: dict[str, float]) -> str:

@@ -24,6 +24,7 @@ from sdforge.core.request import (
     resolve,
     validate,
 )
+from sdforge.core.script import check_script
 from sdforge.core.settings import OPTIONS, Settings
 from sdforge.postprocess.upscalers import upscaler_name
 from sdforge.prompt.pictures import NEGATIVE_SEED, picture_prompts
@@ -127,6 +128,7 @@ class Resolver:
         )
         # Again, because one side may have been left open.
         validate(resolved, limits)
+        check_script(resolved, active, limits)
         return resolved
 
     def _resolved_passes(self, request: GenerationRequest, settings: Settings) -> GenerationRequest:

@@ -16,9 +16,11 @@ from sdforge.core.extension import Extension, active_extensions
 from sdforge.core.registry import Registry
 from sdforge.core.request import GenerationRequest
 from sdforge.core.result import ImageResult
+from sdforge.core.script import script_of
 from sdforge.core.settings import Settings
 from sdforge.engine.expansion import expanded, run_all
 from sdforge.engine.inputs import InputFolder
+from sdforge.engine.studio import JobStudio, ReadInput, run_script
 from sdforge.extensions.catalog import load_extensions
 from sdforge.pipeline.context import RunContext, RunControl, no_inputs
 
@@ -118,11 +120,22 @@ class PipelineRunner:
         """Yield the pictures of a resolved request; raises `Cancelled` when told to stop."""
         from sdforge.pipeline.generate import generate
 
+        read = no_inputs if self._inputs is None else self._inputs.read
+
         def run_one(request: GenerationRequest, emit: Emit) -> Iterator[ImageResult]:
-            return generate(self._context(request, settings, emit, control))
+            return generate(self._context(request, settings, emit, control, read))
+
+        def run(request: GenerationRequest, emit: Emit) -> Iterator[ImageResult]:
+            return run_all(expanded(request, active), run_one, emit)
 
         active = active_extensions(self._extensions, request.extensions, settings)
-        return run_all(expanded(request, active), run_one, emit)
+        found = script_of(active)
+        if found is None:
+            return run(request, emit)
+        script, values = found
+        studio = JobStudio(settings, run, emit, read, script.batch_count(request, values))
+        read = studio.read
+        return run_script(script, values, request, studio)
 
     def preload(self, title: str, settings: Settings, emit: Emit) -> None:
         """Load a checkpoint ahead of the first job that needs it."""
@@ -179,10 +192,14 @@ class PipelineRunner:
         }
 
     def _context(
-        self, request: GenerationRequest, settings: Settings, emit: Emit, control: RunControl
+        self,
+        request: GenerationRequest,
+        settings: Settings,
+        emit: Emit,
+        control: RunControl,
+        read: ReadInput = no_inputs,
     ) -> RunContext:
         self._models.configure(settings)
-        read = no_inputs if self._inputs is None else self._inputs.read
         return RunContext(
             request=request,
             settings=settings,

@@ -17,6 +17,7 @@ from sdforge.core.errors import InvalidRequest
 from sdforge.core.extension import Extension, typed_value
 from sdforge.core.fields import Field
 from sdforge.core.registry import Registry
+from sdforge.core.script import Script
 
 Extensions = Registry[Extension]
 
@@ -25,7 +26,7 @@ def build_accordions(tab: str, extensions: Extensions) -> dict[str, Component]:
     """Lay out the accordions in the current Blocks and return their widgets by name."""
     widgets: dict[str, Component] = {}
     for extension in extensions:
-        if not extension.fields:
+        if not extension.fields or isinstance(extension, Script):
             continue
         elem_id = f"{tab}_{extension.name}"
         with gr.Accordion(extension.label, open=False, elem_id=elem_id, elem_classes=["extension"]):
@@ -118,5 +119,5 @@ def stored_values(text: str, extensions: Extensions) -> dict[str, Any]:
 
 def _all(extensions: Extensions) -> Iterator[tuple[str, Extension, Field]]:
     for extension in extensions:
-        for field in extension.fields:
+        for field in () if isinstance(extension, Script) else extension.fields:
             yield widget_name(extension, field), extension, field

@@ -1,11 +1,13 @@
 """Which extensions there are, and that a bad file of the user's harms nothing."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
 
 from sdforge.core.extension import Extension, complete_values
+from sdforge.core.script import Script
 from sdforge.extensions.catalog import (
     extensions_by_flags,
     load_extensions,
@@ -33,7 +35,8 @@ def builtin() -> list[Extension]:
 @pytest.mark.parametrize("extension", builtin(), ids=lambda extension: extension.name)
 def test_the_defaults_of_an_extension_are_valid_and_off(extension: Extension) -> None:
     values = complete_values(extension, {})
-    assert not extension.is_active(values)
+    # Of scripts a request names one, or none.
+    assert extension.is_active(values) == isinstance(extension, Script)
 
 
 @pytest.mark.parametrize("extension", builtin(), ids=lambda extension: extension.name)
@@ -85,6 +88,14 @@ def test_those_that_ship_can_be_left_out(tmp_path: Path) -> None:
     assert extra_off.names() == load_extensions().names() == everything[:-1]
     all_off = extensions_by_flags(no_flags | {"disable_all_extensions": True}, tmp_path)
     assert all_off.names() == []
+
+
+def test_the_examples_of_the_documentation_load(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "extensions.md"
+    examples = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    for number, example in enumerate(examples):
+        (tmp_path / f"example{number}.py").write_text(example)
+    assert load_extensions(tmp_path, builtin=()).names() == ["upside", "terse"]
 
 
 def test_values_are_read_from_a_pictures_infotext() -> None:

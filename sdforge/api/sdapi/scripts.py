@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from sdforge.api.context import ApiContext
 from sdforge.core.extension import Extension
 from sdforge.core.fields import Field
+from sdforge.core.script import Script
 
 
 def router(context: ApiContext) -> APIRouter:
@@ -17,11 +18,12 @@ def router(context: ApiContext) -> APIRouter:
 
     @routes.get("/scripts")
     def scripts() -> dict[str, Any]:
-        """Titles of scripts, as `alwayson_scripts` takes them."""
-        titles = [_title(extension) for extension in context.engine.extensions]
-        # No extension here, but clients look for it among them.
-        titles.append("controlnet")
-        return {"txt2img": titles, "img2img": titles}
+        """Titles of scripts, as `alwayson_scripts` and `script_name` take them."""
+        # ControlNet is no extension here, but clients look for it among them.
+        return {
+            kind: [*map(_title, _of_kind(context, kind)), "controlnet"]
+            for kind in ("txt2img", "img2img")
+        }
 
     @routes.get("/script-info")
     def script_info() -> list[dict[str, Any]]:
@@ -29,15 +31,23 @@ def router(context: ApiContext) -> APIRouter:
         return [
             {
                 "name": _title(extension),
-                "is_alwayson": True,
-                "is_img2img": is_img2img,
+                "is_alwayson": not isinstance(extension, Script),
+                "is_img2img": kind == "img2img",
                 "args": [_argument(field) for field in extension.fields],
             }
-            for is_img2img in (False, True)
-            for extension in context.engine.extensions
+            for kind in ("txt2img", "img2img")
+            for extension in _of_kind(context, kind)
         ]
 
     return routes
+
+
+def _of_kind(context: ApiContext, kind: str) -> list[Extension]:
+    return [
+        extension
+        for extension in context.engine.extensions
+        if not isinstance(extension, Script) or kind in extension.kinds
+    ]
 
 
 def _title(extension: Extension) -> str:

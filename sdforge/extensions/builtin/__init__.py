@@ -7,9 +7,11 @@ from sdforge.extensions.builtin.cfg_rescale import CfgRescale
 from sdforge.extensions.builtin.cfg_zero import CfgZero
 from sdforge.extensions.builtin.dynamic_thresholding import DynamicThresholding
 from sdforge.extensions.builtin.freeu import FreeU
+from sdforge.extensions.builtin.loopback import Loopback
 from sdforge.extensions.builtin.perp_neg import PerpNeg
 from sdforge.extensions.builtin.perturbed_attention import PerturbedAttention
 from sdforge.extensions.builtin.projected_guidance import AdaptiveProjectedGuidance
+from sdforge.extensions.builtin.sd_upscale import SdUpscale
 from sdforge.extensions.builtin.self_attention import SelfAttentionGuidance
 from sdforge.extensions.builtin.token_merging import TokenMerging
 
@@ -23,4 +25,6 @@ BUILTIN: tuple[type[Extension], ...] = (
     CfgZero,
     PerpNeg,
     TokenMerging,
+    SdUpscale,
+    Loopback,
 )

@@ -10,7 +10,7 @@ from tests.api.conftest import Server
 def test_titles_are_those_that_clients_send(server: Server) -> None:
     listed = server.client.get("/sdapi/v1/scripts").json()
     assert "freeu integrated (sd 1.x, sd 2.x, sdxl)" in listed["txt2img"]
-    assert listed["txt2img"] == listed["img2img"]
+    assert set(listed["img2img"]) - set(listed["txt2img"]) >= {"sd upscale", "loopback"}
 
 
 def test_arguments_are_listed_in_the_order_of_positions(server: Server) -> None:
@@ -56,3 +56,27 @@ def test_an_unknown_script_is_refused_in_a1111s_words(server: Server) -> None:
     )
     assert answer.status_code == 422
     assert "Script 'ADetailer' not found" in answer.text
+
+
+def test_selectable_scripts_are_told_apart_and_belong_to_their_route(server: Server) -> None:
+    infos = server.client.get("/sdapi/v1/script-info").json()
+    (loopback,) = [info for info in infos if info["name"] == "loopback"]
+    assert (loopback["is_alwayson"], loopback["is_img2img"]) == (False, True)
+    assert [argument["value"] for argument in loopback["args"]] == [4, 0.5, "Linear"]
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        ({"script_name": "Loopback"}, "a script of txt2img"),
+        ({"script_name": "no such thing"}, "Script 'no such thing' not found"),
+        ({"alwayson_scripts": {"Loopback": {"args": []}}}, "Cannot have a selectable script"),
+        ({"script_name": "loopback", "script_args": ["many"]}, "loops"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_with_the_reason(
+    server: Server, payload: dict[str, Any], said: str
+) -> None:
+    answer = server.client.post("/sdapi/v1/txt2img", json=payload)
+    assert answer.status_code == 422
+    assert said in answer.json()["errors"]

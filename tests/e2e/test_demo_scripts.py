@@ -1,0 +1,104 @@
+"""Scripts over HTTP on the model that ships."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from sdforge.api.app import create_api
+from sdforge.core.device import probe
+from sdforge.core.paths import Paths
+from sdforge.core.settings import SettingsStore
+from sdforge.engine import Engine, PipelineRunner
+from sdforge.engine.inputs import InputFolder
+from sdforge.models.library import Library
+from tests.api.conftest import BASE_URL
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    paths = Paths.under(tmp_path_factory.mktemp("scripts"))
+    library = Library(paths)
+    engine = Engine(
+        paths=paths,
+        settings=SettingsStore(None),
+        library=library,
+        make_runner=lambda: PipelineRunner(
+            library, probe_device=lambda: probe(force_cpu=True), inputs=InputFolder(paths.inputs)
+        ),
+        version="0.0-test",
+    )
+    engine.start()
+    yield TestClient(
+        create_api(engine, paths=paths, flags={}, version="0.0-test"), base_url=BASE_URL
+    )
+    engine.close(timeout=30)
+
+
+def encoded(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def post(client: TestClient, kind: str = "img2img", **payload: Any) -> tuple[list[Pixels], Any]:
+    asked = {"steps": 6, "width": 128, "height": 128, "seed": 5, "sampler_name": "Euler"}
+    answer = client.post(f"/sdapi/v1/{kind}", json=asked | payload)
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(one)))) for one in body["images"]]
+    return pictures, json.loads(body["info"])
+
+
+@pytest.fixture(scope="module")
+def circle(client: TestClient) -> Image.Image:
+    (drawn,), _ = post(client, "txt2img", prompt="red circle", steps=8)
+    return Image.fromarray(drawn)
+
+
+def test_sd_upscale_enlarges_a_picture_and_leaves_no_seams(
+    client: TestClient, circle: Image.Image
+) -> None:
+    (made,), info = post(
+        client, prompt="red circle", init_images=[encoded(circle)], denoising_strength=0.2,
+        script_name="sd upscale", script_args=["", 32, "Lanczos", 1.5],
+    )  # fmt: skip
+    assert made.shape == (192, 192, 3)
+    assert info["all_seeds"] == [5]
+    assert "SD upscale" in info["infotexts"][0]
+    # It is still the same circle.
+    large = np.asarray(circle.resize((192, 192), Image.Resampling.LANCZOS)).astype(int)
+    assert np.abs(made - large).mean() < 12
+    # Tiles of 128 that overlap by 64 begin at 0 and 64: there, no larger steps than
+    # anywhere else.
+    away = made.astype(int) - large
+    for axis in (0, 1):
+        steps = np.abs(np.diff(away, axis=axis)).mean(axis=(1 - axis, 2))
+        for edge in (63, 64, 127):
+            assert steps[edge] < 2 * np.median(steps) + 1
+
+
+def test_loopback_goes_further_from_the_start_with_each_loop(
+    client: TestClient, circle: Image.Image
+) -> None:
+    made, info = post(
+        client, prompt="blue square", init_images=[encoded(circle)], denoising_strength=0.5,
+        script_name="loopback", script_args=[3, 0.5, "Linear"],
+    )  # fmt: skip
+    assert len(made) == 3
+    assert info["all_seeds"] == [5, 6, 7]
+    assert info["all_prompts"] == ["blue square"] * 3
+    source = np.asarray(circle).astype(int)
+    distances = [np.abs(one - source).mean() for one in made]
+    assert distances[0] < distances[-1]
