@@ -1,7 +1,8 @@
 """Write the generated parts of the documentation; `--check` fails when they are out of date.
 
-docs/settings.md comes from the tables in sdforge/core, the file tree in README.md from the first
-sentence of each module's docstring.
+docs/settings.md comes from the tables in sdforge/core, docs/payload-fields.md from the rows that
+the tests of the API's fields run, the file tree in README.md from the first sentence of each
+module's docstring.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from sdforge.core.fields import FIELDS  # noqa: E402 - needs the path above
 from sdforge.core.settings import OPTIONS  # noqa: E402
+from tests.api.payload_effects import BOTH, EFFECTS, REFUSED, SAME, Effect  # noqa: E402
 
 TREE_START, TREE_END = "<!-- tree: written by scripts/docs.py -->", "<!-- end of tree -->"
 
@@ -60,6 +62,37 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def payload_page() -> str:
+    """Return docs/payload-fields.md."""
+    lines = [
+        "# Fields of the txt2img and img2img payloads",
+        "",
+        "Written by `scripts/docs.py` from `tests/api/payload_effects.py`. Each row is a test: two",
+        "payloads that differ in this field alone go to a server over a real model of random",
+        "weights, and their answers differ as the row says, or do not where it says *none*. A",
+        "field without a row fails the tests. Run one with",
+        "`python scripts/test.py 'tests/api/test_payload_fields.py' -k seed`.",
+        "",
+        "| field | in | what it does | shown by | test |",
+        "|---|---|---|---|---|",
+    ]
+    for effect in sorted(EFFECTS, key=lambda effect: (effect.name, effect.routes)):
+        routes = "both" if effect.routes == BOTH else effect.routes[0]
+        lines.append(
+            f"| `{effect.name}` | {routes} | {effect.does} | {_shown_by(effect)} "
+            f"| `[{effect.routes[0]}-{effect.name}]` |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _shown_by(effect: Effect) -> str:
+    if effect.kind == REFUSED:
+        return "501 that names it"
+    if effect.kind == SAME:
+        return "the same pixels"
+    return effect.shows.replace("_", " ") or "other pixels"
+
+
 def first_sentence(path: Path) -> str:
     """Return the first line of a module's docstring, without its full stop."""
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
@@ -96,7 +129,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say what is out of date")
     check = parser.parse_args().check
-    pages = {ROOT / "docs" / "settings.md": settings_page(), ROOT / "README.md": readme_page()}
+    pages = {
+        ROOT / "docs" / "settings.md": settings_page(),
+        ROOT / "docs" / "payload-fields.md": payload_page(),
+        ROOT / "README.md": readme_page(),
+    }
     stale = [
         path
         for path, text in pages.items()
