@@ -18,7 +18,7 @@ from sdforge.memory.component import Component
 if TYPE_CHECKING:
     from sdforge.models.denoiser import DenoiserModel
     from sdforge.models.library import CheckpointInfo
-    from sdforge.models.text_encoder import TextEncoder
+    from sdforge.models.text_encoder import PromptText
     from sdforge.models.vae import Vae
 
 _HASH_PATIENCE_SECONDS = 0.5
@@ -51,7 +51,7 @@ class Parts:
     """What a family makes of its loaded networks."""
 
     latent_format: LatentFormat
-    text: TextEncoder
+    text: PromptText
     vae: Vae
     denoiser: DenoiserModel
 
@@ -64,7 +64,7 @@ class ModelBundle:
     family: str
     components: Mapping[str, Component]
     latent_format: LatentFormat
-    text: TextEncoder
+    text: PromptText
     vae: Vae
     denoiser: DenoiserModel
     identify: Callable[[], ModelIdentity]

@@ -2,7 +2,7 @@
 
 Written out instead of taken from transformers, whose import makes the first load a second slower,
 for a network of forty lines (docs/decisions/0012); a test holds the two against each other.
-Radford et al. 2021, arXiv:2103.00020.
+Radford et al. 2021, arXiv:2103.00020. OpenCLIP's text encoders are the same with the exact GELU.
 """
 
 from __future__ import annotations
@@ -26,16 +26,35 @@ class ClipTextModel(nn.Module):
         num_hidden_layers: int,
         num_attention_heads: int,
         max_position_embeddings: int,
+        activation: str = "quick_gelu",
+        projection: tuple[int, ...] = (),
+        is_projection_turned: bool = False,
     ) -> None:
-        """Take the sizes, by the names of transformers' configuration."""
+        """Take the sizes, by the names of transformers' configuration.
+
+        Args:
+            vocab_size: words.
+            hidden_size: width of states.
+            intermediate_size: width inside the MLPs.
+            num_hidden_layers: layers.
+            num_attention_heads: heads of each.
+            max_position_embeddings: most tokens.
+            activation: "quick_gelu" or "gelu".
+            projection: shape of the matrix that the pooled text passes, () for none.
+            is_projection_turned: it is (in, out), as OpenCLIP keeps it, instead of (out, in).
+        """
         super().__init__()
+        # What shapes of weights do not tell.
+        self.config = {"activation": activation, "is_projection_turned": is_projection_turned}
         self.width = hidden_size
         self.embeddings = _Embeddings(vocab_size, max_position_embeddings, hidden_size)
         self.encoder = _Encoder(
-            _Layer(hidden_size, intermediate_size, num_attention_heads)
+            _Layer(hidden_size, intermediate_size, num_attention_heads, activation)
             for _ in range(num_hidden_layers)
         )
         self.final_layer_norm = nn.LayerNorm(hidden_size)
+        if projection:
+            self.text_projection = _Projection(projection, is_turned=is_projection_turned)
 
     @property
     def layer_count(self) -> int:
@@ -48,19 +67,47 @@ class ClipTextModel(nn.Module):
         return self.embeddings.token_embedding.num_embeddings
 
     def forward(
-        self, ids: torch.Tensor, layers: int, extra: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return the normalised states after the first `layers` layers.
+        self,
+        ids: torch.Tensor,
+        layers: int,
+        extra: torch.Tensor | None = None,
+        *,
+        normed: bool = True,
+        end: int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Return the states after the first `layers` layers, and the pooled text if asked for.
 
         Args:
             ids: of tokens; those from `vocabulary` on are rows of `extra`.
             layers: how many to run.
             extra: vectors that stand for tokens, (count, width).
+            normed: whether the states pass the final normalisation.
+            end: id of the end mark; with it the last layer's state at its first place, normalised
+                and projected, is returned as well: (rows, width of the projection).
         """
         states = self.embeddings(ids, extra)
-        for layer in self.encoder.layers[:layers]:
+        chosen = states
+        count = layers if end is None else self.layer_count
+        for number, layer in enumerate(self.encoder.layers[:count], start=1):
             states = layer(states)
-        return self.final_layer_norm(states)
+            if number == layers:
+                chosen = states
+        kept = self.final_layer_norm(chosen) if normed else chosen
+        if end is None:
+            return kept
+        places = (ids == end).int().argmax(dim=1)
+        pooled = self.final_layer_norm(states)[torch.arange(len(ids), device=ids.device), places]
+        return kept, self.text_projection(pooled) if hasattr(self, "text_projection") else pooled
+
+
+class _Projection(nn.Module):
+    def __init__(self, shape: tuple[int, ...], *, is_turned: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.is_turned = is_turned
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        return pooled @ (self.weight if self.is_turned else self.weight.T)
 
 
 class _Embeddings(nn.Module):
@@ -90,12 +137,12 @@ class _Encoder(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, width: int, inner: int, heads: int) -> None:
+    def __init__(self, width: int, inner: int, heads: int, activation: str) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(width)
         self.self_attn = _CausalAttention(width, heads)
         self.layer_norm2 = nn.LayerNorm(width)
-        self.mlp = _Mlp(width, inner)
+        self.mlp = _Mlp(width, inner, is_quick=activation == "quick_gelu")
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         states = states + self.self_attn(self.layer_norm1(states))
@@ -121,12 +168,15 @@ class _CausalAttention(nn.Module):
 
 
 class _Mlp(nn.Module):
-    def __init__(self, width: int, inner: int) -> None:
+    def __init__(self, width: int, inner: int, *, is_quick: bool) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, inner)
         self.fc2 = nn.Linear(inner, width)
+        self.is_quick = is_quick
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         hidden = self.fc1(states)
+        if not self.is_quick:
+            return self.fc2(F.gelu(hidden))
         # OpenAI's approximation of GELU, which its weights were trained with.
         return self.fc2(hidden * torch.sigmoid(1.702 * hidden))

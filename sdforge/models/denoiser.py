@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,18 +24,21 @@ from sdforge.memory.estimate import activation_bytes
 
 _TRAINING_STEPS = 1000
 _FIRST_BETA, _LAST_BETA = 0.00085, 0.012
+_LAST_KEPT = 4.8973451890853435e-08
 
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
     """An encoded prompt: `hidden` (rows, tokens, width) and, for some families, `pooled`.
 
-    `against` says of each row whether it is of a negative prompt; () for none.
+    `against` says of each row whether it is of a negative prompt; () for none. `sizes` are SDXL's
+    numbers about size, (rows, 5 or 6), in fp32 whatever the network computes in.
     """
 
     hidden: torch.Tensor
     pooled: torch.Tensor | None = None
     against: tuple[bool, ...] = ()
+    sizes: torch.Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -44,12 +48,13 @@ class Conditioning:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors."""
-        return self.hidden.nbytes + (0 if self.pooled is None else self.pooled.nbytes)
+        return sum(t.nbytes for t in (self.hidden, self.pooled, self.sizes) if t is not None)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Conditioning:
         """Return the same on a device, in the type that the network computes in."""
         pooled = None if self.pooled is None else self.pooled.to(device, dtype)
-        return replace(self, hidden=self.hidden.to(device, dtype), pooled=pooled)
+        sizes = None if self.sizes is None else self.sizes.to(device)
+        return replace(self, hidden=self.hidden.to(device, dtype), pooled=pooled, sizes=sizes)
 
     def tiled(self, times: int) -> Conditioning:
         """Return each row with its tokens repeated as a whole, `times` times."""
@@ -72,15 +77,20 @@ class Conditioning:
 
     def rows(self, start: int, stop: int) -> Conditioning:
         """Return some of the rows, as views."""
-        pooled = None if self.pooled is None else self.pooled[start:stop]
-        return Conditioning(self.hidden[start:stop], pooled, self.against[start:stop])
+        pooled, sizes = (
+            None if rows is None else rows[start:stop] for rows in (self.pooled, self.sizes)
+        )
+        return Conditioning(self.hidden[start:stop], pooled, self.against[start:stop], sizes)
 
     @staticmethod
     def stack(parts: Sequence[Conditioning]) -> Conditioning:
         """Return the rows of all parts below each other; they must have equally many tokens."""
         pooled = [part.pooled for part in parts if part.pooled is not None]
+        sizes = [part.sizes for part in parts if part.sizes is not None]
         return Conditioning(
-            torch.cat([part.hidden for part in parts]), torch.cat(pooled) if pooled else None
+            torch.cat([part.hidden for part in parts]),
+            torch.cat(pooled) if pooled else None,
+            sizes=torch.cat(sizes) if sizes else None,
         )
 
 
@@ -94,6 +104,21 @@ def scaled_linear_sigmas() -> tuple[float, ...]:
     ramp = torch.linspace(_FIRST_BETA**0.5, _LAST_BETA**0.5, _TRAINING_STEPS, dtype=torch.float64)
     kept = torch.cumprod(1 - ramp**2, dim=0).to(torch.float32)
     return tuple(((1 - kept) / kept).sqrt().tolist())
+
+
+@cache
+def zero_terminal_sigmas() -> tuple[float, ...]:
+    """Return Stable Diffusion's sigmas rescaled so that the last timestep is (nearly) pure noise.
+
+    Lin et al. 2023, arXiv:2305.08891, algorithm 1; the last sigma is what A1111 and Forge take
+    instead of infinity.
+    """
+    plain = torch.tensor(scaled_linear_sigmas(), dtype=torch.float64)
+    roots = (1 / (plain**2 + 1)).sqrt()
+    roots = (roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))
+    kept = roots**2
+    kept[-1] = _LAST_KEPT
+    return tuple(((1 - kept) / kept).sqrt().to(torch.float32).tolist())
 
 
 class DenoiserModel:
@@ -177,11 +202,22 @@ class DenoiserModel:
             timestep,
             encoder_hidden_states=conditioning.hidden.to(device=x.device, dtype=self.dtype),
             return_dict=False,
+            **self._labels(conditioning, x.device),
         )
         output = output.to(x.dtype)
         if self.prediction == "v":
             return x / variance - output * (sigma / math.sqrt(variance))
         return x - output * sigma
+
+    def _labels(self, conditioning: Conditioning, device: torch.device) -> dict[str, Any]:
+        """Return what SDXL's networks take beside the text states; nothing for others."""
+        if conditioning.pooled is None or conditioning.sizes is None:
+            return {}
+        labels = {
+            "text_embeds": conditioning.pooled.to(device=device, dtype=self.dtype),
+            "time_ids": conditioning.sizes.to(device),
+        }
+        return {"added_cond_kwargs": labels}
 
     def working_bytes(
         self,

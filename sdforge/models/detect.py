@@ -17,6 +17,7 @@ from sdforge.models.architectures import architecture
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families import FAMILIES
 from sdforge.models.families.base import Match
+from sdforge.models.families.fast_kinds import with_defaults
 from sdforge.models.parts import parts
 
 
@@ -33,8 +34,10 @@ def detect(header: CheckpointHeader) -> Match:
     raise UnsupportedCheckpoint(f"{header.path.name} {_name_stranger(header)}")
 
 
-def recommended(metadata: Mapping[str, str]) -> Recommended:
+def recommended(metadata: Mapping[str, str], usual: Recommended | None = None) -> Recommended:
     """Return the settings that a checkpoint's metadata asks for; nonsense counts as nothing said.
+
+    `usual` are those of its kind, which count where the metadata say nothing.
 
     Keys: `modelspec.resolution` ("128x128") of the model spec, and our own `sdforge.cfg_scale`,
     `sdforge.steps`, `sdforge.sampler`.
@@ -45,13 +48,14 @@ def recommended(metadata: Mapping[str, str]) -> Recommended:
     width = int(size[1]) if size else None
     cfg_scale = _number(metadata.get("sdforge.cfg_scale", ""))
     steps = _number(metadata.get("sdforge.steps", ""))
-    return Recommended(
+    said = Recommended(
         width=width,
         height=int(size[2]) if size and size[2] else width,
         steps=int(steps) if steps is not None and 1 <= steps <= 1000 else None,
         cfg_scale=cfg_scale if cfg_scale is not None and 0 <= cfg_scale <= 100 else None,
         sampler=metadata.get("sdforge.sampler", "").strip() or None,
     )
+    return said if usual is None else with_defaults(said, usual)
 
 
 def _number(text: str) -> float | None:

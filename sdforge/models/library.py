@@ -301,6 +301,7 @@ def _read_info(plain: CheckpointInfo) -> CheckpointInfo:
         variant=match.variant,
         prediction=match.prediction,
         reason=match.reason,
+        recommended=recommended(header.metadata, match.recommended),
         error=f"{plain.path.name}: {match.problem}" if match.problem else None,
     )
 

@@ -28,6 +28,16 @@ SD1_PREVIEW: tuple[Rows, tuple[float, float, float]] = (
     ),
     (0.5, 0.5, 0.5),
 )
+# The same for SDXL's, whose latents mean other colours.
+SDXL_PREVIEW: tuple[Rows, tuple[float, float, float]] = (
+    (
+        (0.1724, 0.2084, 0.2198),
+        (-0.0977, -0.0145, 0.0125),
+        (0.0537, 0.0443, -0.0082),
+        (-0.1865, -0.1250, -0.1044),
+    ),
+    (0.5, 0.5, 0.5),
+)
 _SAMPLE_LATENTS, _GRID = 8, 4
 
 

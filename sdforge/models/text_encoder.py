@@ -1,16 +1,19 @@
-"""Chunks of token ids to the states that the denoiser attends to: CLIP, clip skip, emphasis.
+"""Prompts to the states that the denoiser attends to: one CLIP, or several encoders together.
 
-Parsing prompts and cutting chunks is `prompt`'s work; chunks arrive as plain ids and weights.
+Parsing prompts and cutting chunks is `prompt`'s work: a `PromptReader` hands out plain ids and
+weights. What encoders of a family do together is in `sdxl_text.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from sdforge.core.errors import InvalidRequest
+from sdforge.core.settings import Settings
 from sdforge.memory.component import Component
 from sdforge.memory.manager import MemoryManager
 from sdforge.models.adapters.embedding_library import EmbeddingTokenizer
@@ -36,13 +39,95 @@ class Chunk(Protocol):
         """Emphasis of each token; 1 is none."""
 
 
-class TextEncoder:
-    """The text encoder of a bundle."""
+class PromptReader(Protocol):
+    """One prompt, which each encoder of a model reads in its own way."""
 
-    def __init__(self, component: Component, memory: MemoryManager, tokenizer: Tokenizer) -> None:
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no text at all."""
+
+    def chunks(self, tokenizer: EmbeddingTokenizer) -> Sequence[Chunk]:
+        """Return windows of 77 tokens, at least one."""
+
+    def tokens(self, tokenizer: Tokenizer, least: int) -> Chunk:
+        """Return all tokens in one piece, padded up to `least`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What a text is encoded for, beside itself: pictures of that size in pixels, and its side."""
+
+    width: int
+    height: int
+    is_negative: bool = False
+
+
+class PromptText(Protocol):
+    """The text encoders of a bundle: `TextEncoder` where there is one, else a family's own."""
+
+    @property
+    def tokenizer(self) -> EmbeddingTokenizer:
+        """What prompts are counted and embeddings found with."""
+
+    @property
+    def embeddings(self) -> EmbeddingTable:
+        """Embeddings that prompts may name."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each network's word vectors, of those that take embeddings."""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What encoded text depends on beside the checkpoint and settings."""
+
+    def use_embeddings(self, entries: Sequence[Entry]) -> None:
+        """Let prompts name these embeddings, in place of those before."""
+
+    def encode_prompt(self, prompt: PromptReader, settings: Settings) -> Conditioning:
+        """Return a prompt's conditioning as far as it depends on the text alone."""
+
+    def situated(
+        self, encoded: Conditioning, prompt: PromptReader, situation: Situation, settings: Settings
+    ) -> Conditioning:
+        """Return the conditioning for a situation; the same object where nothing is added."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRule:
+    """How a family reads a CLIP.
+
+    Attributes:
+        skip: the fixed clip skip; None takes the request's.
+        normed: whether states pass the final normalisation.
+        pooled: whether the pooled text of the first chunk is returned as well.
+        pads_with_zero: whether chunks are filled up with id 0 instead of end marks (OpenCLIP).
+        place: which of the model's encoders it is, counted from 0.
+        count: how many of them take embeddings.
+    """
+
+    skip: int | None = None
+    normed: bool = True
+    pooled: bool = False
+    pads_with_zero: bool = False
+    place: int = 0
+    count: int = 1
+
+
+class TextEncoder:
+    """One CLIP of a bundle."""
+
+    def __init__(
+        self,
+        component: Component,
+        memory: MemoryManager,
+        tokenizer: Tokenizer,
+        rule: ClipRule | None = None,
+    ) -> None:
         """Take the network, the manager that places it and the tokenizer of its training."""
         network: Any = component.module
         self.component = component
+        self.rule = rule or ClipRule()
         self._base_tokenizer = tokenizer
         self.embeddings = EmbeddingTable(tokenizer, ())
         self._memory = memory
@@ -69,16 +154,32 @@ class TextEncoder:
         """What encoded text depends on beside the checkpoint: patches and embeddings."""
         return (self.component.patch_key, self.embeddings.key)
 
+    def encode_prompt(self, prompt: PromptReader, settings: Settings) -> Conditioning:
+        """Return the states of all chunks of a prompt in a row; raises as `encode`."""
+        return self.encode(
+            prompt.chunks(self.tokenizer),
+            clip_skip=self.rule.skip or settings.CLIP_stop_at_last_layers,
+            emphasis=settings.emphasis,
+        )
+
+    def situated(
+        self, encoded: Conditioning, prompt: PromptReader, situation: Situation, settings: Settings
+    ) -> Conditioning:
+        """Return `encoded`: nothing is added."""
+        return encoded
+
     @torch.inference_mode()
     def encode(
         self, chunks: Sequence[Chunk], *, clip_skip: int = 1, emphasis: str = "Original"
     ) -> Conditioning:
         """Return the states of all chunks in a row: (1, 77 × chunks, width), fp32.
 
+        The pooled text is the first chunk's (A1111).
+
         Args:
             chunks: at least one, all of the same length.
             clip_skip: 1 takes the last layer's output, 2 the one before…; all of them pass the
-                final normalisation.
+                final normalisation where the rule says so.
             emphasis: 'Original' scales states by the weights and then restores each chunk's mean;
                 'No norm' scales only; 'Ignore' and 'None' do not scale.
 
@@ -88,16 +189,30 @@ class TextEncoder:
         if emphasis not in EMPHASIS:
             raise InvalidRequest("emphasis", emphasis, ", ".join(map(repr, EMPHASIS)))
         device = self._memory.compute_device
-        rows, extra = self._placed([chunk.ids for chunk in chunks])
+        rule, end = self.rule, self._base_tokenizer.eos
+        rows, extra = self._placed([self._padded(chunk.ids) for chunk in chunks])
         ids = torch.tensor(rows, device=device)
         needed = ids.numel() * self._width * 4 * _ACTIVATION_FACTOR
+        pooled = None
         with self._memory.lease(self.component, working_bytes=needed) as module:
             layers = self._layers + 1 - min(max(clip_skip, 1), self._layers)
-            states = module(ids, layers, extra).float()
+            answer = module(
+                ids, layers, extra, normed=rule.normed, end=end if rule.pooled else None
+            )
+            if rule.pooled:
+                answer, pooled = answer[0], answer[1][:1].float()
+            states = answer.float()
         if emphasis in ("Original", "No norm"):
             weights = torch.tensor([chunk.weights for chunk in chunks], device=device)
             states = _emphasise(states, weights, restore_mean=emphasis == "Original")
-        return Conditioning(states.flatten(0, 1).unsqueeze(0))
+        return Conditioning(states.flatten(0, 1).unsqueeze(0), pooled)
+
+    def _padded(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the ids of a chunk with this encoder's padding behind the end mark."""
+        if not self.rule.pads_with_zero:
+            return ids
+        end = ids.index(self._base_tokenizer.eos) + 1
+        return (*ids[:end], *[0] * (len(ids) - end))
 
     def _placed(
         self, rows: Sequence[tuple[int, ...]]
@@ -107,7 +222,10 @@ class TextEncoder:
         used = sorted({number for row in rows for number in row if number >= first})
         if not used:
             return [list(row) for row in rows], None
-        vectors = self.embeddings.vectors(used, 0, 1).to(self._memory.compute_device)
+        rule = self.rule
+        vectors = self.embeddings.vectors(used, rule.place, rule.count).to(
+            self._memory.compute_device
+        )
         numbers = {number: self._vocabulary + place for place, number in enumerate(used)}
         return [[numbers.get(number, number) for number in row] for row in rows], vectors
 

@@ -69,7 +69,8 @@ def load_component(
             for key in plan.copied:
                 how = plan.kept[key]
                 tensors[key] = arena.allocate(how.shape, how.dtype)
-                file.read(plan.recipe.sources[key], tensors[key], on_progress, how.pack)
+                info = plan.recipe.info(key)
+                file.read(info, plan.recipe.sources[key], tensors[key], on_progress, how.pack)
             module = _assemble(plan, tensors)
             return Component(
                 role=plan.recipe.role,
@@ -228,13 +229,13 @@ class _WeightFile:
 
     def read(
         self,
+        info: TensorInfo,
         source: Source,
         target: torch.Tensor,
         on_progress: Callable[[int], None],
         pack: Pack | None = None,
     ) -> None:
         """Read a tensor into `target`, converting piece by piece, or whole where it is packed."""
-        info = self._header.tensors[source.key]
         stored = TORCH_DTYPES.get(info.dtype)
         if stored is None:
             raise UnsupportedCheckpoint(

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sdforge.core.settings import Settings
+from sdforge.models.adapters.embedding_library import EmbeddingTokenizer
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.denoiser import Conditioning
+from sdforge.models.text_encoder import Situation
+from sdforge.models.tokenizers import Tokenizer
 from sdforge.pipeline.prompts import BatchPrompts
 from sdforge.prompt.composition import Part, split_parts
 from sdforge.prompt.schedule import Timeline, index_at, schedule
-from sdforge.prompt.tokens import chunk_prompt
+from sdforge.prompt.tokens import Chunk, chunk_prompt, weigh_tokens
 
 # One text of SD 1.x is 236 kB in fp32, one of SDXL 631 kB, one of a T5 of 256 tokens 4 MiB.
 CACHE_BYTES = 64 * 2**20
@@ -92,17 +95,50 @@ class BatchConditioning:
         return len(self.uncond)
 
 
+@dataclass(frozen=True)
+class PromptText:
+    """One text, for encoders to read each in its own way (`text_encoder.PromptReader`)."""
+
+    text: str
+    emphasis: str
+    comma_backtrack: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no text at all."""
+        return not self.text
+
+    def chunks(self, tokenizer: EmbeddingTokenizer) -> list[Chunk]:
+        """Return windows of 77 tokens, at least one."""
+        return chunk_prompt(
+            self.text,
+            tokenizer,
+            comma_backtrack=self.comma_backtrack,
+            emphasis=self.emphasis,
+        )
+
+    def tokens(self, tokenizer: Tokenizer, least: int) -> Chunk:
+        """Return all tokens in one piece, padded up to `least`."""
+        return weigh_tokens(self.text, tokenizer, least=least, emphasis=self.emphasis)
+
+
 class PromptEncoder:
-    """Encodes prompts with the settings of one job."""
+    """Encodes prompts with the settings of one job, for pictures of one size."""
 
     def __init__(
-        self, cache: ConditioningCache, bundle: ModelBundle, settings: Settings, timeline: Timeline
+        self,
+        cache: ConditioningCache,
+        bundle: ModelBundle,
+        settings: Settings,
+        timeline: Timeline,
+        size: tuple[int, int],
     ) -> None:
-        """`timeline` is that of the denoiser's calls."""
+        """`timeline` is that of the denoiser's calls, `size` (width, height) in pixels."""
         self._cache = cache
         self._bundle = bundle
         self._settings = settings
         self._timeline = timeline
+        self._size = size
 
     def batch(self, prompts: BatchPrompts, *, with_blank: bool = False) -> BatchConditioning:
         """Return the conditioning of a batch of pictures; `with_blank` adds the empty prompt's."""
@@ -116,29 +152,30 @@ class PromptEncoder:
             weights=tuple(
                 tuple(parts[number].weight for parts in filled) for number in range(most)
             ),
-            uncond=tuple(self._timed(prompt) for prompt in prompts.negative),
+            uncond=tuple(self._timed(prompt, is_negative=True) for prompt in prompts.negative),
             empty=self._encoded("") if self._settings.pad_cond_uncond else None,
             blank=self._encoded("") if with_blank else None,
         )
 
-    def _timed(self, prompt: str) -> TimedConditioning:
+    def _timed(self, prompt: str, *, is_negative: bool = False) -> TimedConditioning:
         texts = schedule(prompt, self._timeline)
         # A text that comes again is one object, which the denoiser's rows are remembered by.
-        encoded = {timed.text: self._encoded(timed.text) for timed in texts}
+        encoded = {
+            timed.text: self._encoded(timed.text, is_negative=is_negative) for timed in texts
+        }
         return TimedConditioning(
             tuple(timed.end for timed in texts), tuple(encoded[timed.text] for timed in texts)
         )
 
-    def _encoded(self, text: str) -> Conditioning:
+    def _encoded(self, text: str, *, is_negative: bool = False) -> Conditioning:
         settings, encoder = self._settings, self._bundle.text
-        clip_skip = settings.CLIP_stop_at_last_layers
-        emphasis, backtrack = settings.emphasis, settings.comma_padding_backtrack
-
-        def make() -> Conditioning:
-            chunks = chunk_prompt(
-                text, encoder.tokenizer, comma_backtrack=backtrack, emphasis=emphasis
-            )
-            return encoder.encode(chunks, clip_skip=clip_skip, emphasis=emphasis)
-
-        key = (text, clip_skip, emphasis, backtrack, encoder.key)
-        return self._cache.get(self._bundle, key, make)
+        prompt = PromptText(text, settings.emphasis, settings.comma_padding_backtrack)
+        skips = (settings.CLIP_stop_at_last_layers, settings.sdxl_clip_l_skip)
+        encoded = self._cache.get(
+            self._bundle,
+            (prompt, skips, encoder.key),
+            lambda: encoder.encode_prompt(prompt, settings),
+        )
+        width, height = self._size
+        situation = Situation(width=width, height=height, is_negative=is_negative)
+        return encoder.situated(encoded, prompt, situation, settings)

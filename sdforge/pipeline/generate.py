@@ -61,7 +61,8 @@ def encode_batch(
     """Return the conditioning of a batch in a pass."""
     settings, memory = context.settings, context.memory
     timeline = one.timeline(old=settings.use_old_scheduling)
-    encoder = PromptEncoder(context.conditioning, bundle, settings, timeline)
+    size = (one.width, one.height)
+    encoder = PromptEncoder(context.conditioning, bundle, settings, timeline, size)
 
     def attempt() -> BatchConditioning:
         return encoder.batch(prompts, with_blank=bool(context.extensions))

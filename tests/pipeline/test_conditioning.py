@@ -29,7 +29,7 @@ def encode(
     **settings: Any,
 ) -> BatchConditioning:
     given = Settings().with_overrides(settings)
-    encoder = PromptEncoder(cache or ConditioningCache(), bundle, given, Timeline(10))
+    encoder = PromptEncoder(cache or ConditioningCache(), bundle, given, Timeline(10), (64, 64))
     return encoder.batch(BatchPrompts(positive, (negative,) * len(positive)))
 
 

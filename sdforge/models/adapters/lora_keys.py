@@ -202,6 +202,7 @@ _UNET = Spelling(
     unet_names,
 )
 _FIRST_CLIP = ("lora_te1_", "text_encoder_", "clip_l_", "oft_te1_")
+_SECOND_CLIP = ("lora_te2_", "text_encoder_2_", "clip_g_", "oft_te2_")
 _ONLY_CLIP = Spelling((*_FIRST_CLIP, "lora_te_", "oft_te_"), clip_names)
 _TRANSFORMER = Spelling(
     ("lora_transformer_", "transformer_", "lora_unet_", "diffusion_model_", "lycoris_", ""),
@@ -218,9 +219,11 @@ SPELLINGS: dict[str, dict[str, tuple[Spelling, ...]]] = {
     "sdxl": {
         "denoiser": (_UNET,),
         "text_encoder": (Spelling(_FIRST_CLIP, clip_names),),
-        "text_encoder_2": (
-            Spelling(("lora_te2_", "text_encoder_2_", "clip_g_", "oft_te2_"), clip_names),
-        ),
+        "text_encoder_2": (Spelling(_SECOND_CLIP, clip_names),),
+    },
+    "sdxl-refiner": {
+        "denoiser": (_UNET,),
+        "text_encoder": (Spelling((*_SECOND_CLIP, "lora_te_"), clip_names),),
     },
     "": {
         "denoiser": (_TRANSFORMER,),

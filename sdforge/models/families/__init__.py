@@ -9,6 +9,9 @@ from __future__ import annotations
 from sdforge.core.registry import Registry
 from sdforge.models.families.base import Family
 from sdforge.models.families.sd import StableDiffusion1
+from sdforge.models.families.sd2 import StableDiffusion2
+from sdforge.models.families.sdxl import SdxlRefiner, StableDiffusionXl
 
 FAMILIES: Registry[Family] = Registry("model family")
-FAMILIES.add(StableDiffusion1.name, StableDiffusion1())
+for _family in (StableDiffusion1(), StableDiffusion2(), StableDiffusionXl(), SdxlRefiner()):
+    FAMILIES.add(_family.name, _family)

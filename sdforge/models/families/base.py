@@ -6,10 +6,12 @@ Recognising (`match`) reads headers only and needs no torch; `recipe` and `assem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from sdforge.core.request import Recommended
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.layout import Layout, TensorInfo
 
@@ -26,23 +28,31 @@ if TYPE_CHECKING:
 class Match:
     """Why a file belongs to a family.
 
-    `prediction` is what the denoiser's network puts out: 'epsilon' or 'v'. `problem` says why this
-    version cannot run the file although it recognises it.
+    `prediction` is what the denoiser's network puts out: 'epsilon' or 'v', 'flow' in flow models,
+    None where nothing in the file tells. `problem` says why this version cannot run the file
+    although it recognises it. `recommended` are the defaults of its kind; metadata beats them.
+    `is_zero_terminal` says that training went up to pure noise.
     """
 
     family: str
     variant: str
-    prediction: str
+    prediction: str | None
     reason: str
     problem: str | None = None
+    recommended: Recommended = Recommended()
+    is_zero_terminal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a parameter comes from: a tensor of the file, and the shape it takes in the module."""
+    """Where a parameter comes from: a tensor of the file, and the shape it takes in the module.
+
+    Files put several matrices into one, rows below rows; `first` is the row where ours begins.
+    """
 
     key: str
     shape: tuple[int, ...]
+    first: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,8 +70,15 @@ class Recipe:
     buffers: Mapping[str, Callable[[], torch.Tensor]] = field(default_factory=dict)
 
     def info(self, name: str) -> TensorInfo:
-        """Return where the tensor of a parameter or buffer lies."""
-        return self.layout.tensors[self.sources[name].key]
+        """Return where the tensor of a parameter or buffer lies, in its shape in the file."""
+        source = self.sources[name]
+        whole = self.layout.tensors[source.key]
+        if math.prod(source.shape) == math.prod(whole.shape):
+            return whole
+        row_bytes = whole.size_bytes // whole.shape[0]
+        start = whole.start + source.first * row_bytes
+        shape = (source.shape[0], *whole.shape[1:])
+        return TensorInfo(whole.dtype, shape, start, start + shape[0] * row_bytes)
 
 
 class Family(Protocol):

@@ -1,63 +1,34 @@
 """Stable Diffusion 1.x: a U-Net in the layout of SD 1.5 at any width, CLIP, and a KL VAE.
 
-Recognition reads shapes only. The networks are diffusers' and transformers' model classes; their
-key names come from diffusers' converters (see `models.key_map`).
+Recognition reads shapes only. `ldm` and `clips` say how its networks are made.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
+from sdforge.core.request import Recommended
 from sdforge.models.checkpoint import CheckpointHeader
-from sdforge.models.families.base import Match, Recipe, Source
-from sdforge.models.families.sd_shapes import (
-    UNET,
-    clip_config,
-    context_width,
-    text_names,
-    unet_config,
-    vae_config,
-    vae_names,
-)
-from sdforge.models.layout import Layout
+from sdforge.models.families.base import Match, Recipe
+from sdforge.models.families.building import check_complete
+from sdforge.models.families.clips import QUICK_GELU, clip_recipe
+from sdforge.models.families.fast_kinds import fast_kind
+from sdforge.models.families.ldm import STANDARD_VAE_WIDTH, unet_recipe, vae_recipe
+from sdforge.models.families.sd_shapes import TEXT, UNET, context_width, text_names
 
 if TYPE_CHECKING:
     from sdforge.memory.component import Component
     from sdforge.memory.manager import MemoryManager
     from sdforge.models.bundle import Parts
-    from sdforge.models.skeleton import Skeleton
-
-# Arguments of a network, as a key.
-Config = tuple[tuple[str, Any], ...]
 
 LATENT_CHANNELS = 4
+_SIDE = 512
 LATENT_DOWNSCALE = 8
 LATENT_SCALE = 0.18215
-STANDARD_VAE_WIDTH = 128
-# Files of the same layout share recipes, networks of the same arguments share a skeleton (some 4 MB
-# for a U-Net). More are built anew.
-_RECIPES_KEPT, _SKELETONS_KEPT = 8, 4
-_VARIANTS = {4: "standard", 8: "instruct-pix2pix", 9: "inpainting"}
+VARIANTS = {4: "standard", 8: "instruct-pix2pix", 9: "inpainting"}
 _V_WORDS = frozenset({"v", "v_prediction", "v-prediction"})
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Hold back advice that diffusers, and transformers below it, log while a model is built."""
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+_EPSILON_WORDS = frozenset({"epsilon", "eps"})
 
 
 class StableDiffusion1:
@@ -78,17 +49,21 @@ class StableDiffusion1:
         if header.has_prefix("cond_stage_model.model."):
             return None
         width, channels = first[:2]
-        variant = _VARIANTS.get(channels, f"{channels}-channel")
+        variant = VARIANTS.get(channels, f"{channels}-channel")
+        said = prediction(header) or "epsilon"
+        kind = fast_kind(header.path.stem, header.metadata, side=_SIDE)
         return Match(
             family=self.name,
             variant=variant,
-            prediction=_prediction(header),
+            prediction=said,
             reason=(
                 f"Stable Diffusion 1.x layout: U-Net of width {width} with {channels} input "
                 "channels and convolutional attention projections, text states of width "
-                f"{context_width(header)}; {_text_reason(header)}; {_prediction(header)}-prediction"
+                f"{context_width(header)}; {_text_reason(header)}; {said}-prediction"
+                + (f"; {kind.name}, {kind.sign}" if kind else "")
             ),
             problem=_problem(header, variant),
+            recommended=kind.recommended if kind else Recommended(),
         )
 
     def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
@@ -98,9 +73,9 @@ class StableDiffusion1:
             MissingModel: the file lacks this part, or some of it.
             UnsupportedCheckpoint: its shapes do not fit together.
         """
-        makers = {"denoiser": _denoiser, "text_encoder": _text_encoder, "vae": _vae}
+        makers = {"denoiser": unet_recipe, "text_encoder": _text_encoder, "vae": _vae}
         recipe = makers[role](header)
-        _check_complete(recipe, header)
+        check_complete(recipe, header)
         return recipe
 
     def assemble(
@@ -125,14 +100,19 @@ class StableDiffusion1:
             text=TextEncoder(components["text_encoder"], memory, clip_tokenizer()),
             vae=vae,
             denoiser=DenoiserModel(
-                components["denoiser"], scaled_linear_sigmas(), prediction=match.prediction
+                components["denoiser"],
+                scaled_linear_sigmas(),
+                prediction=match.prediction or "epsilon",
             ),
         )
 
 
-def _prediction(header: CheckpointHeader) -> str:
+def prediction(header: CheckpointHeader) -> str | None:
+    """Return what a file says that its U-Net predicts, 'v' or 'epsilon'; None where nothing."""
     said = header.metadata.get("modelspec.prediction_type", "").strip().casefold()
-    return "v" if said in _V_WORDS or "v_pred" in header.tensors else "epsilon"
+    if said in _V_WORDS or "v_pred" in header.tensors:
+        return "v"
+    return "epsilon" if said in _EPSILON_WORDS else None
 
 
 def _text_reason(header: CheckpointHeader) -> str:
@@ -159,129 +139,9 @@ def _problem(header: CheckpointHeader, variant: str) -> str | None:
     return None
 
 
-def _denoiser(header: CheckpointHeader) -> Recipe:
-    return _unet_recipe(header.layout, _frozen(unet_config(header)))
-
-
 def _vae(header: CheckpointHeader) -> Recipe:
-    config = vae_config(header)
-    if config["latent_channels"] != LATENT_CHANNELS:
-        raise UnsupportedCheckpoint(
-            f"the VAE in {header.path.name} has {config['latent_channels']} latent channels, "
-            f"Stable Diffusion 1.x has {LATENT_CHANNELS}"
-        )
-    return _vae_recipe(header.layout, _frozen(config))
+    return vae_recipe(header, latent_channels=LATENT_CHANNELS, family=StableDiffusion1.label)
 
 
 def _text_encoder(header: CheckpointHeader) -> Recipe:
-    return _clip_recipe(header.layout, _frozen(clip_config(header)))
-
-
-def _frozen(config: Mapping[str, Any]) -> Config:
-    return tuple(config.items())
-
-
-@lru_cache(maxsize=_RECIPES_KEPT)
-@_quiet_libraries()
-def _unet_recipe(layout: Layout, config: Config) -> Recipe:
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-
-    from sdforge.models.key_map import key_map
-
-    names = {key: key for key in layout.under(UNET).values()}
-    return Recipe(
-        role="denoiser",
-        layout=layout,
-        skeleton=_unet_skeleton(config),
-        sources=key_map(
-            layout, names, lambda tensors: convert_ldm_unet_checkpoint(tensors, dict(config))
-        ),
-    )
-
-
-@lru_cache(maxsize=_RECIPES_KEPT)
-@_quiet_libraries()
-def _vae_recipe(layout: Layout, config: Config) -> Recipe:
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-
-    from sdforge.models.key_map import key_map
-
-    return Recipe(
-        role="vae",
-        layout=layout,
-        skeleton=_vae_skeleton(config),
-        sources=key_map(
-            layout,
-            vae_names(layout),
-            lambda tensors: convert_ldm_vae_checkpoint(tensors, dict(config)),
-        ),
-    )
-
-
-@lru_cache(maxsize=_RECIPES_KEPT)
-def _clip_recipe(layout: Layout, config: Config) -> Recipe:
-    names = text_names(layout)
-    return Recipe(
-        role="text_encoder",
-        layout=layout,
-        skeleton=_clip_skeleton(config),
-        sources={name: Source(key, layout.tensors[key].shape) for name, key in names.items()},
-    )
-
-
-@lru_cache(maxsize=_SKELETONS_KEPT)
-@_quiet_libraries()
-def _unet_skeleton(config: Config) -> Skeleton:
-    import torch
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    from sdforge.models.attention import use_direct_attention
-    from sdforge.models.skeleton import Skeleton, no_initial_weights
-
-    with torch.device("meta"), no_initial_weights():
-        module = UNet2DConditionModel(**dict(config))
-        use_direct_attention(module)
-    return Skeleton(module)
-
-
-@lru_cache(maxsize=_SKELETONS_KEPT)
-@_quiet_libraries()
-def _vae_skeleton(config: Config) -> Skeleton:
-    import torch
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    from sdforge.models.skeleton import Skeleton, no_initial_weights
-
-    with torch.device("meta"), no_initial_weights():
-        return Skeleton(AutoencoderKL(**dict(config)))
-
-
-@lru_cache(maxsize=_SKELETONS_KEPT)
-@_quiet_libraries()
-def _clip_skeleton(config: Config) -> Skeleton:
-    import torch
-
-    from sdforge.models.clip import ClipTextModel
-    from sdforge.models.skeleton import Skeleton, no_initial_weights
-
-    with torch.device("meta"), no_initial_weights():
-        return Skeleton(ClipTextModel(**dict(config)))
-
-
-def _check_complete(recipe: Recipe, header: CheckpointHeader) -> None:
-    """Raise unless every tensor of the module has a source of the same shape."""
-    file, part = header.path.name, recipe.role.replace("_", " ")
-    wanted = recipe.skeleton.shapes
-    missing = [name for name in wanted if name not in recipe.sources]
-    if missing:
-        raise MissingModel(
-            f"the {part} in {file} is incomplete: {len(missing)} of {len(wanted)} tensors are "
-            f"missing, for one {missing[0]}"
-        )
-    for name, shape in wanted.items():
-        source = recipe.sources[name]
-        if source.shape != shape:
-            raise UnsupportedCheckpoint(
-                f"the {part} in {file} cannot be run: {source.key} has the shape "
-                f"{list(source.shape)}, {list(shape)} was expected"
-            )
+    return clip_recipe(header, TEXT, role="text_encoder", activation=QUICK_GELU)

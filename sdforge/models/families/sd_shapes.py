@@ -19,9 +19,13 @@ from sdforge.models.layout import Layout
 UNET = "model.diffusion_model."
 TEXT = "cond_stage_model.transformer."
 VAE = "first_stage_model."
-# SD 1.x cuts every attention layer of its U-Net into 8 heads, whatever its width.
+# SD 1.x cuts every attention layer of its U-Net into 8 heads, whatever its width; later ones into
+# heads of 64.
 UNET_HEADS = 8
+HEAD_WIDTH = 64
 CLIP_HEAD_WIDTH = 64
+# SDXL embeds each number of its size condition in so many.
+SIZE_WIDTH = 256
 _UNET_GROUPS = "sdforge.unet_norm_groups"
 _VAE_GROUPS = "sdforge.vae_norm_groups"
 
@@ -32,17 +36,20 @@ class _Level:
 
     channels: int
     blocks: int
-    has_attention: bool
+    depth: int
 
 
-class _Shapes:
+class Shapes:
     """Shapes of one part of a file by its own names; a missing one is an error that names it."""
 
-    def __init__(self, header: CheckpointHeader, names: Mapping[str, str], part: str) -> None:
+    def __init__(
+        self, header: CheckpointHeader, shapes: Mapping[str, tuple[int, ...]], part: str
+    ) -> None:
+        """Take the shapes by own names; `part` is what errors call it. Raises `MissingModel`."""
         self.file = header.path.name
         self.part = part
-        self._shapes = {name: header.tensors[key].shape for name, key in names.items()}
-        if not names:
+        self._shapes = shapes
+        if not shapes:
             raise MissingModel(f"{self.file} holds no {part}")
 
     def __contains__(self, name: str) -> bool:
@@ -56,6 +63,10 @@ class _Shapes:
         if len(shape) != count or 0 in shape:
             raise self.misfit(f"{name} has the shape {list(shape)}")
         return shape
+
+    def any_dims(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor that must be there."""
+        return self.dims(name, len(self._shapes.get(name, ())))
 
     def misfit(self, what: str) -> UnsupportedCheckpoint:
         """Return the error for shapes that do not fit together."""
@@ -102,7 +113,7 @@ def unet_config(header: CheckpointHeader) -> dict[str, Any]:
         MissingModel: tensors are missing.
         UnsupportedCheckpoint: shapes do not fit together.
     """
-    shapes = _Shapes(header, header.under(UNET), "U-Net")
+    shapes = Shapes(header, _shapes_of(header, header.under(UNET)), "U-Net")
     base, in_channels, _, _ = shapes.dims("input_blocks.0.0.weight", 4)
     levels = _unet_levels(shapes)
     widths = tuple(level.channels for level in levels)
@@ -110,30 +121,64 @@ def unet_config(header: CheckpointHeader) -> dict[str, Any]:
         raise shapes.misfit("its levels have different numbers of blocks")
     if widths[0] != base or shapes.dims("time_embed.0.weight", 2) != (4 * base, base):
         raise shapes.misfit(f"its first level is not as wide as its input ({base})")
-    if any(width % UNET_HEADS for width in widths):
-        raise shapes.misfit(f"its widths {widths} cannot be cut into {UNET_HEADS} heads")
-    shapes.dims("middle_block.1.proj_in.weight", 4)
-    return {
+    middle = _depth(shapes, "middle_block.1")
+    if not middle:
+        raise shapes.misfit("its middle has no attention")
+    linear = _is_linear(shapes)
+    heads = tuple(max(1, width // HEAD_WIDTH) if linear else UNET_HEADS for width in widths)
+    if any(width % count for width, count in zip(widths, heads, strict=True)):
+        raise shapes.misfit(f"its widths {widths} cannot be cut into {heads} heads")
+    # A level without attention has no depth; the last one's is also the middle's.
+    depths = (*(level.depth or 1 for level in levels[:-1]), middle)
+    if levels[-1].depth not in (0, middle):
+        raise shapes.misfit(
+            f"its last level has {levels[-1].depth} transformers in a row, its middle {middle}"
+        )
+    config: dict[str, Any] = {
         "in_channels": in_channels,
         "out_channels": shapes.dims("out.2.weight", 4)[0],
         "block_out_channels": widths,
         "layers_per_block": levels[0].blocks,
         "down_block_types": tuple(
-            "CrossAttnDownBlock2D" if level.has_attention else "DownBlock2D" for level in levels
+            "CrossAttnDownBlock2D" if level.depth else "DownBlock2D" for level in levels
         ),
         "up_block_types": tuple(
-            "CrossAttnUpBlock2D" if level.has_attention else "UpBlock2D"
-            for level in reversed(levels)
+            "CrossAttnUpBlock2D" if level.depth else "UpBlock2D" for level in reversed(levels)
         ),
         "cross_attention_dim": context_width(header),
-        "attention_head_dim": UNET_HEADS,
+        "attention_head_dim": heads if linear else UNET_HEADS,
         "norm_num_groups": _groups(header, _UNET_GROUPS, widths, shapes),
     }
+    if linear:
+        config["use_linear_projection"] = True
+    if set(depths) != {1}:
+        config["transformer_layers_per_block"] = depths
+    if "label_emb.0.0.weight" in shapes:
+        config |= {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": SIZE_WIDTH,
+            "projection_class_embeddings_input_dim": shapes.dims("label_emb.0.0.weight", 2)[1],
+        }
+    return config
 
 
-def _unet_levels(shapes: _Shapes) -> list[_Level]:
+def _shapes_of(header: CheckpointHeader, names: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    return {name: header.tensors[key].shape for name, key in names.items()}
+
+
+def _is_linear(shapes: Shapes) -> bool:
+    """Tell SD 2's and SDXL's U-Nets from SD 1.x's, which project with 1×1 convolutions."""
+    return len(shapes.any_dims("middle_block.1.proj_in.weight")) == 2
+
+
+def _depth(shapes: Shapes, place: str) -> int:
+    """Return how many transformer blocks a place has in a row."""
+    return shapes.count(lambda number: f"{place}.transformer_blocks.{number}.norm1.weight")
+
+
+def _unet_levels(shapes: Shapes) -> list[_Level]:
     levels: list[_Level] = []
-    channels, blocks, has_attention = 0, 0, False
+    channels, blocks, depth = 0, 0, 0
     index = 1
     while True:
         block = f"input_blocks.{index}."
@@ -141,9 +186,9 @@ def _unet_levels(shapes: _Shapes) -> list[_Level]:
         if f"{block}0.in_layers.2.weight" in shapes:
             channels = shapes.dims(f"{block}0.in_layers.2.weight", 4)[0]
             blocks += 1
-            has_attention = f"{block}1.proj_in.weight" in shapes
+            depth = _depth(shapes, f"{block}1")
         elif blocks:
-            levels.append(_Level(channels, blocks, has_attention))
+            levels.append(_Level(channels, blocks, depth))
             blocks = 0
         if f"{block}0.in_layers.2.weight" not in shapes and f"{block}0.op.weight" not in shapes:
             break
@@ -159,7 +204,7 @@ def vae_config(header: CheckpointHeader) -> dict[str, Any]:
         MissingModel: tensors are missing.
         UnsupportedCheckpoint: shapes do not fit together.
     """
-    shapes = _Shapes(header, vae_names(header.layout), "VAE")
+    shapes = Shapes(header, _shapes_of(header, vae_names(header.layout)), "VAE")
     base, in_channels, _, _ = shapes.dims("encoder.conv_in.weight", 4)
     level_count = shapes.count(lambda level: f"encoder.down.{level}.block.0.conv1.weight")
     widths = tuple(
@@ -185,30 +230,7 @@ def vae_config(header: CheckpointHeader) -> dict[str, Any]:
     }
 
 
-def clip_config(header: CheckpointHeader) -> dict[str, int]:
-    """Return the arguments of `models.clip.ClipTextModel`.
-
-    Raises:
-        MissingModel: tensors are missing.
-        UnsupportedCheckpoint: shapes do not fit together.
-    """
-    shapes = _Shapes(header, text_names(header.layout), "text encoder")
-    vocabulary, hidden = shapes.dims("embeddings.token_embedding.weight", 2)
-    heads = max(1, hidden // CLIP_HEAD_WIDTH)
-    if hidden % heads:
-        raise shapes.misfit(f"its width {hidden} cannot be cut into {heads} heads")
-    layers = shapes.count(lambda layer: f"encoder.layers.{layer}.layer_norm1.weight")
-    return {
-        "vocab_size": vocabulary,
-        "hidden_size": hidden,
-        "intermediate_size": shapes.dims("encoder.layers.0.mlp.fc1.weight", 2)[0],
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "max_position_embeddings": shapes.dims("embeddings.position_embedding.weight", 2)[0],
-    }
-
-
-def _groups(header: CheckpointHeader, key: str, widths: tuple[int, ...], shapes: _Shapes) -> int:
+def _groups(header: CheckpointHeader, key: str, widths: tuple[int, ...], shapes: Shapes) -> int:
     """Return the number of normalisation groups: metadata, else 32 or a quarter of the width.
 
     At SD's fixed 32 groups a narrow network would normalise single channels.

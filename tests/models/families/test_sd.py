@@ -13,7 +13,7 @@ from sdforge.models.bundle import ModelBundle
 from sdforge.models.checkpoint import CheckpointHeader, read_header
 from sdforge.models.families import FAMILIES
 from sdforge.models.families.sd_keys import Sizes, checkpoint_shapes
-from sdforge.models.families.sd_shapes import clip_config, unet_config, vae_config
+from sdforge.models.families.sd_shapes import unet_config, vae_config
 from tests.tiny import TINY, Parts, sparse_checkpoint
 
 # Written out by hand, not derived: what the tiny checkpoint's networks are.
@@ -106,14 +106,17 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> CheckpointHeader:
 
 
 def test_shapes_of_sd15_give_its_published_configuration(full_size: CheckpointHeader) -> None:
-    unet, vae, clip = unet_config(full_size), vae_config(full_size), clip_config(full_size)
+    unet, vae = unet_config(full_size), vae_config(full_size)
+    clip = FAMILIES.get("sd1").recipe("text_encoder", full_size).skeleton.example
     assert unet["block_out_channels"] == (320, 640, 1280, 1280)
     assert (unet["cross_attention_dim"], unet["norm_num_groups"]) == (768, 32)
     assert unet["attention_head_dim"] == 8
     assert vae["block_out_channels"] == (128, 256, 512, 512)
     assert (vae["norm_num_groups"], vae["latent_channels"], vae["layers_per_block"]) == (32, 4, 2)
-    assert (clip["hidden_size"], clip["num_hidden_layers"]) == (768, 12)
-    assert (clip["num_attention_heads"], clip["intermediate_size"]) == (12, 3072)
+    layer = clip.get_submodule("encoder.layers.0")
+    assert (clip.width, clip.layer_count) == (768, 12)
+    assert layer.get_submodule("self_attn").heads == 12
+    assert layer.get_submodule("mlp.fc1").out_features == 3072
 
 
 def test_recipes_of_a_full_size_checkpoint_are_complete(full_size: CheckpointHeader) -> None:
@@ -138,7 +141,8 @@ def test_groups_follow_the_width_unless_metadata_says_otherwise(tmp_path: Path) 
     header = changed(tmp_path, checkpoint_shapes(wide))
     assert unet_config(header)["norm_num_groups"] == 16
     assert vae_config(header)["norm_num_groups"] == 8
-    assert clip_config(header)["num_attention_heads"] == 3
+    clip = FAMILIES.get("sd1").recipe("text_encoder", header).skeleton.example
+    assert clip.get_submodule("encoder.layers.0.self_attn").heads == 3
     header = changed(
         tmp_path,
         checkpoint_shapes(wide),

@@ -1,0 +1,77 @@
+"""What all families need to make recipes: quiet libraries, skeletons, and a check at the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
+from sdforge.models.checkpoint import CheckpointHeader
+from sdforge.models.families.base import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sdforge.models.skeleton import Skeleton
+
+# Arguments of a network, as a key.
+Config = tuple[tuple[str, Any], ...]
+
+# Files of the same layout share recipes, networks of the same arguments share a skeleton (some 4 MB
+# for a U-Net). More are built anew.
+RECIPES_KEPT, SKELETONS_KEPT = 8, 4
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hold back advice that diffusers, and transformers below it, log while a model is built."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def frozen(config: Mapping[str, Any]) -> Config:
+    """Return arguments as a key."""
+    return tuple(config.items())
+
+
+def skeleton_of(make: Callable[[], nn.Module]) -> Skeleton:
+    """Return the skeleton of the network that `make` builds; no weights are drawn."""
+    import torch
+
+    from sdforge.models.skeleton import Skeleton, no_initial_weights
+
+    with torch.device("meta"), no_initial_weights(), quiet_libraries():
+        return Skeleton(make())
+
+
+def check_complete(recipe: Recipe, header: CheckpointHeader) -> None:
+    """Check that every tensor of the module has a source of the same shape.
+
+    Raises:
+        MissingModel: some have none.
+        UnsupportedCheckpoint: a shape differs.
+    """
+    file, part = header.path.name, recipe.role.replace("_", " ")
+    wanted = recipe.skeleton.shapes
+    missing = [name for name in wanted if name not in recipe.sources]
+    if missing:
+        raise MissingModel(
+            f"the {part} in {file} is incomplete: {len(missing)} of {len(wanted)} tensors are "
+            f"missing, for one {missing[0]}"
+        )
+    for name, shape in wanted.items():
+        source = recipe.sources[name]
+        if source.shape != shape:
+            raise UnsupportedCheckpoint(
+                f"the {part} in {file} cannot be run: {source.key} has the shape "
+                f"{list(source.shape)}, {list(shape)} was expected"
+            )

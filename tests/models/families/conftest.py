@@ -1,0 +1,65 @@
+"""A way to draw with a tiny file of any family and to see its latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdforge.memory.simulated import SimulatedDevice
+from sdforge.models.bundle import ModelBundle
+from sdforge.pipeline import generate
+from sdforge.pipeline.decode import decode_latents
+from tests.pipeline.conftest import Pipeline
+from tests.tiny import tiny_server_parts
+
+# Cuts the tiny networks into some dozens of units, where the mode streams.
+CAP = 100_000
+
+
+@dataclass
+class Drawn:
+    """The latents of one picture, the bundle that drew them, and the device's peak."""
+
+    latents: torch.Tensor
+    bundle: ModelBundle
+    pipeline: Pipeline
+    device: SimulatedDevice | None
+
+
+Draw = Callable[..., Drawn]
+
+
+@pytest.fixture
+def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
+    """Draw one picture with the first of some files: `draw(file, …, mode="lowvram", steps=3)`."""
+    seen: list[torch.Tensor] = []
+
+    def spy(bundle: ModelBundle, latents: torch.Tensor, *args: Any, **named: Any) -> Any:
+        seen.append(latents.clone())
+        return decode_latents(bundle, latents, *args, **named)
+
+    monkeypatch.setattr(generate, "decode_latents", spy)
+    numbers = iter(range(100))
+
+    def make(
+        *files: Path,
+        mode: str = "",
+        device_bytes: int = 10**9,
+        settings: dict[str, Any] | None = None,
+        **values: Any,
+    ) -> Drawn:
+        device = SimulatedDevice(device_bytes) if mode else None
+        data = tmp_path / f"run{next(numbers)}"
+        parts = tiny_server_parts(data, *files, device=device, unit_cap_bytes=CAP)
+        pipeline = Pipeline(parts)
+        chosen = {"randn_source": "CPU", **({"memory_mode": mode} if mode else {})}
+        values = {"sampler": "Euler", "steps": 3, "cfg_scale": 4.0} | values
+        pipeline.draw(settings=chosen | (settings or {}), **values)
+        return Drawn(seen[-1], parts.provider.get(""), pipeline, device)
+
+    return make
