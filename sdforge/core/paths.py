@@ -74,6 +74,16 @@ class Paths:
         return self.data / "inputs"
 
     @property
+    def sweeps_database(self) -> Path:
+        """Manifests and cells of sweeps (SQLite)."""
+        return self.data / "sweeps.sqlite3"
+
+    @property
+    def sweeps(self) -> Path:
+        """Pictures of sweeps that went to no output folder."""
+        return self.data / "sweeps"
+
+    @property
     def cache(self) -> Path:
         """Things that can be computed again: hashes, scans."""
         return self.data / "cache"

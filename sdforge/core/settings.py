@@ -242,6 +242,9 @@ class Settings:
     inputs_max_mib: int = _option(2048, "Most that the folder inputs may hold beside waiting jobs' pictures, in MiB", "limits", minimum=0, locked=True)
     max_images_per_job: int = _option(1000, "Most pictures that one job may make", "limits", minimum=1, locked=True)
     max_queued_jobs: int = _option(1000, "Most jobs that may wait", "limits", minimum=1, locked=True)
+    max_sweep_cells: int = _option(10_000, "Most cells of one sweep (X/Y/Z plot)", "limits", minimum=1, locked=True)
+    sweeps_keep_days: float = _option(30.0, "Days that unsaved pictures of finished sweeps are kept in the folder sweeps", "limits", minimum=0, locked=True)
+    img_max_size_mp: float = _option(200.0, "Largest grid of a sweep, in megapixels; its cells are made smaller to fit", "limits", minimum=0.1)
     # fmt: on
     others: Mapping[str, Any] = field(default_factory=dict)
 
