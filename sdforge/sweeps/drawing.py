@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 WINDOW = 2
 # How many of the checkpoints to come the engine is told of.
 _FORESEEN = 3
+# How often a cell is drawn of our own accord, when its pictures get lost.
+_MOST_ATTEMPTS = 3
 ORIGIN = "sweep"
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
@@ -61,6 +63,12 @@ def _settle(engine: Engine, running: RunningSweep, cell: Cell, job: Job, folder:
     pictures: list[CellPicture] = []
     try:
         pictures = [_picture(engine, job, cell, image, folder) for image in job.images]
+    except NotFound as raised:
+        # It was in memory alone, and the server stopped before it was written.
+        if cell.attempt < _MOST_ATTEMPTS:
+            running.put_back(cell.index, again=True)
+            return
+        error = JobError.of(raised)
     except SdforgeError as raised:
         error = JobError.of(raised)
     if job.status is JobStatus.CANCELLED:

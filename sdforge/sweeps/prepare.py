@@ -6,6 +6,7 @@ cannot run is the one thing that only costs its own cells.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -24,6 +25,7 @@ from sdforge.sweeps.cells import (
     given,
     models_of,
 )
+from sdforge.sweeps.manifest import Cell, CellStatus, Manifest, Sweep, SweepStatus
 from sdforge.sweeps.request import SweepRequest
 
 
@@ -122,3 +124,37 @@ def _idle_axes(expanded: Expanded, keys: Sequence[str | None]) -> list[str]:
         ):
             notices.append(f"{line.label} changes nothing here: all its values give one picture")
     return notices
+
+
+def new_sweep(
+    asked: SweepRequest, prepared: Prepared, sweep_id: str, origin: str, save_images: bool
+) -> Sweep:
+    """Return a sweep as it is accepted; broken cells have failed already."""
+    manifest = Manifest(
+        id=sweep_id,
+        title=asked.title,
+        kind=asked.base.kind,
+        origin=origin,
+        created_at=time.time(),
+        lines=prepared.expanded.lines,
+        options=asked.options,
+        settings=prepared.settings,
+        save_images=save_images,
+        models=prepared.models,
+        inputs=tuple(
+            {image.sha256: None for one in prepared.requests if one for image in one.inputs}
+        ),
+        notices=prepared.notices,
+    )
+    cells = tuple(
+        Cell(
+            index=index,
+            same_as=same_as,
+            status=CellStatus.FAILED if error else CellStatus.WAITING,
+            error=error,
+        )
+        for index, (same_as, error) in enumerate(
+            zip(prepared.same_as, prepared.errors, strict=True)
+        )
+    )
+    return Sweep(manifest=manifest, cells=cells, status=SweepStatus.RUNNING)

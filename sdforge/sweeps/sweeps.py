@@ -7,10 +7,8 @@ methods may be called from any thread and return quickly, but for `wait` and tho
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sdforge.core.errors import InvalidRequest, NotFound, StorageError
@@ -20,16 +18,9 @@ from sdforge.engine import Engine, check_job_id
 from sdforge.sweeps.catalog import EngineCatalog
 from sdforge.sweeps.drawing import collect, foreseen, submit_some
 from sdforge.sweeps.dry_run import dry_run
-from sdforge.sweeps.manifest import (
-    Cell,
-    CellStatus,
-    GridFile,
-    Manifest,
-    Sweep,
-    SweepStatus,
-    new_sweep_id,
-)
-from sdforge.sweeps.prepare import Prepared, prepare
+from sdforge.sweeps.housekeeping import Listeners, clean
+from sdforge.sweeps.manifest import GridFile, Sweep, new_sweep_id
+from sdforge.sweeps.prepare import new_sweep, prepare
 from sdforge.sweeps.request import SweepRequest
 from sdforge.sweeps.running import RunningSweep
 from sdforge.sweeps.sheets import save_grid
@@ -39,7 +30,6 @@ log = logging.getLogger(__name__)
 
 # When the queue or the disk is full, how long until the next attempt.
 _RETRY_SECONDS = 1.0
-_DAY_SECONDS = 86400.0
 # Ended sweeps that stay in memory, for those who look at them.
 _KEEP_ENDED = 4
 
@@ -54,13 +44,13 @@ class Sweeps:
             StorageError: the store cannot be used.
         """
         self.catalog = EngineCatalog(engine)
+        self.listeners = Listeners()
         self._engine = engine
         self._paths = paths
         self._store = SweepStore(paths.sweeps_database)
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._running: dict[str, RunningSweep] = {}
-        self._listeners: dict[str, list[Callable[[], None]]] = {}
         # Set from the engine's threads, which may hold its locks: nothing else may happen there.
         self._woken = threading.Event()
         self._watched: set[str] = set()
@@ -90,7 +80,7 @@ class Sweeps:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         self._store.close()
-        self._tell(None)
+        self.listeners.tell_all()
 
     # --- asking for sweeps ---------------------------------------------------------------------
 
@@ -130,7 +120,7 @@ class Sweeps:
             if not sweep_id.replace("-", "").replace("_", "").isalnum():
                 raise InvalidRequest("id", sweep_id, "letters, digits, - and _")
         prepared = prepare(self._engine, asked)
-        sweep = _new_sweep(asked, prepared, sweep_id or new_sweep_id(), origin, save_images)
+        sweep = new_sweep(asked, prepared, sweep_id or new_sweep_id(), origin, save_images)
         with self._lock:
             if self._is_closed:
                 raise StorageError("the server is stopping and takes no more sweeps")
@@ -239,22 +229,6 @@ class Sweeps:
             running.draw_first(index)
         self._commit(running)
 
-    # --- listening -----------------------------------------------------------------------------
-
-    def listen(self, sweep_id: str, listener: Callable[[], None]) -> None:
-        """Call `listener`, on other threads, whenever a sweep changes."""
-        with self._lock:
-            self._listeners.setdefault(sweep_id, []).append(listener)
-
-    def unlisten(self, sweep_id: str, listener: Callable[[], None]) -> None:
-        """Stop calling `listener`."""
-        with self._lock:
-            known = self._listeners.get(sweep_id, [])
-            if listener in known:
-                known.remove(listener)
-            if not known:
-                self._listeners.pop(sweep_id, None)
-
     @property
     def is_closed(self) -> bool:
         """Whether the server is stopping."""
@@ -307,7 +281,7 @@ class Sweeps:
             self._watch(alive)
             over = [one for one in alive if one.must_end]
         for one in moved:
-            self._tell(one.id)
+            self.listeners.tell(one.id)
         for one in over:
             self._end(one)
         return is_done
@@ -328,7 +302,7 @@ class Sweeps:
                 self._changed.notify_all()
         log.info("%s: %s, %s", sweep.id, running.status.value,
                  ", ".join(f"{n} {name}" for name, n in sweep.counts().items() if n))  # fmt: skip
-        self._tell(running.id)
+        self.listeners.tell(running.id)
 
     def _watch(self, alive: Sequence[RunningSweep]) -> None:
         """Be woken by whatever happens to the jobs of cells."""
@@ -373,7 +347,7 @@ class Sweeps:
         with self._lock:
             self._save(running)
         self._woken.set()
-        self._tell(running.id)
+        self.listeners.tell(running.id)
 
     def _save(self, running: RunningSweep) -> None:
         try:
@@ -394,63 +368,10 @@ class Sweeps:
         for sweep_id in ended[:-_KEEP_ENDED]:
             del self._running[sweep_id]
 
-    def _tell(self, sweep_id: str | None) -> None:
-        """Call listeners of a sweep, or (None) of all."""
-        with self._lock:
-            chosen = [sweep_id] if sweep_id is not None else list(self._listeners)
-            found = [one for name in chosen for one in self._listeners.get(name, ())]
-        for listener in found:
-            try:
-                listener()
-            except RuntimeError:
-                log.debug("a listener's event loop is closed")
-
     def _folder(self, sweep_id: str) -> Path:
         return self._paths.sweeps / sweep_id
 
     def _clean(self) -> None:
-        """Remove old pictures of sweeps that went to no output folder."""
-        oldest = time.time() - self._engine.settings.current.sweeps_keep_days * _DAY_SECONDS
         with self._lock:
             kept = set(self._running)
-        if not self._paths.sweeps.is_dir():
-            return
-        for folder in self._paths.sweeps.iterdir():
-            try:
-                if folder.name not in kept and folder.stat().st_mtime < oldest:
-                    shutil.rmtree(folder)
-            except OSError as error:
-                log.warning("could not remove %s: %s", folder, error.strerror)
-
-
-def _new_sweep(
-    asked: SweepRequest, prepared: Prepared, sweep_id: str, origin: str, save_images: bool
-) -> Sweep:
-    manifest = Manifest(
-        id=sweep_id,
-        title=asked.title,
-        kind=asked.base.kind,
-        origin=origin,
-        created_at=time.time(),
-        lines=prepared.expanded.lines,
-        options=asked.options,
-        settings=prepared.settings,
-        save_images=save_images,
-        models=prepared.models,
-        inputs=tuple(
-            {image.sha256: None for one in prepared.requests if one for image in one.inputs}
-        ),
-        notices=prepared.notices,
-    )
-    cells = tuple(
-        Cell(
-            index=index,
-            same_as=same_as,
-            status=CellStatus.FAILED if error else CellStatus.WAITING,
-            error=error,
-        )
-        for index, (same_as, error) in enumerate(
-            zip(prepared.same_as, prepared.errors, strict=True)
-        )
-    )
-    return Sweep(manifest=manifest, cells=cells, status=SweepStatus.RUNNING)
+        clean(self._paths.sweeps, kept, self._engine.settings.current.sweeps_keep_days)

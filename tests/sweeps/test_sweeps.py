@@ -238,7 +238,7 @@ def test_a_cell_that_was_broken_from_the_start_says_why_it_cannot_be_drawn(bench
 def test_whoever_listens_hears_of_every_change(standing: tuple[Bench, Sweep]) -> None:
     bench, sweep = standing
     calls: list[int] = []
-    bench.sweeps.listen(sweep.id, lambda: calls.append(1))
+    bench.sweeps.listeners.add(sweep.id, lambda: calls.append(1))
     go_on(bench)
     bench.sweeps.wait(sweep.id, PATIENCE)
     bench.engine.close()
