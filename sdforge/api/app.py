@@ -9,9 +9,20 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
-from sdforge.api import controlnet, docs_page, estimate, inputs, internal, jobs, prompts, residency
+from sdforge.api import (
+    controlnet,
+    docs_page,
+    estimate,
+    extra_networks,
+    inputs,
+    internal,
+    jobs,
+    prompts,
+    residency,
+    system,
+)
 from sdforge.api.access_log import AccessLog
-from sdforge.api.context import ApiContext
+from sdforge.api.context import ApiContext, ServerControl
 from sdforge.api.errors import UnexpectedErrors, install_error_handlers
 from sdforge.api.sdapi import (
     control,
@@ -22,6 +33,7 @@ from sdforge.api.sdapi import (
     options,
     png_info,
     scripts,
+    stopping,
     unavailable,
 )
 from sdforge.api.security import Access, SecurityMiddleware
@@ -30,8 +42,8 @@ from sdforge.engine import Engine
 
 # First parts of the paths that this app answers; the launcher sends the rest to the page.
 PREFIXES = (
-    "/sdapi/", "/controlnet/", "/api/v1/", "/api/estimate", "/internal/", "/docs", "/openapi.json",
-    "/healthz", "/readyz",
+    "/sdapi/", "/controlnet/", "/api/v1/", "/api/estimate", "/internal/", "/sd_extra_networks/",
+    "/docs", "/redoc", "/openapi.json", "/healthz", "/readyz",
 )  # fmt: skip
 
 _DESCRIPTION = (
@@ -40,7 +52,14 @@ _DESCRIPTION = (
 )
 
 
-def create_api(engine: Engine, *, paths: Paths, flags: Mapping[str, Any], version: str) -> FastAPI:
+def create_api(
+    engine: Engine,
+    *,
+    paths: Paths,
+    flags: Mapping[str, Any],
+    version: str,
+    process: ServerControl | None = None,
+) -> FastAPI:
     """Return the API as an ASGI app over a running engine.
 
     Args:
@@ -48,11 +67,12 @@ def create_api(engine: Engine, *, paths: Paths, flags: Mapping[str, Any], versio
         paths: where files lie.
         flags: command-line flags by their names with underscores; A1111's network flags count.
         version: the program's.
+        process: what can be done to the process; None for a server that is not launched.
 
     Raises:
         ValueError: the flag `api_auth` cannot be read.
     """
-    context = ApiContext(engine=engine, paths=paths, flags=flags, version=version)
+    context = ApiContext(engine, paths, flags, version, process or ServerControl())
     app = FastAPI(
         title="sdforge",
         version=version,
@@ -73,7 +93,7 @@ def create_api(engine: Engine, *, paths: Paths, flags: Mapping[str, Any], versio
         networks.router(context),
         controlnet.router(context),
         scripts.router(context),
-        png_info.router(),
+        png_info.router(context),
         jobs.router(context),
         inputs.router(context),
         jobs.status_router(context),
@@ -81,6 +101,9 @@ def create_api(engine: Engine, *, paths: Paths, flags: Mapping[str, Any], versio
         residency.router(context),
         estimate.router(context),
         internal.router(context),
+        *([stopping.router(context)] if flags.get("api_server_stop") else []),
+        system.router(context),
+        extra_networks.router(context),
         unavailable.router(),
         docs_page.router(),
     ):

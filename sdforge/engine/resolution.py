@@ -140,10 +140,7 @@ class Resolver:
             values["hires_upscaler"] = upscaler_name(request.hires_upscaler, "hr_upscaler")
             if request.hires_sampler or request.hires_schedule:
                 # Of the request as it came, where "Automatic" still means what suits the sampler.
-                values["hires_sampler"], values["hires_schedule"] = resolve_sampler(
-                    request.hires_sampler or request.sampler,
-                    request.hires_schedule or request.schedule,
-                )
+                values["hires_sampler"], values["hires_schedule"] = _of_second_pass(request)
             for name in ("hires_prompt", "hires_negative_prompt"):
                 if getattr(request, name) == getattr(request, name.removeprefix("hires_")):
                     values[name] = ""
@@ -221,3 +218,16 @@ def permitted(overrides: Mapping[str, Any]) -> dict[str, Any]:
         elif value is not None:
             kept[key] = value
     return kept
+
+
+def _of_second_pass(request: GenerationRequest) -> tuple[str, str]:
+    """Return (sampler, schedule) of the second pass; errors name its fields."""
+    try:
+        return resolve_sampler(
+            request.hires_sampler or request.sampler, request.hires_schedule or request.schedule
+        )
+    except UnknownName as error:
+        row = FIELD["hires_sampler" if error.kind == "sampler" else "hires_schedule"]
+        if not getattr(request, row.name):
+            raise
+        raise UnknownName(error.kind, error.name, error.known, row.api) from error
