@@ -242,7 +242,9 @@ def test_a_script_is_there_with_its_arguments_or_said_not_to_be(
         return
     extension = shared_server.engine.extensions.get(title)
     if arguments:
-        assert tuple(field.default for field in extension.fields) == arguments
+        # Arguments that come after ours are taken and cut off.
+        defaults = tuple(field.default for field in extension.fields)
+        assert defaults == arguments[: len(defaults)]
     listed = shared_server.client.get("/sdapi/v1/scripts").json()
     assert title.casefold() in " ".join(listed["txt2img"] + listed["img2img"])
 
