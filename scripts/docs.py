@@ -17,8 +17,8 @@ sys.path.insert(0, str(ROOT))
 
 from sdforge.core.fields import FIELDS  # noqa: E402 - needs the path above
 from sdforge.core.settings import OPTIONS  # noqa: E402
-from tests.api.payload_effects import BOTH, EFFECTS, REFUSED, SAME, Effect  # noqa: E402
 from tests.api.contract.page import contract_page  # noqa: E402
+from tests.api.payload_effects import BOTH, EFFECTS, REFUSED, SAME, Effect  # noqa: E402
 
 TREE_START, TREE_END = "<!-- tree: written by scripts/docs.py -->", "<!-- end of tree -->"
 

@@ -18,7 +18,7 @@ _HEAD = """# Conformance with A1111's and Forge's REST API
 Written by `scripts/docs.py` from the rows in `tests/api/contract/`; `tests/api/test_contract.py` tries each of them against the
 server: that a field left out or null has the default, that every form is taken and echoed, reaches the job, and that wrong values are
 refused with 422 in a sentence that names the field. Where an answer differs from both programs on purpose,
-[api.md](api.md#where-we-differ-from-a1111) says why.
+[api.md](api.md#where-we-differ-from-a1111) says why. What each field does to the pixels is in [payload-fields.md](payload-fields.md), tried likewise.
 """
 _NOT_HERE = "not in this version: 501"
 _PAGE_ONLY = ("sampler", "seed", "refiner", "comments", "extra options", "controlnet")
