@@ -28,9 +28,12 @@ def make_paths(flags: Flags) -> Paths:
         models=_path(flags["models_dir"]) or data / "models",
         extra_checkpoints=_folders(flags["ckpt_dir"], file=flags["ckpt"]),
         extra_vaes=_folders(flags["vae_dir"], file=flags["vae_path"]),
-        extra_loras=_folders(flags["lora_dir"]) + _folders(flags["lyco_dir_backcompat"]),
+        extra_loras=_folders(flags["lora_dir"], flags["lyco_dir_backcompat"]),
         extra_embeddings=_folders(flags["embeddings_dir"]),
         extra_controlnets=_folders(flags["controlnet_dir"]),
+        extra_upscalers=_folders(
+            *(flags[f"{kind}_models_path"] for kind in ("esrgan", "realesrgan", "bsrgan"))
+        ),
         settings_file=_path(flags["ui_settings_file"]),
         styles_files=tuple(
             Path(name).expanduser().absolute() for name in flags["styles_file"] or ()
@@ -42,10 +45,10 @@ def _path(text: str | None) -> Path | None:
     return Path(text).expanduser().resolve() if text else None
 
 
-def _folders(folder: str | None, *, file: str | None = None) -> tuple[Path, ...]:
-    """Return a folder and that of a file, as far as they are given."""
+def _folders(*folders: str | None, file: str | None = None) -> tuple[Path, ...]:
+    """Return folders and that of a file, as far as they are given."""
     path = _path(file)
-    found = (_path(folder), path.parent if path else None)
+    found = (*map(_path, folders), path.parent if path else None)
     return tuple(path for path in found if path is not None)
 
 
@@ -56,10 +59,7 @@ def make_folders(paths: Paths) -> None:
         StartError: the data folder cannot be written.
     """
     try:
-        standard = (
-            paths.checkpoints, paths.vaes, paths.loras, paths.embeddings, paths.controlnets
-        )  # fmt: skip
-        for folder in (paths.cache, *(folders[0] for folders in standard)):
+        for folder in (paths.cache, *paths.standard):
             folder.mkdir(parents=True, exist_ok=True)
         probe = paths.cache / ".writable"
         probe.touch()

@@ -126,6 +126,8 @@ class Settings:
     img2img_background_color: str = _option("#ffffff", "With img2img, fill transparent parts of the input image with this color", "img2img")
     overlay_inpaint: bool = _option(True, "Overlay original for inpaint", "img2img")
     vae_encode_sampling: bool = _option(False, "Draw from the VAE's distribution when a picture is encoded, instead of taking its mean", "img2img")
+    ESRGAN_tile: int = _option(192, "Tile size for ESRGAN upscalers, in pixels; 0 is the whole picture where it fits", "upscaling", minimum=0, maximum=512)
+    ESRGAN_tile_overlap: int = _option(8, "Tile overlap for ESRGAN upscalers, in pixels: over so many tiles fade into each other", "upscaling", minimum=0, maximum=48)
     upscaler_for_img2img: str = _option("None", "Upscaler for img2img", "upscaling")
     tiling: bool = _option(False, "Make pictures that can be tiled", "sd", infotext="Tiling")
     hires_fix_refiner_pass: str = _option("second pass", "Hires fix: which pass to enable refiner for", "sd", choices=("first pass", "second pass", "both passes"), infotext="Hires refiner")
