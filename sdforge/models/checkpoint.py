@@ -1,9 +1,9 @@
-"""Reading the header of a safetensors file: names, shapes and places of tensors, never weights.
+"""Reading the header of a model file: names, shapes and places of tensors, never weights.
 
-A header is 8 bytes of length, that much JSON, then the tensors. Everything in it is checked against
-the size of the file before anyone relies on it, so that reading weights later cannot run astray.
-`layout.py` has the tensors' part of it, `detect.py` says what a header describes, `weights.py`
-reads the tensors.
+A safetensors header is 8 bytes of length, that much JSON, then the tensors. Everything in it is
+checked against the size of the file before anyone relies on it, so that reading weights later
+cannot run astray. `layout.py` has the tensors' part of it, `formats/` other kinds of files;
+`detect.py` says what a header describes, `weights.py` reads the tensors.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _IMPOSTORS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer: the file itself was never downloaded"),
     (b"<", "a web page: the download was answered by a page, not by the file"),
     (b"{", "JSON text, not a model"),
-    (b"PK\x03\x04", "a zip or PyTorch (.ckpt) file"),
-    (b"\x80\x02", "a Python pickle (.ckpt) file"),
+    (b"PK\x03\x04", "a zip or PyTorch file; if it is a model, its name should end in .ckpt"),
+    (b"\x80\x02", "a Python pickle; if it is a model, its name should end in .ckpt"),
     (b"GGUF", "a GGUF file"),
 )
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,21 @@ class CheckpointHeader:
 
 
 def read_header(path: Path) -> CheckpointHeader:
-    """Read and check the header of a safetensors file.
+    """Read and check the header of a model file, which its name tells the format of.
 
     Raises:
         MissingModel: there is no such file, or it cannot be opened.
-        UnsupportedCheckpoint: a pickle or GGUF file, going by its name.
+        UnsupportedCheckpoint: a GGUF file, going by its name; or a pickle that is not harmless.
         CorruptCheckpoint: damaged, truncated, or not what its name says.
     """
-    _refuse_other_formats(path)
+    suffix = path.suffix.lower()
+    if suffix == ".gguf":
+        raise UnsupportedCheckpoint(f"{path.name}: GGUF files are not supported in this version")
     try:
         with path.open("rb") as file:
             file_bytes = os.fstat(file.fileno()).st_size
+            if suffix in PICKLES and not _is_safetensors(file, file_bytes):
+                return _read_pickle(path, file, file_bytes)
             header, data_start = _read(path, file, file_bytes)
     except OSError as error:
         raise MissingModel(f"{path} cannot be opened: {error.strerror or error}") from error
@@ -91,15 +95,32 @@ def read_header(path: Path) -> CheckpointHeader:
     )
 
 
-def _refuse_other_formats(path: Path) -> None:
-    suffix = path.suffix.lower()
-    if suffix in _PICKLES:
-        raise UnsupportedCheckpoint(
-            f"{path.name} is a pickle, which can run any code when it is opened; "
-            "use the .safetensors version of this model"
-        )
-    if suffix == ".gguf":
-        raise UnsupportedCheckpoint(f"{path.name}: GGUF files are not supported in this version")
+def _is_safetensors(file: BinaryIO, file_bytes: int) -> bool:
+    """Tell whether a file is one under another name: `.bin` and `.pt` are given to many things."""
+    start = file.read(9)
+    file.seek(0)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= file_bytes - 8
+
+
+def _read_pickle(path: Path, file: BinaryIO, file_bytes: int) -> CheckpointHeader:
+    from sdforge.models.formats.pickles import read_pickled
+
+    start = file.read(32)
+    is_pickle = start[:4] == b"PK\x03\x04" or start[:1] == b"\x80"
+    if not is_pickle:
+        raise CorruptCheckpoint(f"{path.name} {_explain_start(start, 0, file_bytes)}")
+    try:
+        found = read_pickled(path, file, file_bytes)
+    except ValueError as fault:
+        kind = UnsupportedCheckpoint if "refused" in str(fault) else CorruptCheckpoint
+        raise kind(f"{path.name} {fault}") from fault
+    return CheckpointHeader(
+        path=path,
+        layout=found.layout,
+        metadata=found.metadata,
+        data_start=0,
+        file_bytes=file_bytes,
+    )
 
 
 def _read(

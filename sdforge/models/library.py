@@ -31,8 +31,8 @@ from sdforge.models.upscalers.library import UpscalerLibrary
 
 log = logging.getLogger(__name__)
 
-_CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".gguf")
-_VAE_SUFFIXES = (".safetensors",)
+_CHECKPOINT_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".gguf")
+_VAE_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".bin")
 _OWN_VAE = ("", "automatic", "none")
 _SHORT_HASH = 10
 
@@ -225,15 +225,17 @@ class Library:
     def find_vae(self, name: str, info: CheckpointInfo) -> Path | None:
         """Return the VAE file to use with a checkpoint, None for its own VAE.
 
-        'Automatic' takes `<checkpoint>.vae.safetensors` beside the checkpoint where there is one.
+        'Automatic' takes `<checkpoint>.vae.safetensors` (or .pt, .ckpt) beside the checkpoint
+        where there is one.
 
         Raises:
             UnknownName: there is no VAE of that name.
         """
         wanted = name.strip().replace("\\", "/").rpartition("/")[2].casefold()
         if wanted in _OWN_VAE:
-            beside = info.path.with_name(f"{info.path.stem}.vae.safetensors")
-            return beside if wanted != "none" and beside.is_file() else None
+            names = [f"{info.path.stem}.vae{suffix}" for suffix in _VAE_SUFFIXES]
+            beside = [info.path.with_name(name) for name in names if wanted != "none"]
+            return next((path for path in beside if path.is_file()), None)
         vaes = self.vaes()
         for vae in vaes:
             if wanted in (vae.name.casefold(), vae.path.stem.casefold()):

@@ -51,7 +51,7 @@ def test_broken_files_are_listed_with_their_error_and_harm_no_other(paths: Paths
     infos = {info.name: info for info in Library(paths).checkpoints()}
     assert infos["good"].error is None
     assert "text" in str(infos["letter"].error)
-    assert "pickle" in str(infos["old"].error)
+    assert "truncated" in str(infos["old"].error)
     assert "cannot be read" in str(infos["dangling"].error)
 
 

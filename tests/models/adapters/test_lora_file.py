@@ -82,14 +82,28 @@ def test_parts_that_do_not_belong_together_are_broken(
     assert said in read_lora(path).broken["lora_unet_a"]
 
 
+def test_a_pickled_lora_is_the_same(tmp_path: Path) -> None:
+    parts = {
+        "lora_unet_a.lora_up.weight": torch.randn(8, 2),
+        "lora_unet_a.lora_down.weight": torch.randn(2, 8),
+        "lora_unet_a.alpha": torch.tensor(1.0),
+    }
+    save_file(parts, tmp_path / "x.safetensors")
+    torch.save(parts, tmp_path / "x.pt")
+    plain, pickled = (read_lora(tmp_path / name) for name in ("x.safetensors", "x.pt"))
+    assert plain.layers.keys() == pickled.layers.keys() == {"lora_unet_a"}
+    assert str(plain.layers["lora_unet_a"]) == str(pickled.layers["lora_unet_a"])
+    assert not pickled.broken
+
+
 def test_files_that_are_no_lora_say_so(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file({"model.weight": torch.ones(2)}, path)
     with pytest.raises(UnsupportedCheckpoint, match="holds no LoRA"):
         read_lora(path)
     pickle = tmp_path / "x.pt"
-    pickle.write_bytes(b"\x80\x02")
-    with pytest.raises(UnsupportedCheckpoint, match="run any code"):
+    pickle.write_bytes(b"\x80\x02cposix\nsystem\n.")
+    with pytest.raises(UnsupportedCheckpoint, match="run that"):
         read_lora(pickle)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(CorruptCheckpoint, match="truncated"):
