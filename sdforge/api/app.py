@@ -10,19 +10,20 @@ from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
 from sdforge.api import (
+    cards,
+    completions,
     controlnet,
     docs_page,
     estimate,
-    extra_networks,
     inputs,
     internal,
     jobs,
     prompts,
     residency,
-    system,
+    settings_table,
 )
 from sdforge.api.access_log import AccessLog
-from sdforge.api.context import ApiContext, ServerControl
+from sdforge.api.context import ApiContext
 from sdforge.api.errors import UnexpectedErrors, install_error_handlers
 from sdforge.api.sdapi import (
     control,
@@ -33,7 +34,6 @@ from sdforge.api.sdapi import (
     options,
     png_info,
     scripts,
-    stopping,
     unavailable,
 )
 from sdforge.api.security import Access, SecurityMiddleware
@@ -42,8 +42,8 @@ from sdforge.engine import Engine
 
 # First parts of the paths that this app answers; the launcher sends the rest to the page.
 PREFIXES = (
-    "/sdapi/", "/controlnet/", "/api/v1/", "/api/estimate", "/internal/", "/sd_extra_networks/",
-    "/docs", "/redoc", "/openapi.json", "/healthz", "/readyz",
+    "/sdapi/", "/controlnet/", "/api/v1/", "/api/estimate", "/internal/",
+    "/docs", "/openapi.json", "/healthz", "/readyz",
 )  # fmt: skip
 
 _DESCRIPTION = (
@@ -52,14 +52,7 @@ _DESCRIPTION = (
 )
 
 
-def create_api(
-    engine: Engine,
-    *,
-    paths: Paths,
-    flags: Mapping[str, Any],
-    version: str,
-    process: ServerControl | None = None,
-) -> FastAPI:
+def create_api(engine: Engine, *, paths: Paths, flags: Mapping[str, Any], version: str) -> FastAPI:
     """Return the API as an ASGI app over a running engine.
 
     Args:
@@ -67,12 +60,11 @@ def create_api(
         paths: where files lie.
         flags: command-line flags by their names with underscores; A1111's network flags count.
         version: the program's.
-        process: what can be done to the process; None for a server that is not launched.
 
     Raises:
         ValueError: the flag `api_auth` cannot be read.
     """
-    context = ApiContext(engine, paths, flags, version, process or ServerControl())
+    context = ApiContext(engine=engine, paths=paths, flags=flags, version=version)
     app = FastAPI(
         title="sdforge",
         version=version,
@@ -88,22 +80,22 @@ def create_api(
         generation.router(context),
         control.router(context),
         options.router(context),
+        settings_table.router(context),
         models.router(context),
         listings.router(context),
         networks.router(context),
+        cards.router(context),
         controlnet.router(context),
         scripts.router(context),
-        png_info.router(context),
+        png_info.router(),
         jobs.router(context),
         inputs.router(context),
         jobs.status_router(context),
         prompts.router(context),
+        completions.router(context),
         residency.router(context),
         estimate.router(context),
         internal.router(context),
-        *([stopping.router(context)] if flags.get("api_server_stop") else []),
-        system.router(context),
-        extra_networks.router(context),
         unavailable.router(),
         docs_page.router(),
     ):

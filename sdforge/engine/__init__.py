@@ -18,7 +18,6 @@ from sdforge.engine.job import (
     JobImage,
     JobStatus,
     Progress,
-    check_job_id,
 )
 from sdforge.engine.runner import PipelineRunner, Runner
 
@@ -34,5 +33,4 @@ __all__ = [
     "Progress",
     "Runner",
     "Subscription",
-    "check_job_id",
 ]

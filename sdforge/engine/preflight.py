@@ -180,6 +180,7 @@ class Preflight:
             "cond_batching": found.cond_batching,
             "seconds": predict_seconds(request, past),
             "reasons": list(found.reasons),
+            "asked": _size(shape),
             "recommended": _size(shape if found.fits else largest),
             "largest": _size(largest),
             "alternatives": [] if found.fits else _others(model, shape, room, factor),
@@ -233,7 +234,8 @@ class Preflight:
 def predict_seconds(request: GenerationRequest, past: Sequence[Job]) -> float | None:
     """Return how long a request will take by the newest job of its checkpoint; None without one.
 
-    Denoising is taken to grow with steps × pixels × pictures, decoding with pixels × pictures.
+    Denoising is taken to grow with steps × pixels × pictures, over all passes, decoding with the
+    pixels of the finished pictures.
     Loading the checkpoint is not counted.
     """
     for job in past:
@@ -241,12 +243,13 @@ def predict_seconds(request: GenerationRequest, past: Sequence[Job]) -> float | 
             continue
         done = max(_pixels(job.request) * len(job.images), 1)
         pixels = _pixels(request) * request.image_count / done
-        steps = request.steps / max(job.request.steps, 1)
+        work = _work(request) / max(_work(job.request), 1)
+        pictures = request.image_count / max(len(job.images), 1)
         guidance = (1 if request.cfg_scale == 1 else 2) / (1 if job.request.cfg_scale == 1 else 2)
         timings = job.timings
         return round(
             timings.get("encode", 0.0)
-            + timings["denoise"] * pixels * steps * guidance
+            + timings["denoise"] * work * pictures * guidance
             + timings.get("decode", 0.0) * pixels,
             3,
         )
@@ -254,15 +257,32 @@ def predict_seconds(request: GenerationRequest, past: Sequence[Job]) -> float | 
 
 
 def _pixels(request: GenerationRequest) -> int:
-    return (request.width or _DEFAULT_SIDE) * (request.height or _DEFAULT_SIDE)
+    width, height = request.final_size
+    return width * height
+
+
+def _work(request: GenerationRequest) -> float:
+    """Return steps × pixels of one picture, over its passes."""
+    first = (request.width or _DEFAULT_SIDE) * (request.height or _DEFAULT_SIDE)
+    strength = 1.0 if request.denoising_strength is None else request.denoising_strength
+    if request.init_images:
+        return request.steps * strength * first
+    work = 0.0 if request.first_picture else float(request.steps * first)
+    if request.hires:
+        width, height = request.hires_size
+        work += (request.hires_steps or request.steps) * strength * width * height
+    return work
 
 
 def _shape_of(request: GenerationRequest) -> Shape:
+    """Return the largest pass of a resolved request."""
+    width, height = request.hires_size if request.hires else request.final_size
     return Shape(
-        width=request.width or _DEFAULT_SIDE,
-        height=request.height or _DEFAULT_SIDE,
+        width=width,
+        height=height,
         batch=request.batch_size,
         guided=request.cfg_scale != 1,
+        from_image=bool(request.init_images or request.hires),
     )
 
 

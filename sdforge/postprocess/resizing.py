@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from sdforge.postprocess.upscalers import PLAIN, Upscaler, enlarged
+from sdforge.postprocess.upscalers import enlarged
 
 JUST_RESIZE, CROP_AND_RESIZE, RESIZE_AND_FILL, LATENT_UPSCALE = range(4)
 
 
 def resized(
-    image: Image.Image, mode: int, width: int, height: int, upscaler: Upscaler = PLAIN
+    image: Image.Image, mode: int, width: int, height: int, upscaler: str = "None"
 ) -> Image.Image:
     """Return a picture of exactly this size.
 
@@ -21,9 +21,9 @@ def resized(
             draws the outermost rows or columns out to the edges.
         width: in pixels.
         height: in pixels.
-        upscaler: what enlarges; masks are always resized plainly.
+        upscaler: name of what enlarges; masks are always resized plainly.
     """
-    upscaler = PLAIN if image.mode == "L" else upscaler
+    upscaler = "None" if image.mode == "L" else upscaler
     if mode == CROP_AND_RESIZE:
         covering = _fitted(image, width, height, cover=True)
         return _cropped(enlarged(image, *covering, upscaler), width, height)

@@ -27,8 +27,9 @@ from sdforge.ui.form import RECOMMENDED_NAMES
 from sdforge.ui.markup import ASSETS, fragment
 from sdforge.ui.passes import CHECKPOINT_NAMES, IMG2IMG, TXT2IMG
 from sdforge.ui.quicksettings import build_quicksettings
-from sdforge.ui.tab_actions import COUNTED, PICTURES, TASK_ID, UPSCALER, TabActions
+from sdforge.ui.tab_actions import COUNTED, PICTURES, TASK_ID, TabActions
 from sdforge.ui.tabs import img2img, txt2img
+from sdforge.ui.tabs.panels import PANELS, build_panel
 from sdforge.ui.theme import make_theme
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def build_ui(engine: Engine, *, version: str) -> gr.Blocks:
                 TXT2IMG: txt2img.build_tab(engine.extensions),
                 IMG2IMG: img2img.build_tab(engine.extensions),
             }
+            for name in PANELS:
+                build_panel(name)
         fragment("footer", version=version, python=platform.python_version(), parts=_parts())
         hidden = {
             name: gr.Textbox(elem_id=f"sdforge_{name}", visible="hidden", label=name)
@@ -113,13 +116,19 @@ def _connect_tab(
         before=f"{tab}.beforeSubmit",
     )
     bind(
+        _press(f"{tab}_estimate"),
+        actions.estimate,
+        inputs={PICTURES: hidden[PICTURES], **form},
+        before=f"{tab}.beforeEstimate",
+    )
+    bind(
         _press(f"{tab}_paste"),
         actions.read_prompt,
         inputs=form,
         outputs=form,
         before=f"{tab}.beforePaste",
     )
-    lists = {name: form[name] for name in (*CHECKPOINT_NAMES, UPSCALER) if name in form}
+    lists = {name: form[name] for name in CHECKPOINT_NAMES if name in form}
     bind(_press(f"{tab}_refresh_lists"), actions.refresh_lists, inputs=lists, outputs=lists)
     counted = {name: form[name] for name in COUNTED}
     bind(_press(f"{tab}_count_tokens"), actions.count_tokens, inputs=counted)

@@ -21,6 +21,7 @@ from sdforge.core.request import (
     Recommended,
 )
 from sdforge.ui import passes
+from sdforge.ui.overrides import OVERRIDES, choice_of, read_overrides
 from sdforge.ui.passes import TABS, TXT2IMG, Pictures
 
 SEED_EXTRAS = "seed_extras"
@@ -31,7 +32,7 @@ FORM_FIELDS: Mapping[str, tuple[Field, ...]] = {
     tab: tuple(row for row in fields_of(tab) if row.elem_id) for tab in TABS
 }
 FORM_NAMES: Mapping[str, tuple[str, ...]] = {
-    tab: (*(row.name for row in rows), SEED_EXTRAS, STYLES, *passes.EXTRAS[tab])
+    tab: (*(row.name for row in rows), SEED_EXTRAS, STYLES, OVERRIDES, *passes.EXTRAS[tab])
     for tab, rows in FORM_FIELDS.items()
 }
 # What a checkpoint may recommend; these follow it until the user changes them.
@@ -52,6 +53,7 @@ def default_values(recommended: Recommended, tab: str = TXT2IMG) -> dict[str, An
             values[name] = advised
     values[SEED_EXTRAS] = False
     values[STYLES] = []
+    values[OVERRIDES] = []
     return values
 
 
@@ -95,7 +97,10 @@ def request_from_values(
         chosen.update({name: FIELD[name].default for name in _VARIATION_NAMES})
     chosen |= passes.request_parts(values, chosen, tab, pictures or Pictures())
     return GenerationRequest(
-        **chosen, styles=tuple(style_names(values.get(STYLES))), extensions=dict(extensions or {})
+        **chosen,
+        styles=tuple(style_names(values.get(STYLES))),
+        extensions=dict(extensions or {}),
+        overrides=read_overrides(values.get(OVERRIDES)),
     )
 
 
@@ -167,6 +172,8 @@ def stored_values(text: str, tab: str = TXT2IMG) -> tuple[dict[str, Any], str]:
             values[name] = bool(value)
         elif name == STYLES:
             values[name] = style_names(value)
+        elif name == OVERRIDES:
+            values[name] = choice_of(read_overrides(value)).value
         elif name in FORM_NAMES[tab]:
             try:
                 is_extra = name in passes.EXTRAS[tab]

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from sdforge.core.errors import InvalidRequest, SdforgeError
 from sdforge.core.fields import FIELD
-from sdforge.core.request import Recommended
+from sdforge.core.request import GenerationRequest, Recommended
 from sdforge.extensions.catalog import values_of_extensions
 from sdforge.output.infotext import Infotext, parse_infotext, request_from_infotext
-from sdforge.postprocess.upscalers import LATENT_MODES, picture_upscaler_names, upscaler_name
+from sdforge.postprocess.upscalers import upscaler_name
 from sdforge.sampling.names import SAMPLER_TABLE, SCHEDULE_TABLE
 from sdforge.ui import extensions, form, passes
 from sdforge.ui.checkpoints import Checkpoints, Choice
 from sdforge.ui.fields import named_choices
+from sdforge.ui.overrides import OVERRIDES, choice_of, read_overrides
 
 if TYPE_CHECKING:
     from sdforge.engine import Engine
@@ -30,7 +31,6 @@ PICTURES = "pictures"
 PROMPTS = ("prompt", "negative_prompt")
 # What the token counters depend on.
 COUNTED = (*PROMPTS, "steps", form.STYLES)
-UPSCALER = "hires_upscaler"
 _NOT_PASTED = ("batch_size", "batch_count")
 
 Values = dict[str, Any]
@@ -57,46 +57,58 @@ class TabActions:
         if before and current and before.path != current.path:
             result.update(form.follow_checkpoint(result, before.recommended, recommended))
         result[form.STYLES] = self._style_choice(result[form.STYLES])
+        result[OVERRIDES] = choice_of(read_overrides(result[OVERRIDES]))
         for name in passes.CHECKPOINT_NAMES:
             if name in result:
                 result[name] = self._checkpoint_choice(name, result[name])
-        if UPSCALER in result:
-            result[UPSCALER] = self._upscaler_choice(result[UPSCALER])
         return result
 
     def refresh_lists(self, values: Mapping[str, Any]) -> Values:
-        """Look for model files again, and offer what there is where they are chosen."""
+        """Look for model files again, and offer what there is where checkpoints are chosen."""
         self._checkpoints.library.refresh()
-        found = {
+        return {
             name: self._checkpoint_choice(name, values.get(name))
             for name in passes.CHECKPOINT_NAMES
             if name in form.FORM_NAMES[self.tab]
         }
-        if UPSCALER in form.FORM_NAMES[self.tab]:
-            found[UPSCALER] = self._upscaler_choice(values.get(UPSCALER))
-        return found
 
     def submit(self, values: Mapping[str, Any]) -> Values:
         """Hand the form to the engine as a job with the id that the page made up."""
         task_id = str(values.get(TASK_ID) or "")
         try:
-            asked = extensions.values_by_extension(values, self._engine.extensions)
-            pictures = passes.Pictures.from_text(str(values.get(PICTURES) or ""))
-            given = dict(values)
-            if pictures.first is not None:
-                given["hires"] = True
-            request = form.request_from_values(given, asked, tab=self.tab, pictures=pictures)
+            request = self._request(values)
             job = self._engine.submit(request, job_id=task_id or None, origin="ui")
         except SdforgeError as error:
             return self._answer(task=task_id, problem=problem(error))
         return self._answer(task=task_id, accepted=job.id)
+
+    def estimate(self, values: Mapping[str, Any]) -> Values:
+        """Say what the form would take, for the chip beside Generate; nothing is queued."""
+        try:
+            found = self._engine.estimate(self._request(values))
+        except SdforgeError as error:
+            return self._answer(fit={"problem": problem(error)["message"]})
+        return self._answer(fit=found)
+
+    def _request(self, values: Mapping[str, Any]) -> GenerationRequest:
+        """Return the request that the form means.
+
+        Raises:
+            InvalidRequest: a value cannot be used, or a picture is missing.
+        """
+        asked = extensions.values_by_extension(values, self._engine.extensions)
+        pictures = passes.Pictures.from_text(str(values.get(PICTURES) or ""))
+        given = dict(values)
+        if pictures.first is not None:
+            given["hires"] = True
+        return form.request_from_values(given, asked, tab=self.tab, pictures=pictures)
 
     def read_prompt(self, values: Mapping[str, Any]) -> Values:
         """Take the parameters out of a prompt box that holds a picture's infotext."""
         text = str(values.get("prompt") or "")
         try:
             infotext = parse_infotext(text)
-            request = request_from_infotext(infotext)
+            request = request_from_infotext(infotext, self._engine.settings.current)
         except SdforgeError as error:
             return self._answer(problem=problem(error))
         if not infotext.fields:
@@ -113,6 +125,7 @@ class TabActions:
         known = self._engine.extensions
         result.update(extensions.form_values(values_of_extensions(text, known), known))
         result.update(prompt=infotext.prompt, negative_prompt=infotext.negative_prompt)
+        result[OVERRIDES] = choice_of(request.overrides)
         # The prompts hold the styles' texts already.
         result[form.STYLES] = []
         if "Seed" in infotext.fields:
@@ -152,19 +165,6 @@ class TabActions:
         known = {value for _, value in options}
         return Choice(options, chosen if chosen in known else "")
 
-    def _upscaler_choice(self, chosen: Any) -> Choice:
-        """Return all upscalers of both kinds; one that is gone becomes the default."""
-        models = self._engine.library.upscalers
-        names = (*LATENT_MODES.names(), *picture_upscaler_names(models))
-        known = chosen if chosen in names else FIELD[UPSCALER].default
-        return Choice(tuple((name, name) for name in names), known)
-
-    def _known_upscaler(self, name: str) -> str | None:
-        try:
-            return upscaler_name(name, "hr_upscaler", self._engine.library.upscalers)
-        except SdforgeError:
-            return None
-
     def _other_model(self, infotext: Infotext) -> list[str]:
         current = self._checkpoints.current()
         wanted = infotext.fields.get("Model hash")
@@ -181,7 +181,7 @@ class TabActions:
             "schedule": SCHEDULE_TABLE.canonical,
             "hires_sampler": SAMPLER_TABLE.canonical,
             "hires_schedule": SCHEDULE_TABLE.canonical,
-            UPSCALER: self._known_upscaler,
+            "hires_upscaler": _known_upscaler,
             **dict.fromkeys(passes.CHECKPOINT_NAMES, self._known_checkpoint),
         }
         for name, canonical in tables.items():
@@ -201,6 +201,13 @@ class TabActions:
     def _known_checkpoint(self, name: str) -> str | None:
         found = self._checkpoints.find(name)
         return found.relative if found else None
+
+
+def _known_upscaler(name: str) -> str | None:
+    try:
+        return upscaler_name(name, "hr_upscaler")
+    except SdforgeError:
+        return None
 
 
 def problem(error: SdforgeError) -> Values:

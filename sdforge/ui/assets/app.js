@@ -2,14 +2,21 @@
 //
 // Reading order: tab.js (one tab), form.js (values of its form), jobs.js (from Generate to the
 // picture), results.js and lightbox.js (what is shown), pictures.js (what img2img starts from),
-// status.js (server and model), keys.js, paste.js, notify.js, http.js.
+// fit.js (will it fit?), status.js (server and model), keys.js, paste.js, notify.js, http.js.
+// The tabs without a form: panels.js, then pnginfo.js, models.js, settings.js, system.js.
 
+import { listenToTyping } from "./complete.js";
 import { press } from "./form.js";
 import { isReachable } from "./http.js";
 import { listenToKeys } from "./keys.js";
+import { ModelsPanel } from "./models.js";
 import { notify } from "./notify.js";
 import { listenToPaste } from "./paste.js";
+import { Panels } from "./panels.js";
+import { PngInfo } from "./pnginfo.js";
+import { SettingsPanel } from "./settings.js";
 import { ServerStatus } from "./status.js";
+import { SystemPanel } from "./system.js";
 import { Tab } from "./tab.js";
 
 const SHOWN_KEY = "sdforge.tab";
@@ -18,7 +25,15 @@ const tabs = {};
 for (const name of ["txt2img", "img2img"]) tabs[name] = new Tab(name, tabs);
 const all = Object.values(tabs);
 const status = new ServerStatus();
-const shown = () => all.find((tab) => tab.isShown()) || tabs.txt2img;
+let last = tabs.txt2img;
+// The tab with a form that is on screen, or was last.
+const shown = () => (last = all.find((tab) => tab.isShown()) || last);
+const panels = new Panels({
+  pnginfo: new PngInfo(tabs),
+  models: new ModelsPanel(() => last, () => ask("show_checkpoint")),
+  settings: new SettingsPanel(() => ask("show_checkpoint")),
+  system: new SystemPanel(),
+});
 
 const answers = {
   // What the server said to a Gradio event: see PageActions and TabActions.
@@ -29,6 +44,7 @@ const answers = {
       for (const tab of all) {
         tab.form.setPage(message.page);
         tab.jobs.setPeriod(message.page.poll_ms);
+        tab.fit.again();
       }
     }
     if (message.tab) tabs[message.tab].answered(message);
@@ -61,6 +77,8 @@ document.addEventListener("click", (event) => {
   const target = event.target.closest("button, a");
   if (!target) return;
   if (target.id.startsWith("tab_") && event.isTrusted) rememberTab(target.id);
+  // A tab that was hidden has asked for nothing meanwhile.
+  if (target.id.startsWith("tab_")) setTimeout(() => shown().fit.soon());
   if (target.id === "refresh_sd_model_checkpoint") ask("refresh_checkpoints");
   else if (target.dataset.size) shown().form.setSize(target.dataset.size);
   else if (target.dataset.picture !== undefined) shown().results.select(Number(target.dataset.picture));
@@ -77,8 +95,8 @@ function rememberTab(id) {
 
 function openRememberedTab() {
   try {
-    const tab = tabs[sessionStorage.getItem(SHOWN_KEY)];
-    if (tab && !tab.isShown()) tab.open();
+    const name = sessionStorage.getItem(SHOWN_KEY);
+    if (name && !tabs[name]?.isShown()) document.getElementById(`tab_${name}-button`)?.click();
   } catch {
     // Storage is forbidden.
   }
@@ -88,6 +106,7 @@ function openRememberedTab() {
 const PARTS = ["gallery", "size_presets", "pictures", "hr_finalres"];
 const drawn = {};
 new MutationObserver(() => {
+  panels.check();
   for (const tab of all) {
     const parts = PARTS.map((part) => document.getElementById(`${tab.name}_${part}`));
     const before = drawn[tab.name];
@@ -99,8 +118,12 @@ new MutationObserver(() => {
   }
 }).observe(document.documentElement, { childList: true, subtree: true });
 
-listenToPaste(shown);
+listenToPaste(shown, panels.panels.pnginfo);
 listenToKeys(shown);
+listenToTyping();
+document.addEventListener("focusin", ({ target }) => {
+  if (target.closest?.(".prompt")) shown().focused(target);
+});
 status.onTitleChanged = () => ask("show_checkpoint");
 status.begin();
 for (const tab of all) tab.jobs.resume();

@@ -10,9 +10,11 @@ let reachable = true;
 export class Unreachable extends Error {}
 
 export class Refused extends Error {
-  constructor(status, message) {
+  // `detail`: FastAPI's list of {loc, msg}, or the sentence again.
+  constructor(status, message, detail = null) {
     super(message);
     this.status = status;
+    this.detail = detail;
   }
 }
 
@@ -66,7 +68,7 @@ export async function request(path, body, { timeout = 10000 } = {}) {
   const answer = await response.json().catch(() => null);
   if (!response.ok) {
     const detail = answer && (answer.message || answer.detail || answer.errors || answer.error);
-    throw new Refused(response.status, typeof detail === "string" && detail ? detail : `The server answered ${response.status}.`);
+    throw new Refused(response.status, typeof detail === "string" && detail ? detail : `The server answered ${response.status}.`, answer?.detail);
   }
   return answer;
 }

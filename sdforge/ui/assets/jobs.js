@@ -159,6 +159,7 @@ export class JobFollower {
     if (!ACTIVE.has(job.status)) {
       this.results.show(job);
       this.drop(task.id);
+      this.tab.fit.again();
       return;
     }
     if (live.live_preview) this.preview = live.id_live_preview;

@@ -2,14 +2,21 @@
 
 import { request } from "./http.js";
 import { notify } from "./notify.js";
+import { asDataUrl } from "./pnginfo.js";
 
 const SIZE = /^\s*(\d{2,5})\s*[x×*]\s*(\d{2,5})\s*$/;
 
 // `shown` returns the tab that is on screen.
-export function listenToPaste(shown) {
+// `pngInfo` takes what is dropped on its own area.
+export function listenToPaste(shown, pngInfo) {
   document.addEventListener("paste", (event) => {
     const { form, pictures } = shown();
     const file = pictureAmong(event.clipboardData);
+    if (file && isVisible("pnginfo_image")) {
+      event.preventDefault();
+      pngInfo.take(file);
+      return;
+    }
     if (file && pictures) {
       event.preventDefault();
       pictures.takeFile(event.target, file);
@@ -28,9 +35,14 @@ export function listenToPaste(shown) {
     const picture = pictureAmong(event.dataTransfer);
     if (!picture || !event.target.closest?.(".prompt, .drop-area")) return;
     event.preventDefault();
-    if (event.target.closest(".prompt")) readParameters(picture, shown().form);
+    if (event.target.closest("#pnginfo_image")) pngInfo.take(picture);
+    else if (event.target.closest(".prompt")) readParameters(picture, shown().form);
     else shown().pictures.takeFile(event.target, picture);
   });
+}
+
+function isVisible(id) {
+  return Boolean(document.getElementById(id)?.offsetParent);
 }
 
 function pictureAmong(transfer) {
@@ -48,13 +60,4 @@ async function readParameters(picture, form) {
   } catch (error) {
     notify(error.message, "error");
   }
-}
-
-function asDataUrl(file) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(file);
-  });
 }

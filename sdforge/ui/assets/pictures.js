@@ -74,6 +74,7 @@ export class PictureBox {
       this.put(what, ref, source);
       if (what === "init" && before?.sha256 !== ref.sha256) this.forgetMask();
       this.store();
+      this.tab.fit.again();
     } finally {
       if (this.sending[what] === sent) delete this.sending[what];
     }
@@ -110,6 +111,13 @@ export class PictureBox {
     this.refs.painted = await upload("api/v1/inputs", mask);
     this.store();
     return { init, mask: this.refs.painted };
+  }
+
+  // The names of what is stored at this moment, for an estimate.
+  refsNow() {
+    const { init, mask, painted } = this.refs;
+    if (!init || this.mode === "img2img") return init ? { init } : {};
+    return { init, mask: (this.mode === "upload" ? mask : painted) || init };
   }
 
   store() {

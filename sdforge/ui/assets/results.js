@@ -1,5 +1,6 @@
 // The right side of the tab: progress and preview over the gallery, the selected picture, its text.
 
+import { duration } from "./dom.js";
 import { address } from "./http.js";
 import { notify } from "./notify.js";
 
@@ -284,10 +285,3 @@ function paragraphs(infotext) {
   });
 }
 
-export function duration(seconds) {
-  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
-  if (seconds < 60) return `${Math.round(seconds)} s`;
-  const minutes = Math.floor(seconds / 60);
-  if (minutes < 60) return `${minutes} min ${Math.round(seconds % 60)} s`;
-  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-}

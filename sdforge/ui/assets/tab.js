@@ -1,5 +1,6 @@
 // One tab: its form, its jobs and results, its pictures; and what its buttons do.
 
+import { FitChip } from "./fit.js";
 import { Form } from "./form.js";
 import { upload } from "./http.js";
 import { JobFollower } from "./jobs.js";
@@ -17,12 +18,18 @@ export class Tab {
     this.results = new Results(name);
     this.pictures = name === "img2img" ? new PictureBox(this) : null;
     this.jobs = new JobFollower(this);
+    this.fit = new FitChip(this);
     this.form.onChange = (values) => this.show(values);
     this.clicks = this.makeClicks();
   }
 
   isShown() {
     return Boolean(document.getElementById(`${this.name}_generate_box`)?.offsetParent);
+  }
+
+  // Remembers which prompt was used last, for what models.js puts in.
+  focused(target) {
+    for (const name of ["prompt", "negative_prompt"]) if (this.form.element(name)?.contains(target)) this.lastPrompt = name;
   }
 
   open() {
@@ -46,10 +53,20 @@ export class Tab {
     return this.jobs.beforeSubmit();
   }
 
+  // The pictures of an estimate: those that are stored already; a mask has its picture's size.
+  beforeEstimate() {
+    return { pictures: JSON.stringify(this.picturesNow()) };
+  }
+
+  picturesNow() {
+    return this.pictures?.refsNow() || {};
+  }
+
   // What the server said to one of them: see TabActions in tab_actions.py.
   answered(message) {
     if (message.task) this.jobs.answered(message);
     else if (message.problem) this.showProblem(message.problem);
+    if (message.fit) this.fit.take(message.fit);
     if (message.tokens) this.form.showTokens(message.tokens);
     if (message.pasted) this.form.pasted();
     if (message.note) notify(message.note);
@@ -63,12 +80,14 @@ export class Tab {
   redraw() {
     this.results.redraw();
     this.form.redraw();
+    this.fit.draw();
     this.pictures?.redraw();
   }
 
   // Draws what follows from the form's values.
   show(values) {
     showHires(values);
+    this.fit.changed(values);
     this.pictures?.setMode(values.mode);
     document.getElementById("img2img_settings")?.setAttribute("data-mode", values.mode || "img2img");
   }
@@ -89,6 +108,7 @@ export class Tab {
     const { form, results, jobs, pictures } = this;
     const own = {
       generate: () => jobs.submit(),
+      fit_fix: () => this.fit.fix(),
       interrupt: () => jobs.cancel(),
       skip: () => jobs.skip(),
       paste: () => form.ask("paste"),

@@ -19,6 +19,7 @@ from sdforge.ui.extensions import build_accordions
 from sdforge.ui.fields import make_widget
 from sdforge.ui.form import SEED_EXTRAS, STYLES
 from sdforge.ui.markup import fragment
+from sdforge.ui.overrides import OVERRIDES
 from sdforge.ui.passes import REFINER_ON, TXT2IMG
 
 _COUNTERS = {"prompt": "token_counter", "negative_prompt": "negative_token_counter"}
@@ -56,6 +57,7 @@ class Frame:
                     scale=5, min_width=320, elem_id=f"{tab}_settings", elem_classes=["settings"]
                 ):
                     parameters(self)
+                    self._overrides()
                     self.widgets |= build_accordions(tab, extensions)
                 with gr.Column(
                     scale=6, min_width=320, elem_id=f"{tab}_results", elem_classes=["results-side"]
@@ -82,6 +84,17 @@ class Frame:
                 elem_id=f"{tab}_styles",
                 min_width=160,
             )
+
+    def _overrides(self) -> None:
+        """What a pasted picture was made with beside the settings; shown only when there is any."""
+        self.widgets[OVERRIDES] = gr.Dropdown(
+            [],
+            value=[],
+            multiselect=True,
+            label="Override settings",
+            elem_id=f"{self.tab}_override_settings",
+            elem_classes=["override-settings"],
+        )
 
     def sampling(self) -> None:
         """Sampler, schedule and steps."""

@@ -1,0 +1,106 @@
+"""The tabs without a form, and the chip that says whether the form will fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from tests.browser.conftest import Visitor
+from tests.live import LiveServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+INFOTEXT = (
+    "a fox (red:1.2)\nNegative prompt: blur\nSteps: 4, Sampler: Euler, Schedule type: Karras, "
+    "CFG scale: 2.5, Seed: 77, Size: 72x64, Clip skip: 2, Version: x"
+)
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.click(f"#tab_{name}-button")
+    page.wait_for_selector(f"#{name}_panel > *", state="attached")
+
+
+def value_is(page: Page, selector: str, value: str) -> None:
+    page.wait_for_function(
+        "([box, value]) => document.querySelector(box)?.value === value", arg=[selector, value]
+    )
+
+
+def test_the_chip_says_what_the_form_takes_and_follows_it(visitor: Visitor) -> None:
+    page = visitor.open()
+    page.wait_for_selector("#txt2img_fit[data-state=good]")
+    before = page.inner_text("#txt2img_fit .fit-text")
+    page.click("#txt2img_fit summary")
+    assert "Sampling" in page.inner_text("#txt2img_fit .fit-body")
+    page.check("#txt2img_hr-checkbox input")
+    page.wait_for_function(
+        "(before) => document.querySelector('#txt2img_fit .fit-text').textContent !== before",
+        arg=before,
+    )
+    assert page.locator("#txt2img_fit_fix").is_hidden()
+
+
+def test_a_picture_tells_its_parameters_and_gives_them_to_a_form(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    page = visitor.open()
+    text = PngImagePlugin.PngInfo()
+    text.add_text("parameters", INFOTEXT)
+    picture = tmp_path / "fox.png"
+    Image.new("RGB", (72, 64), "orange").save(picture, pnginfo=text)
+    open_tab(page, "pnginfo")
+    page.set_input_files("#pnginfo_file", picture)
+    page.wait_for_selector("#pnginfo_out pre")
+    assert page.inner_text("#pnginfo_out pre") == INFOTEXT
+    assert "Karras" in page.inner_text("#pnginfo_out table")
+    page.click("#pnginfo_send_to_txt2img")
+    value_is(page, "#txt2img_prompt textarea", "a fox (red:1.2)")
+    value_is(page, "#txt2img_seed input", "77")
+    value_is(page, "#txt2img_width input[type=number]", "72")
+    assert "Clip skip: 2" in page.inner_text("#txt2img_override_settings")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function(
+        "document.querySelector('#html_info_txt2img').textContent.includes('Clip skip: 2')"
+    )
+    open_tab(page, "pnginfo")
+    page.click("#pnginfo_send_to_img2img")
+    page.wait_for_selector("#img2img_image .frame:not([hidden]) img")
+    value_is(page, "#img2img_prompt textarea", "a fox (red:1.2)")
+
+
+def test_settings_are_found_changed_and_refused_where_they_stand(
+    make_visitor: object, own_server: LiveServer
+) -> None:
+    visitor: Visitor = make_visitor(own_server)  # type: ignore[operator]
+    page = visitor.open()
+    open_tab(page, "settings")
+    page.wait_for_selector("#setting_samples_save_row")
+    page.fill("#settings_search", "jpeg quality")
+    page.wait_for_selector("#setting_samples_save_row", state="hidden")
+    page.fill("#setting_jpeg_quality_value", "900")
+    page.click("#settings_submit")
+    page.wait_for_selector("#setting_jpeg_quality_row .setting-problem:not([hidden])")
+    assert "1 to 100" in page.inner_text("#setting_jpeg_quality_row .setting-problem")
+    # Nothing is written by opening the page, nor by a change that is refused.
+    assert not (own_server.data / "config.json").exists()
+    page.fill("#setting_jpeg_quality_value", "91")
+    page.fill("#settings_search", "")
+    page.click("[data-section=ui]")
+    page.uncheck("#setting_live_previews_enable_value")
+    page.click("#settings_submit")
+    page.wait_for_selector("#settings_submit:disabled")
+    options = own_server.get("/sdapi/v1/options")
+    assert (options["jpeg_quality"], options["live_previews_enable"]) == (91, False)
+    open_tab(page, "system")
+    page.wait_for_selector(".memory-chart polygon")
+    assert "a-tiny.safetensors" in page.inner_text(".system-models")
+    # The refused change is the browser's own line in the console.
+    assert [line for line in visitor.errors if "422" not in line] == []
