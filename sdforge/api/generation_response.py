@@ -86,7 +86,7 @@ def generation_info(engine: Engine, job: Job, values: Mapping[str, Any]) -> dict
         "styles": list(request.styles),
         "job_timestamp": job_timestamp(job),
         "clip_skip": job.settings.CLIP_stop_at_last_layers,
-        "is_using_inpainting_conditioning": False,
+        "is_using_inpainting_conditioning": "Conditional mask weight" in said,
         "version": engine.version,
         # Ours: what went otherwise than asked, a ControlNet unit that was left out for one.
         "notices": list(job.progress.notices),

@@ -25,6 +25,9 @@ from sdforge.memory.estimate import activation_bytes
 _TRAINING_STEPS = 1000
 _FIRST_BETA, _LAST_BETA = 0.00085, 0.012
 _LAST_KEPT = 4.8973451890853435e-08
+# What networks of these variants see beside the noisy latents.
+SEES_MASK, SEES_PICTURE = "mask and picture", "picture"
+SEES = {"inpainting": SEES_MASK, "instruct-pix2pix": SEES_PICTURE}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +35,15 @@ class Conditioning:
     """An encoded prompt: `hidden` (rows, tokens, width) and, for some families, `pooled`.
 
     `against` says of each row whether it is of a negative prompt; () for none. `sizes` are SDXL's
-    numbers about size, (rows, 5 or 6), in fp32 whatever the network computes in.
+    numbers about size, (rows, 5 or 6), in fp32 whatever the network computes in. `beside` are
+    further input channels (rows, channels, height/8, width/8) of networks that see more than noise.
     """
 
     hidden: torch.Tensor
     pooled: torch.Tensor | None = None
     against: tuple[bool, ...] = ()
     sizes: torch.Tensor | None = None
+    beside: torch.Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -77,10 +82,12 @@ class Conditioning:
 
     def rows(self, start: int, stop: int) -> Conditioning:
         """Return some of the rows, as views."""
-        pooled, sizes = (
-            None if rows is None else rows[start:stop] for rows in (self.pooled, self.sizes)
+        pooled, sizes, beside = (
+            None if rows is None else rows[start:stop]
+            for rows in (self.pooled, self.sizes, self.beside)
         )
-        return Conditioning(self.hidden[start:stop], pooled, self.against[start:stop], sizes)
+        against = self.against[start:stop]
+        return Conditioning(self.hidden[start:stop], pooled, against, sizes, beside)
 
     @staticmethod
     def stack(parts: Sequence[Conditioning]) -> Conditioning:
@@ -131,6 +138,7 @@ class DenoiserModel:
         *,
         prediction: str,
         architecture: str = "sd1",
+        sees: str = "",
     ) -> None:
         """Take the network.
 
@@ -139,6 +147,7 @@ class DenoiserModel:
             sigmas: of training, rising with timesteps.
             prediction: 'epsilon' or 'v'.
             architecture: the name of its trace in `memory/activations.json`.
+            sees: what it is shown beside the noisy latents: "", `SEES_MASK` or `SEES_PICTURE`.
         """
         if prediction not in ("epsilon", "v"):
             raise UnsupportedCheckpoint(f"{component.name}: no rule for {prediction!r} prediction")
@@ -148,6 +157,7 @@ class DenoiserModel:
         self.sigmas = sigmas
         self.dtype = first.dtype
         self.architecture = architecture
+        self.sees = sees
         self._width = first.shape[0]
         self._log_sigmas = [math.log(sigma) for sigma in sigmas]
 
@@ -197,8 +207,11 @@ class DenoiserModel:
         # A tensor: a plain float would be computed with in double precision.
         timestep = torch.tensor([self.sigma_to_t(sigma)], dtype=torch.float32, device=x.device)
         variance = sigma * sigma + 1
+        shown = x * (1 / math.sqrt(variance))
+        if conditioning.beside is not None:
+            shown = torch.cat([shown, conditioning.beside.to(shown)], dim=1)
         (output,) = module(
-            (x * (1 / math.sqrt(variance))).to(self.dtype),
+            shown.to(self.dtype),
             timestep,
             encoder_hidden_states=conditioning.hidden.to(device=x.device, dtype=self.dtype),
             return_dict=False,

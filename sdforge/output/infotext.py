@@ -88,7 +88,6 @@ def _parameters(info: GenerationInfo, settings: Settings) -> dict[str, Any]:
         "Sampler": request.sampler,
         "Schedule type": request.schedule,
         "CFG scale": request.cfg_scale,
-        "Image CFG scale": request.image_cfg_scale if request.init_images else None,
         "Seed": info.seed,
         "Size": f"{request.width}x{request.height}" if request.width and request.height else None,
         "Model hash": model.short_hash if with_hash else None,

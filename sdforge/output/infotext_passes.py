@@ -28,7 +28,7 @@ _MAY_BE_THE_SAME = {
 # Settings with a key of their own that are written here, where they count.
 WRITTEN_HERE = frozenset(
     ("initial_noise_multiplier", "img2img_extra_noise", "tiling", "hires_fix_refiner_pass",
-     "refiner_switch_by_sample_steps")
+     "refiner_switch_by_sample_steps", "inpainting_mask_weight")
 )  # fmt: skip
 
 

@@ -99,7 +99,10 @@ class _Controlled(nn.Module):
         """Run the units on the U-Net's inputs, add up what they say, and run the U-Net."""
         added: list[Tensor] = []
         for placed, rows in self._units:
-            said = _asked(placed, rows, sample, timestep, encoder_hidden_states, extra)
+            # Of networks that see more than latents, they see the latents.
+            channels = placed.network.get_parameter("conv_in.weight").shape[1]
+            latents = sample[:, :channels]
+            said = _asked(placed, rows, latents, timestep, encoder_hidden_states, extra)
             added = [a + b for a, b in zip(added, said, strict=True)] if added else said
         *skips, middle = added
         return self._call(

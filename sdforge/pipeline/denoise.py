@@ -17,6 +17,7 @@ from sdforge.core.settings import OPTIONS, Settings
 from sdforge.memory.lease import Lease
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.edits import circular_padding
+from sdforge.pipeline.beside import Beside, beside_of
 from sdforge.pipeline.conditioning import BatchConditioning
 from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.control import ControlUnits
@@ -88,7 +89,9 @@ def denoise_batch(
             check_same_latents(first, ready.bundle)
             if settings.diffusers_move_base:
                 context.memory.evict_all()
-        walk = _Walk(context, one, leg, sigmas, ready, start, batch, leg is parts[-1], control)
+        beside = beside_of(context, ready.bundle, one, start, batch)
+        is_last = leg is parts[-1]
+        walk = _Walk(context, one, leg, sigmas, ready, start, batch, is_last, control, beside)
         try:
             x = walk.run(x, step_noise, watcher)
         except _Stopped:
@@ -149,6 +152,7 @@ class _Walk:
     batch: int
     is_last: bool
     control: ControlUnits | None = None
+    beside: Beside | None = None
 
     def run(self, x: Tensor, noise: Noise, watcher: _Watcher) -> Tensor:
         """Return the latents at the end of the leg."""
@@ -161,7 +165,9 @@ class _Walk:
         bundle, conditioning = self.ready.bundle, self.ready.conditioning
         spec = SAMPLERS.get(one.sampler)
         hooks = Hooks(context.extensions)
-        rows = rows_at_once(conditioning, one.cfg_scale, batched=settings.batch_cond_uncond)
+        rows = rows_at_once(
+            conditioning, one.cfg_scale, batched=settings.batch_cond_uncond, beside=self.beside
+        )
         units = self._units(stack, rows, x)
         lease = self._lease(rows, x, units)
         with lease as module:
@@ -249,6 +255,7 @@ class _Walk:
             batched=settings.batch_cond_uncond,
             fit_uncond=settings.pad_cond_uncond_v0,
             network=module,
+            beside=self.beside,
         )
         denoiser.call = self.leg.first_step * calls_per_step
         return denoiser

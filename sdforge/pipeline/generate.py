@@ -10,6 +10,7 @@ from sdforge.core.events import ModelLoading
 from sdforge.core.result import GenerationInfo, ImageResult, ModelIdentity
 from sdforge.memory.ladder import clear_errors, weight_rungs
 from sdforge.models.bundle import ModelBundle
+from sdforge.pipeline.beside import beside_infotext
 from sdforge.pipeline.conditioning import BatchConditioning, PromptEncoder
 from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.control import ControlUnits
@@ -171,6 +172,7 @@ class _Run:
                 info=self._info(
                     index,
                     {
+                        **beside_infotext(context, bundle),
                         **self._network_infotext(row),
                         **self._control.infotext(),
                         **hooks.infotext(),

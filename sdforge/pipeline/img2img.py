@@ -73,12 +73,23 @@ class InitPictures:
                 latents = self._with_masked_content(latents, mask, bundle.latent_format)
         asked = request.initial_noise_multiplier
         scale = context.settings.initial_noise_multiplier if asked is None else asked
-        return Start(latents=latents, noise_scale=scale, mask=mask)
+        return Start(latents=latents, noise_scale=scale, mask=mask, seen=self._seen)
 
     def finished(self, row: int, drawn: Pixels) -> Pixels:
         """Return the result of row number `row` of a batch."""
         prepared = self._prepared[row % len(self._prepared)]
         return prepared.finished(drawn, overlay=self._context.settings.overlay_inpaint)
+
+    def _seen(self) -> tuple[Tensor, Tensor | None]:
+        """Return the pictures and their masks at the size that is drawn, see `Start.seen`."""
+        request = self._context.request
+        size = request.width or 0, request.height or 0
+        pixels = torch.cat([pixels_of(one.image.resize(size), 1) for one in self._prepared])
+        if all(one.mask is None for one in self._prepared):
+            return pixels, None
+        whole = Image.new("L", size, 255)
+        masks = [np.asarray(one.mask or whole, np.float32) / 255 for one in self._prepared]
+        return pixels, torch.from_numpy(np.stack(masks))[:, None]
 
     def _encoded(self, bundle: ModelBundle, batch: int) -> Tensor:
         """Return the latents of each picture of a batch; encoded once unless they are drawn."""

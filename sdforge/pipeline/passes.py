@@ -7,6 +7,7 @@ what they start with. Rules for steps are A1111's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +18,8 @@ from sdforge.models.denoiser import DenoiserModel
 from sdforge.prompt.schedule import Timeline
 from sdforge.sampling.registry import SAMPLERS, SamplerSpec
 from sdforge.sampling.sigmas import make_sigmas
+
+Seen = Callable[[], tuple[torch.Tensor, "torch.Tensor | None"]]
 
 BASE, HIRES = "base", "hires"
 # A1111 never starts from noise alone in img2img.
@@ -124,11 +127,14 @@ class Start:
         latents: (batch, channels, height/8, width/8); None for noise alone.
         noise_scale: of the first noise.
         mask: (batch or 1, 1, height/8, width/8), 1 where to repaint; None for everywhere.
+        seen: returns the pictures (batch or 1, 3, height, width) from 0 to 1 and their masks, for
+            networks that see them; None where there are none.
     """
 
     latents: torch.Tensor | None = None
     noise_scale: float = 1.0
     mask: torch.Tensor | None = None
+    seen: Seen | None = None
 
     def noised(
         self,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sdforge.core.extension import NetworkEdit
 from sdforge.models.denoiser import Conditioning
+from sdforge.pipeline.beside import Beside
 from sdforge.pipeline.conditioning import BatchConditioning
 from sdforge.sampling.guidance import UncondSkips, cancels_uncond, guide
 
@@ -59,6 +60,7 @@ class PromptDenoiser:
         batched: bool = True,
         fit_uncond: bool = False,
         network: nn.Module | None = None,
+        beside: Beside | None = None,
     ) -> None:
         """Take the model and what guides it.
 
@@ -72,6 +74,7 @@ class PromptDenoiser:
             fit_uncond: negative prompts are cut or prolonged to the prompts' length
                 (`pad_cond_uncond_v0`).
             network: what `forward` runs, for edits of extensions.
+            beside: what the network sees beside the latents.
         """
         self._forward = forward
         self._network = network
@@ -81,7 +84,11 @@ class PromptDenoiser:
         self._dtype = dtype
         self._batched = batched
         self._fit_uncond = fit_uncond
-        self._needs_uncond = needs_uncond(conditioning, cfg_scale)
+        self._beside = beside
+        self._guides_picture = beside is not None and beside.guides
+        self._needs_uncond = needs_uncond(conditioning, cfg_scale) or self._guides_picture
+        # What guidance by the picture adds to every guess of the call that was made last.
+        self._by_picture: Tensor | None = None
         self._weights: list[float | Tensor] = []
         self._kept: dict[tuple[object, ...], list[_Run]] = {}
         self._remembers = False
@@ -126,10 +133,9 @@ class PromptDenoiser:
         """
         layers = self._layers_of(of, max(self.call - 1, 0), pictures=len(x))
         with nullcontext() if edit is None or self._network is None else edit(self._network):
-            guesses = self._predict(
-                x, sigma, self._runs(x, layers, with_uncond=False, is_uncond=of == "uncond")
-            )
-        return self._joined(x, guesses, None)
+            runs = self._runs(x, layers, negatives=int(of == "uncond"))
+            guess = self._joined(x, self._predict(x, sigma, runs), None)
+        return guess if self._by_picture is None else guess + self._by_picture
 
     @contextmanager
     def one_call(self) -> Iterator[None]:
@@ -153,14 +159,33 @@ class PromptDenoiser:
         known = self._said.get((id(x), sigma))
         if known is not None and (known.uncond is not None or not with_uncond):
             return known
-        with_uncond = with_uncond and not self._skips.skips(self.call, sigma)
-        layers = self._layers(self.call, with_uncond)
-        guesses = self._predict(x, sigma, self._runs(x, layers, with_uncond=with_uncond))
-        answer = _Answer(x, guesses[:-1], guesses[-1]) if with_uncond else _Answer(x, guesses, None)
+        if self._guides_picture:
+            answer = self._ask_with_picture(x, sigma)
+        else:
+            with_uncond = with_uncond and not self._skips.skips(self.call, sigma)
+            layers = self._layers(self.call, with_uncond)
+            guesses = self._predict(x, sigma, self._runs(x, layers, negatives=int(with_uncond)))
+            answer = _Answer(x, guesses, None)
+            if with_uncond:
+                answer = _Answer(x, guesses[:-1], guesses[-1])
         self.call += 1
         if self._remembers:
             self._said[id(x), sigma] = answer
         return answer
+
+    def _ask_with_picture(self, x: Tensor, sigma: float) -> _Answer:
+        """Ask with the negative prompt twice, the second time without the picture.
+
+        With u for that one and n for the other, u + s·(n − u) + c·(p − n) is the usual guidance
+        between n and the prompt's p, plus (s − 1)·(n − u). That is added to both, so that whatever
+        combines them by weights of sum 1 has it too.
+        """
+        layers = self._layers(self.call, with_uncond=True)
+        runs = self._runs(x, [*layers, layers[-1]], negatives=2)
+        *conds, uncond, blind = self._predict(x, sigma, runs)
+        scale = 1.0 if self._beside is None else self._beside.image_scale
+        added = self._by_picture = (uncond - blind) * (scale - 1.0)
+        return _Answer(x, [cond + added for cond in conds], uncond + added)
 
     def _joined(self, x: Tensor, conds: Sequence[Tensor], uncond: Tensor | None) -> Tensor:
         """Return several prompts' guesses as one."""
@@ -202,20 +227,13 @@ class PromptDenoiser:
             raise ValueError("the empty prompt was not encoded")
         return [[self._conditioning.blank] * pictures]
 
-    def _runs(
-        self,
-        x: Tensor,
-        layers: list[list[Conditioning]],
-        *,
-        with_uncond: bool,
-        is_uncond: bool = False,
-    ) -> list[_Run]:
+    def _runs(self, x: Tensor, layers: list[list[Conditioning]], *, negatives: int) -> list[_Run]:
         """Return the forward passes of a call; made anew only when a prompt changes.
 
-        The last layer is the negative prompt's `with_uncond`; all are where `is_uncond`.
+        The last `negatives` layers are the negative prompt's; a second one sees no picture.
         """
         # The first row of a negative prompt.
-        first = 0 if is_uncond else sum(map(len, layers[:-1] if with_uncond else layers))
+        first = sum(map(len, layers[: len(layers) - negatives]))
         key = (first, *(id(cond) for layer in layers for cond in layer))
         runs = self._kept.get(key)
         if runs is None:
@@ -223,19 +241,27 @@ class PromptDenoiser:
                 self._kept.clear()
             runs = self._kept[key] = [
                 _Run(run.conditioning.to(x.device, self._dtype), run.rows)
-                for run in self._arranged(self._padded(layers, with_uncond), first)
+                for run in self._arranged(self._padded(layers, negatives), first)
             ]
         return runs
 
-    def _padded(
-        self, layers: list[list[Conditioning]], with_uncond: bool
-    ) -> list[list[Conditioning]]:
+    def _shown(self, rows: Sequence[int], pictures: int, first: int) -> Tensor | None:
+        """Return what rows see beside the latents; `first` is the first negative prompt's."""
+        if self._beside is None:
+            return None
+        return self._beside.of_rows(rows, blind_from=first + pictures)
+
+    def _padded(self, layers: list[list[Conditioning]], negatives: int) -> list[list[Conditioning]]:
         """Bring prompts to the same length as A1111's two options do."""
         empty = self._conditioning.empty
-        if self._fit_uncond and with_uncond:
-            longest = max(cond.tokens for layer in layers[:-1] for cond in layer)
-            return [*layers[:-1], [cond.fitted(longest) for cond in layers[-1]]]
-        if empty is not None and with_uncond:
+        conds = len(layers) - negatives
+        if not conds or not negatives:
+            return layers
+        if self._fit_uncond:
+            longest = max(cond.tokens for layer in layers[:conds] for cond in layer)
+            fitted = [[cond.fitted(longest) for cond in layer] for layer in layers[conds:]]
+            return [*layers[:conds], *fitted]
+        if empty is not None:
             longest = max(cond.tokens for layer in layers for cond in layer)
             return [[cond.padded(empty, longest) for cond in layer] for layer in layers]
         return layers
@@ -257,6 +283,7 @@ class PromptDenoiser:
                 replace(
                     Conditioning.stack([cond for _, cond in group]),
                     against=tuple(number >= first for number, _ in group),
+                    beside=self._shown([number for number, _ in group], pictures, first),
                 ),
                 None if is_whole else tuple(number for number, _ in group),
             )
@@ -280,9 +307,17 @@ def needs_uncond(conditioning: BatchConditioning, cfg_scale: float) -> bool:
     )
 
 
-def rows_at_once(conditioning: BatchConditioning, cfg_scale: float, *, batched: bool) -> int:
+def rows_at_once(
+    conditioning: BatchConditioning,
+    cfg_scale: float,
+    *,
+    batched: bool,
+    beside: Beside | None = None,
+) -> int:
     """Return how many rows the largest forward pass has."""
     layers = len(conditioning.parts) + needs_uncond(conditioning, cfg_scale)
+    if beside is not None and beside.guides:
+        layers = len(conditioning.parts) + 2
     return conditioning.pictures * (layers if batched else 1)
 
 

@@ -51,16 +51,21 @@ def test_v_prediction_is_read_from_metadata_or_a_key(
     assert detect(header({**shapes, "v_pred": (0,)})).prediction == "v"
 
 
-@pytest.mark.parametrize(("channels", "variant"), [(9, "inpainting"), (8, "instruct-pix2pix")])
-def test_models_with_more_input_channels_are_recognised_and_refused(
+@pytest.mark.parametrize(
+    ("channels", "variant"), [(9, "inpainting"), (8, "instruct-pix2pix"), (7, "7-channel")]
+)
+def test_models_with_more_input_channels_are_recognised_and_unknown_ones_refused(
     header: Callable[..., CheckpointHeader], channels: int, variant: str
 ) -> None:
     shapes = checkpoint_shapes(TINY)
     shapes[f"{UNET}input_blocks.0.0.weight"] = (32, channels, 3, 3)
     match = detect(header(shapes))
     assert (match.family, match.variant) == ("sd1", variant)
-    assert match.problem is not None
-    assert variant in match.problem
+    if channels == 7:
+        assert match.problem is not None
+        assert variant in match.problem
+    else:
+        assert match.problem is None
 
 
 def test_a_text_encoder_of_another_width_is_a_problem(

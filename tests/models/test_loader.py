@@ -279,8 +279,8 @@ def _text(path: Path) -> None:
     path.write_text("This is not a model, it is a text that somebody renamed.")
 
 
-def _inpainting(path: Path) -> None:
-    make_checkpoint(path, Sizes(**{**vars(TINY), "in_channels": 9}))
+def _with_seven_channels(path: Path) -> None:
+    make_checkpoint(path, Sizes(**{**vars(TINY), "in_channels": 7}))
 
 
 def _without_layer(path: Path) -> None:
@@ -296,7 +296,7 @@ def _without_layer(path: Path) -> None:
     [
         (_truncated, CorruptCheckpoint),
         (_text, CorruptCheckpoint),
-        (_inpainting, UnsupportedCheckpoint),
+        (_with_seven_channels, UnsupportedCheckpoint),
         (_without_layer, MissingModel),
         (Path.unlink, MissingModel),
     ],

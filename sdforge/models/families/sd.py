@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sdforge.memory.manager import MemoryManager
     from sdforge.models.bundle import Parts
 
-LATENT_CHANNELS = 4
+LATENT_CHANNELS, INPAINTING_CHANNELS = 4, 9
 _SIDE = 512
 LATENT_DOWNSCALE = 8
 LATENT_SCALE = 0.18215
@@ -83,7 +83,7 @@ class StableDiffusion1:
     ) -> Parts:
         """Return encoder, denoiser and VAE over the loaded networks."""
         from sdforge.models.bundle import LatentFormat, Parts
-        from sdforge.models.denoiser import DenoiserModel, scaled_linear_sigmas
+        from sdforge.models.denoiser import SEES, DenoiserModel, scaled_linear_sigmas
         from sdforge.models.preview import SD1_PREVIEW, fit_preview
         from sdforge.models.text_encoder import TextEncoder
         from sdforge.models.tokenizers import clip_tokenizer
@@ -103,6 +103,7 @@ class StableDiffusion1:
                 components["denoiser"],
                 scaled_linear_sigmas(),
                 prediction=match.prediction or "epsilon",
+                sees=SEES.get(match.variant, ""),
             ),
         )
 
@@ -131,7 +132,7 @@ def _text_width(header: CheckpointHeader) -> int | None:
 
 
 def _problem(header: CheckpointHeader, variant: str) -> str | None:
-    if variant != "standard":
+    if variant not in VARIANTS.values():
         return f"{variant} checkpoints are recognised but not supported in this version"
     context, width = context_width(header), _text_width(header)
     if width is not None and width != context:

@@ -18,7 +18,13 @@ from sdforge.models.families.building import check_complete
 from sdforge.models.families.clips import GELU, clip_recipe, clip_width
 from sdforge.models.families.fast_kinds import fast_kind
 from sdforge.models.families.ldm import STANDARD_VAE_WIDTH, unet_recipe, vae_recipe
-from sdforge.models.families.sd import LATENT_CHANNELS, LATENT_DOWNSCALE, LATENT_SCALE, VARIANTS
+from sdforge.models.families.sd import (
+    INPAINTING_CHANNELS,
+    LATENT_CHANNELS,
+    LATENT_DOWNSCALE,
+    LATENT_SCALE,
+    VARIANTS,
+)
 from sdforge.models.families.sd import prediction as said_prediction
 from sdforge.models.families.sd_shapes import TEXT, UNET, context_width
 
@@ -93,7 +99,7 @@ class StableDiffusion2:
     ) -> Parts:
         """Return encoder, denoiser and VAE over the loaded networks."""
         from sdforge.models.bundle import LatentFormat, Parts
-        from sdforge.models.denoiser import DenoiserModel, scaled_linear_sigmas
+        from sdforge.models.denoiser import SEES, DenoiserModel, scaled_linear_sigmas
         from sdforge.models.preview import SD1_PREVIEW, fit_preview
         from sdforge.models.text_encoder import ClipRule, TextEncoder
         from sdforge.models.tokenizers import clip_tokenizer
@@ -107,6 +113,9 @@ class StableDiffusion2:
         # Published SD 2 was trained on the last layer but one; A1111 lets nobody change that.
         rule = ClipRule(skip=_CLIP_SKIP, pads_with_zero=True)
         network = components["denoiser"]
+        sees = SEES.get(match.variant, "")
+        # The only inpainting model of this family, and all made from it, predict noise.
+        known = match.prediction or ("epsilon" if sees else None)
         return Parts(
             latent_format=plain.with_preview(*preview),
             text=TextEncoder(components["text_encoder"], memory, clip_tokenizer(), rule),
@@ -114,8 +123,9 @@ class StableDiffusion2:
             denoiser=DenoiserModel(
                 network,
                 scaled_linear_sigmas(),
-                prediction=match.prediction or measured_prediction(network, memory),
+                prediction=known or measured_prediction(network, memory),
                 architecture=self.name,
+                sees=sees,
             ),
         )
 
@@ -173,7 +183,7 @@ def _said_beside(path: Path) -> str | None:
 
 
 def _problem(header: CheckpointHeader, channels: int, text: int | None) -> str | None:
-    if channels != LATENT_CHANNELS:
+    if channels not in (LATENT_CHANNELS, INPAINTING_CHANNELS):
         kind = VARIANTS.get(channels, f"{channels}-channel")
         return f"{kind} checkpoints of SD 2.x are recognised but not supported in this version"
     context = context_width(header)

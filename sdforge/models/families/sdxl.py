@@ -17,7 +17,13 @@ from sdforge.models.families.building import check_complete
 from sdforge.models.families.clips import GELU, QUICK_GELU, clip_recipe, clip_width
 from sdforge.models.families.fast_kinds import fast_kind
 from sdforge.models.families.ldm import STANDARD_VAE_WIDTH, unet_recipe, vae_recipe
-from sdforge.models.families.sd import LATENT_CHANNELS, LATENT_DOWNSCALE, VARIANTS, prediction
+from sdforge.models.families.sd import (
+    INPAINTING_CHANNELS,
+    LATENT_CHANNELS,
+    LATENT_DOWNSCALE,
+    VARIANTS,
+    prediction,
+)
 from sdforge.models.families.sd_shapes import SIZE_WIDTH, UNET, context_width
 
 if TYPE_CHECKING:
@@ -134,6 +140,7 @@ class StableDiffusionXl:
         """Return encoders, denoiser and VAE over the loaded networks."""
         from sdforge.models.bundle import LatentFormat, Parts
         from sdforge.models.denoiser import (
+            SEES,
             DenoiserModel,
             scaled_linear_sigmas,
             zero_terminal_sigmas,
@@ -154,6 +161,7 @@ class StableDiffusionXl:
                 sigmas,
                 prediction=match.prediction or "epsilon",
                 architecture=self.name,
+                sees=SEES.get(match.variant, ""),
             ),
         )
 
@@ -177,7 +185,7 @@ class StableDiffusionXl:
         return SdxlText(*encoders, has_aesthetic_score=self._is_refiner)
 
     def _problem(self, header: CheckpointHeader, channels: int, context: int) -> str | None:
-        if channels != LATENT_CHANNELS:
+        if channels not in (LATENT_CHANNELS, INPAINTING_CHANNELS):
             kind = VARIANTS.get(channels, f"{channels}-channel")
             return f"{kind} checkpoints of SDXL are recognised but not supported in this version"
         if any(mark in header.tensors for mark in _EDM_MARKS):

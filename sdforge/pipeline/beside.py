@@ -1,0 +1,133 @@
+"""What some checkpoints see beside the noisy latents: a mask and a picture, or a picture alone.
+
+Inpainting networks have nine input channels (four of noise, one of the mask, four of the picture
+without what is masked), InstructPix2Pix ones eight (four of the picture to be edited). What a
+pass has no picture for is shown as A1111 does it: all grey and all masked, or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sdforge.models.bundle import ModelBundle
+from sdforge.models.denoiser import SEES_MASK, SEES_PICTURE
+from sdforge.pipeline.context import RunContext
+from sdforge.pipeline.passes import Pass, Start
+
+
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """Further input channels for each picture of a batch, (batch, channels, height/8, width/8).
+
+    With an `image_scale` other than 1 guidance also leads away from what the network says when it
+    sees no picture (Brooks et al. 2022, arXiv:2211.09800, equation 3).
+    """
+
+    channels: Tensor
+    image_scale: float = 1.0
+
+    @property
+    def guides(self) -> bool:
+        """Whether the network is asked without the picture, too."""
+        return self.image_scale != 1.0
+
+    def of_rows(self, rows: Sequence[int], *, blind_from: int) -> Tensor:
+        """Return the channels of rows; rows from `blind_from` on see nothing."""
+        found = self.channels[[row % len(self.channels) for row in rows]]
+        if any(row >= blind_from for row in rows):
+            sees = found.new_tensor([row < blind_from for row in rows])
+            found = found * sees.view(-1, 1, 1, 1)
+        return found
+
+
+def beside_of(
+    context: RunContext, bundle: ModelBundle, one: Pass, start: Start, batch: int
+) -> Beside | None:
+    """Return what a checkpoint sees beside the latents in a pass, None where that is nothing."""
+    sees = bundle.denoiser.sees
+    if not sees:
+        return None
+    with context.stage("input", batch):
+        count = context.request.batch_size
+        channels = _edited(bundle, one, start) if sees == SEES_PICTURE else None
+        if sees == SEES_MASK:
+            weight = context.settings.inpainting_mask_weight
+            pixels, mask = _seen(start, one)
+            channels = inpainting_channels(
+                pixels, mask, lambda rows: _encoded(context, bundle, rows), weight=weight
+            )
+        elif channels is None:
+            channels = _own(bundle, _encoded(context, bundle, _seen(start, one)[0]))
+        if len(channels) < count:
+            channels = channels.expand(count, -1, -1, -1)
+    scale = context.request.image_cfg_scale if sees == SEES_PICTURE else None
+    return Beside(channels, 1.0 if scale is None or not _has_picture(start) else scale)
+
+
+def beside_infotext(context: RunContext, bundle: ModelBundle) -> dict[str, str]:
+    """Return the infotext keys of what a checkpoint sees, none for most of them."""
+    scale = context.request.image_cfg_scale
+    if bundle.denoiser.sees == SEES_MASK:
+        return {"Conditional mask weight": str(context.settings.inpainting_mask_weight)}
+    if bundle.denoiser.sees == SEES_PICTURE and scale is not None:
+        return {"Image CFG scale": str(scale)}
+    return {}
+
+
+def _has_picture(start: Start) -> bool:
+    return start.seen is not None or start.latents is not None
+
+
+def _edited(bundle: ModelBundle, one: Pass, start: Start) -> Tensor | None:
+    """Return what an InstructPix2Pix network sees, unless a picture has to be encoded for it."""
+    if start.seen is not None:
+        return None
+    if start.latents is not None:
+        return _own(bundle, start.latents)
+    latent = bundle.latent_format
+    return torch.zeros(
+        1, latent.channels, one.height // latent.downscale, one.width // latent.downscale
+    )
+
+
+def _own(bundle: ModelBundle, latents: Tensor) -> Tensor:
+    """Return latents as the VAE has them itself: these networks learned with those."""
+    return latents / bundle.latent_format.scale + bundle.latent_format.shift
+
+
+def _seen(start: Start, one: Pass) -> tuple[Tensor, Tensor]:
+    if start.seen is None:
+        return torch.full((1, 3, one.height, one.width), 0.5), torch.ones(
+            1, 1, one.height, one.width
+        )
+    pixels, mask = start.seen()
+    return pixels, torch.ones_like(pixels[:, :1]) if mask is None else mask
+
+
+def _encoded(context: RunContext, bundle: ModelBundle, pixels: Tensor) -> Tensor:
+    """Return latents of pictures, one after another: a batch of large ones might not fit."""
+    return torch.cat([bundle.vae.encode(row, tiling=context.tiling) for row in pixels.split(1)])
+
+
+def inpainting_channels(
+    pixels: Tensor, mask: Tensor, encode: Callable[[Tensor], Tensor], *, weight: float = 1.0
+) -> Tensor:
+    """Return the five further channels, (n, 5, height/8, width/8): mask, then latents.
+
+    Args:
+        pixels: pictures (n, 3, height, width) from 0 to 1; all grey where nothing is given.
+        mask: (n or 1, 1, height, width), above a half where to repaint.
+        encode: pixels → latents, a bundle's `vae.encode`.
+        weight: how far the masked part is hidden from the network, 0 to 1 (A1111's
+            `inpainting_mask_weight`); hidden is middle grey.
+    """
+    hard = (mask > 0.5).to(pixels).expand(len(pixels), -1, -1, -1)
+    hidden = torch.lerp(pixels, torch.full_like(pixels, 0.5), hard * weight)
+    latents = encode(hidden)
+    small = F.interpolate(hard, size=latents.shape[-2:], mode="nearest").to(latents)
+    return torch.cat([small, latents], dim=1)
