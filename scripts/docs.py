@@ -1,8 +1,8 @@
 """Write the generated parts of the documentation; `--check` fails when they are out of date.
 
-docs/settings.md comes from the tables in sdforge/core, docs/payload-fields.md from the rows that
-the tests of the API's fields run, the file tree in README.md from the first sentence of each
-module's docstring.
+docs/settings.md comes from the tables in sdforge/core, docs/payload-fields.md and
+docs/conformance.md from the rows that the tests of the API run, the file tree in README.md from the
+first sentence of each module's docstring.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from sdforge.core.fields import FIELDS  # noqa: E402 - needs the path above
 from sdforge.core.settings import OPTIONS  # noqa: E402
+from tests.api.contract.page import contract_page  # noqa: E402
 from tests.api.payload_effects import BOTH, EFFECTS, REFUSED, SAME, Effect  # noqa: E402
 
 TREE_START, TREE_END = "<!-- tree: written by scripts/docs.py -->", "<!-- end of tree -->"
@@ -132,6 +133,7 @@ def main() -> int:
     pages = {
         ROOT / "docs" / "settings.md": settings_page(),
         ROOT / "docs" / "payload-fields.md": payload_page(),
+        ROOT / "docs" / "conformance.md": contract_page(),
         ROOT / "README.md": readme_page(),
     }
     stale = [

@@ -21,17 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdforge import __version__
-from sdforge.core.errors import InvalidRequest, SdforgeError
-from sdforge.core.paths import Paths, install_root
-from sdforge.core.settings import SettingsStore
-from sdforge.flags import FlagError, Flags, memory_mode, parse, storage_type, wants_cpu
+from sdforge.core.errors import SdforgeError
+from sdforge.flags import FlagError, Flags, parse, wants_cpu
+from sdforge.from_flags import StartError, credentials, make_folders, make_paths, make_settings
 from sdforge.ports import PortError, bind
 
 if TYPE_CHECKING:
     import uvicorn
 
+    from sdforge.api.context import ServerControl
     from sdforge.core.device import DeviceInfo
     from sdforge.core.extension import Extension
+    from sdforge.core.paths import Paths
     from sdforge.core.registry import Registry
     from sdforge.engine import Engine
     from sdforge.engine.runner import Runner
@@ -44,10 +45,6 @@ UI_PORT = 7860
 API_PORT = 7861
 # After this the connections that are still open are cut.
 _GRACE_SECONDS = 3
-
-
-class StartError(Exception):
-    """The server cannot start; the message is one sentence for the user."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -115,95 +112,6 @@ def _host(flags: Flags) -> str:
     return flags["server_name"] or ("0.0.0.0" if flags["listen"] else "127.0.0.1")  # noqa: S104
 
 
-def make_paths(flags: Flags) -> Paths:
-    """Return the folders that the flags name."""
-    data = _path(flags["data_dir"]) or install_root()
-    return Paths(
-        data=data,
-        models=_path(flags["models_dir"]) or data / "models",
-        extra_checkpoints=_folders(flags["ckpt_dir"], file=flags["ckpt"]),
-        extra_vaes=_folders(flags["vae_dir"], file=flags["vae_path"]),
-        extra_loras=_folders(flags["lora_dir"]) + _folders(flags["lyco_dir_backcompat"]),
-        extra_embeddings=_folders(flags["embeddings_dir"]),
-        extra_controlnets=_folders(flags["controlnet_dir"]),
-        settings_file=_path(flags["ui_settings_file"]),
-        styles_files=tuple(
-            Path(name).expanduser().absolute() for name in flags["styles_file"] or ()
-        ),
-    )
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text).expanduser().resolve() if text else None
-
-
-def _folders(folder: str | None, *, file: str | None = None) -> tuple[Path, ...]:
-    """Return a folder and that of a file, as far as they are given."""
-    path = _path(file)
-    found = (_path(folder), path.parent if path else None)
-    return tuple(path for path in found if path is not None)
-
-
-def make_folders(paths: Paths) -> None:
-    """Make the standard folders, as a hint where models go.
-
-    Raises:
-        StartError: the data folder cannot be written.
-    """
-    try:
-        standard = (
-            paths.checkpoints, paths.vaes, paths.loras, paths.embeddings, paths.controlnets
-        )  # fmt: skip
-        for folder in (paths.cache, *(folders[0] for folders in standard)):
-            folder.mkdir(parents=True, exist_ok=True)
-        probe = paths.cache / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        reason = error.strerror or error
-        raise StartError(
-            f"the data folder {paths.data} cannot be written ({reason}); choose another with "
-            "--data-dir"
-        ) from error
-
-
-def make_settings(flags: Flags, paths: Paths) -> SettingsStore:
-    """Return the settings in force: the file's, with those that flags decide for this run.
-
-    Raises:
-        StartError: the file cannot be used.
-    """
-    overrides: dict[str, Any] = {}
-    if mode := memory_mode(flags):
-        overrides["memory_mode"] = mode
-    if dtype := storage_type(flags):
-        overrides["forge_unet_storage_dtype"] = dtype
-    if flags["ckpt"]:
-        overrides["sd_model_checkpoint"] = Path(flags["ckpt"]).name
-    if flags["vae_path"]:
-        overrides["sd_vae"] = Path(flags["vae_path"]).name
-    try:
-        return SettingsStore(paths.settings, overrides)
-    except (InvalidRequest, OSError) as error:
-        raise StartError(f"the settings in {paths.settings} cannot be used: {error}") from error
-
-
-def credentials(flags: Flags) -> str | None:
-    """Return all user:password pairs that the flags give, with commas between.
-
-    Raises:
-        StartError: the file of `--gradio-auth-path` cannot be read.
-    """
-    pairs = [flags["api_auth"], flags["gradio_auth"]]
-    if flags["gradio_auth_path"]:
-        try:
-            text = Path(flags["gradio_auth_path"]).read_text(encoding="utf-8")
-        except OSError as error:
-            raise StartError(f"--gradio-auth-path: {error.strerror or error}") from error
-        pairs += text.splitlines()
-    return ",".join(pair.strip() for pair in pairs if pair and pair.strip()) or None
-
-
 def runner_factory(
     flags: Flags, library: Library, extensions: Registry[Extension], paths: Paths
 ) -> Callable[[], Runner]:
@@ -247,6 +155,7 @@ class Launch:
         self._flags = flags
         self._bound = bound
         self._began = began
+        self._seconds: dict[str, float] = {}
         self._paths = make_paths(flags)
         make_folders(self._paths)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -287,8 +196,11 @@ class Launch:
         from sdforge.server import Server
 
         flags = {**self._flags, "api_auth": credentials(self._flags)}
+        control = self._control(lambda: stop_once(server, engine))
         try:
-            api = create_api(engine, paths=self._paths, flags=flags, version=__version__)
+            api = create_api(
+                engine, paths=self._paths, flags=flags, version=__version__, process=control
+            )
             front = Server(api, flags=flags, on_start=lambda: self._on_start(engine, front))
         except ValueError as error:
             raise StartError(str(error)) from error
@@ -307,15 +219,36 @@ class Launch:
         with _signals(server, engine):
             server.run(sockets=[self._bound])
 
+    def _control(self, stop: Callable[[], None]) -> ServerControl:
+        """Return what the API's routes for stopping do to this process."""
+        from sdforge.api.context import ServerControl
+
+        marker = os.environ.get("SD_WEBUI_RESTART")
+
+        def restart() -> None:
+            Path(marker or "").touch()
+            stop()
+
+        return ServerControl(
+            stop=stop,
+            kill=lambda: os._exit(0),
+            restart=restart if marker else None,
+            startup_seconds=self._seconds,
+        )
+
     def _on_start(self, engine: Engine, front: Server) -> None:
         """Say where the server is; go on with what takes longer on a thread of its own."""
         self._loop = asyncio.get_running_loop()
         kind = "API" if self._flags["nowebui"] else "API and page"
         log.info("sdforge %s: %s at %s", __version__, kind, self.url)
-        log.info("API ready after %.1f s", time.perf_counter() - self._began)
+        self._mark("api")
+        log.info("API ready after %.1f s", self._seconds["api"])
         threading.Thread(
             target=self._finish_start, args=(engine, front), name="sdforge-start", daemon=True
         ).start()
+
+    def _mark(self, part: str) -> None:
+        self._seconds[part] = round(time.perf_counter() - self._began, 3)
 
     def _finish_start(self, engine: Engine, front: Server) -> None:
         """Build the page, then let jobs run: both load much, and the page is waited for."""
@@ -328,6 +261,7 @@ class Launch:
             _announce_mode(engine)
         preload = bool(checkpoints) and not self._flags["skip_load_model_at_start"]
         engine.start(preload=preload)
+        self._mark("jobs")
 
     def _build_page(self, engine: Engine, front: Server) -> None:
         try:
@@ -340,7 +274,8 @@ class Launch:
             log.exception("the page could not be built")
             front.set_failure(f"The page could not be built: {error}")
             return
-        log.info("Page ready after %.1f s: %s", time.perf_counter() - self._began, self.url)
+        self._mark("page")
+        log.info("Page ready after %.1f s: %s", self._seconds["page"], self.url)
         if self._flags["autolaunch"]:
             webbrowser.open(self.url)
 
@@ -376,17 +311,22 @@ def _server_class() -> type[uvicorn.Server]:
     return Quiet
 
 
+def stop_once(server: uvicorn.Server, engine: Engine) -> None:
+    """Stop server and engine together; asked again, stop at once."""
+    if server.should_exit:
+        server.force_exit = True
+        return
+    server.should_exit = True
+    # Requests that wait for a job are answered when the engine stops, so it is told first.
+    threading.Thread(target=engine.close, name="sdforge-stop").start()
+
+
 @contextmanager
 def _signals(server: uvicorn.Server, engine: Engine) -> Iterator[None]:
-    """Stop server and engine together at SIGINT and SIGTERM; a second signal stops at once."""
+    """Stop at SIGINT and SIGTERM."""
 
     def stop(number: int, frame: Any) -> None:
-        if server.should_exit:
-            server.force_exit = True
-            return
-        server.should_exit = True
-        # Requests that wait for a job are answered when the engine stops, so it is told first.
-        threading.Thread(target=engine.close, name="sdforge-stop").start()
+        stop_once(server, engine)
 
     names = ("SIGINT", "SIGTERM", "SIGBREAK")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from sdforge import launcher
+from sdforge.core.errors import InvalidRequest
 from sdforge.core.paths import install_root
 from sdforge.flags import parse
 from sdforge.launcher import StartError, credentials, make_folders, make_paths, make_settings
@@ -211,3 +213,34 @@ def test_two_servers_cannot_share_a_data_folder(folder: Path) -> None:
     assert second.process.wait(START_SECONDS) == 1
     assert "sdforge: " in second.output()
     assert first.stop() == 0
+
+
+def test_flags_freeze_settings(tmp_path: Path) -> None:
+    paths = make_paths(parse(["--data-dir", f"{tmp_path}"]))
+
+    def change(arguments: str, **values: object) -> None:
+        make_settings(parse(arguments.split()), paths).update(values)
+
+    with pytest.raises(InvalidRequest, match="freeze"):
+        change("--freeze-settings", jpeg_quality=70)
+    with pytest.raises(InvalidRequest, match="jpeg_quality"):
+        change("--freeze-specific-settings eta_ddim,jpeg_quality", jpeg_quality=70)
+    with pytest.raises(InvalidRequest, match="jpeg_quality"):
+        change("--freeze-settings-in-sections saving-images", jpeg_quality=70)
+    change("--freeze-settings-in-sections sd,ui", jpeg_quality=70)
+    assert make_settings(parse([]), paths).current.jpeg_quality == 70
+
+
+@pytest.mark.parametrize("route", ["server-stop", "server-kill", "server-restart"])
+def test_the_server_ends_when_its_routes_say_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    marker = folder / "restart"
+    monkeypatch.setenv("SD_WEBUI_RESTART", str(marker))
+    server = Process(folder, "--nowebui", "--api-server-stop")
+    server.get("/healthz")
+    url = f"http://127.0.0.1:{server.port}/sdapi/v1/{route}"
+    with contextlib.suppress(OSError):
+        urllib.request.urlopen(urllib.request.Request(url, method="POST"))
+    assert server.process.wait(START_SECONDS) == 0
+    assert marker.exists() == (route == "server-restart")

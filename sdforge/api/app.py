@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
@@ -15,15 +15,17 @@ from sdforge.api import (
     controlnet,
     docs_page,
     estimate,
+    extra_networks,
     inputs,
     internal,
     jobs,
     prompts,
     residency,
     settings_table,
+    system,
 )
 from sdforge.api.access_log import AccessLog
-from sdforge.api.context import ApiContext
+from sdforge.api.context import ApiContext, ServerControl
 from sdforge.api.errors import UnexpectedErrors, install_error_handlers
 from sdforge.api.sdapi import (
     control,
@@ -34,6 +36,7 @@ from sdforge.api.sdapi import (
     options,
     png_info,
     scripts,
+    stopping,
     unavailable,
 )
 from sdforge.api.security import Access, SecurityMiddleware
@@ -42,8 +45,8 @@ from sdforge.engine import Engine
 
 # First parts of the paths that this app answers; the launcher sends the rest to the page.
 PREFIXES = (
-    "/sdapi/", "/controlnet/", "/api/v1/", "/api/estimate", "/internal/",
-    "/docs", "/openapi.json", "/healthz", "/readyz",
+    "/sdapi/", "/controlnet/", "/api/v1/", "/api/estimate", "/internal/", "/sd_extra_networks/",
+    "/docs", "/redoc", "/openapi.json", "/healthz", "/readyz",
 )  # fmt: skip
 
 _DESCRIPTION = (
@@ -52,7 +55,14 @@ _DESCRIPTION = (
 )
 
 
-def create_api(engine: Engine, *, paths: Paths, flags: Mapping[str, Any], version: str) -> FastAPI:
+def create_api(
+    engine: Engine,
+    *,
+    paths: Paths,
+    flags: Mapping[str, Any],
+    version: str,
+    process: ServerControl | None = None,
+) -> FastAPI:
     """Return the API as an ASGI app over a running engine.
 
     Args:
@@ -60,11 +70,12 @@ def create_api(engine: Engine, *, paths: Paths, flags: Mapping[str, Any], versio
         paths: where files lie.
         flags: command-line flags by their names with underscores; A1111's network flags count.
         version: the program's.
+        process: what can be done to the process; None for a server that is not launched.
 
     Raises:
         ValueError: the flag `api_auth` cannot be read.
     """
-    context = ApiContext(engine=engine, paths=paths, flags=flags, version=version)
+    context = ApiContext(engine, paths, flags, version, process or ServerControl())
     app = FastAPI(
         title="sdforge",
         version=version,
@@ -76,7 +87,16 @@ def create_api(engine: Engine, *, paths: Paths, flags: Mapping[str, Any], versio
         # So that generated clients get short names.
         generate_unique_id_function=_operation_id,
     )
-    for routes in (
+    for routes in _routers(context):
+        app.include_router(routes)
+    install_error_handlers(app)
+    _add_middleware(app, Access.from_flags(flags), log_requests=bool(flags.get("api_log")))
+    return app
+
+
+def _routers(context: ApiContext) -> tuple[APIRouter, ...]:
+    """Return the routes in the order in which they are tried."""
+    return (
         generation.router(context),
         control.router(context),
         options.router(context),
@@ -87,7 +107,7 @@ def create_api(engine: Engine, *, paths: Paths, flags: Mapping[str, Any], versio
         cards.router(context),
         controlnet.router(context),
         scripts.router(context),
-        png_info.router(),
+        png_info.router(context),
         jobs.router(context),
         inputs.router(context),
         jobs.status_router(context),
@@ -96,13 +116,12 @@ def create_api(engine: Engine, *, paths: Paths, flags: Mapping[str, Any], versio
         residency.router(context),
         estimate.router(context),
         internal.router(context),
+        *([stopping.router(context)] if context.flags.get("api_server_stop") else []),
+        system.router(context),
+        extra_networks.router(context),
         unavailable.router(),
         docs_page.router(),
-    ):
-        app.include_router(routes)
-    install_error_handlers(app)
-    _add_middleware(app, Access.from_flags(flags), log_requests=bool(flags.get("api_log")))
-    return app
+    )
 
 
 def _add_middleware(app: FastAPI, access: Access, *, log_requests: bool) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from sdforge.core.paths import Paths
@@ -11,6 +11,24 @@ from sdforge.engine import Engine
 
 if TYPE_CHECKING:
     from sdforge.models.library import Library
+
+
+def _nothing() -> None:
+    """Stand in for what only a launched server can do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerControl:
+    """Ends of the process, as `--api-server-stop` offers them.
+
+    `stop` lets the running job end at its next step, `kill` asks nobody. `restart` stops too and
+    leaves word for the script that started the server; it is None when there is no such script.
+    """
+
+    stop: Callable[[], None] = _nothing
+    kill: Callable[[], None] = _nothing
+    restart: Callable[[], None] | None = None
+    startup_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -21,6 +39,7 @@ class ApiContext:
     paths: Paths
     flags: Mapping[str, Any]
     version: str
+    control: ServerControl = field(default_factory=ServerControl)
 
     @property
     def library(self) -> Library:

@@ -7,7 +7,7 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from sdforge.api.context import ApiContext
 from sdforge.api.control_maps import png_bytes
@@ -71,7 +71,11 @@ class DetectRequest(LenientModel):
     """What `/controlnet/detect` takes."""
 
     controlnet_module: str = "none"
-    controlnet_input_images: list[str] = Field(default_factory=list)
+    controlnet_input_images: list[str] = Field(
+        default_factory=list,
+        # Older clients call it so.
+        validation_alias=AliasChoices("controlnet_input_images", "controlnet_images"),
+    )
     controlnet_processor_res: int = DEFAULT_RESOLUTION
     controlnet_threshold_a: float = -1
     controlnet_threshold_b: float = -1

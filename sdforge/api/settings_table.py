@@ -12,8 +12,9 @@ from fastapi import APIRouter
 
 from sdforge.api.context import ApiContext
 from sdforge.api.sdapi.options import current_options
+from sdforge.core.option import Option
 from sdforge.core.setting_sections import sections
-from sdforge.core.settings import OPTIONS, Option
+from sdforge.core.settings import OPTIONS
 from sdforge.postprocess.upscalers import UPSCALERS
 
 

@@ -29,7 +29,7 @@ from sdforge.output.infotext import parse_infotext, request_from_infotext
 
 log = logging.getLogger(__name__)
 
-_MODULES = "forge_additional_modules"
+MODULES = "forge_additional_modules"
 # A1111's scripts that only exist to build its page: it takes their arguments and ignores them.
 _PAGE_SCRIPTS = frozenset(("sampler", "seed", "refiner", "comments", "extra options"))
 # Values that Forge's clients send in forge_additional_modules for "as the checkpoint has it".
@@ -91,10 +91,10 @@ def override_settings(values: Mapping[str, Any] | None) -> dict[str, Any]:
         NotAvailable: forge_additional_modules names more than a VAE.
     """
     overrides = dict(values or {})
-    unknown = [key for key in overrides if key not in OPTIONS and key != _MODULES]
+    unknown = [key for key in overrides if key not in OPTIONS and key != MODULES]
     if unknown:
         log.warning("override_settings: not known here and without effect: %s", unknown)
-    if modules := overrides.pop(_MODULES, None):
+    if modules := overrides.pop(MODULES, None):
         overrides |= _vae_of_modules(modules)
     return overrides
 
@@ -102,13 +102,13 @@ def override_settings(values: Mapping[str, Any] | None) -> dict[str, Any]:
 def _vae_of_modules(modules: Any) -> dict[str, str]:
     """Read Forge's list of VAE and text encoder files as A1111's `sd_vae`."""
     if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules):
-        raise InvalidRequest(_MODULES, modules, "a list of file names")
+        raise InvalidRequest(MODULES, modules, "a list of file names")
     # Clients send the server's full path, of either kind of system, or the bare name.
     names = [name.replace("\\", "/").rpartition("/")[2] for name in modules]
     names = [name for name in names if name not in _SAME_MODULES]
     if len(names) > 1:
         raise NotAvailable(
-            f"{_MODULES}: separate text encoders are not in this version; "
+            f"{MODULES}: separate text encoders are not in this version; "
             "allowed: at most one VAE file"
         )
     return {"sd_vae": names[0]} if names else {}

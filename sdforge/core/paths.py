@@ -40,6 +40,7 @@ class Paths:
     extra_loras: tuple[Path, ...] = ()
     extra_embeddings: tuple[Path, ...] = ()
     extra_controlnets: tuple[Path, ...] = ()
+    extra_upscalers: tuple[Path, ...] = ()
     settings_file: Path | None = None
     styles_files: tuple[Path, ...] = ()
 
@@ -79,6 +80,16 @@ class Paths:
         return self.data / "inputs"
 
     @property
+    def sweeps_database(self) -> Path:
+        """Manifests and cells of sweeps (SQLite)."""
+        return self.data / "sweeps.sqlite3"
+
+    @property
+    def sweeps(self) -> Path:
+        """Pictures of sweeps that went to no output folder."""
+        return self.data / "sweeps"
+
+    @property
     def cache(self) -> Path:
         """Things that can be computed again: hashes, scans."""
         return self.data / "cache"
@@ -112,6 +123,20 @@ class Paths:
     def controlnets(self) -> tuple[Path, ...]:
         """Folders searched for ControlNet files."""
         return (self.models / "ControlNet", *self.extra_controlnets)
+
+    @property
+    def upscalers(self) -> tuple[Path, ...]:
+        """Folders searched for upscalers; A1111 has one for each kind."""
+        return (self.models / "ESRGAN", self.models / "RealESRGAN", *self.extra_upscalers)
+
+    @property
+    def standard(self) -> tuple[Path, ...]:
+        """The model folders that are made at start, as a hint where models go."""
+        kinds = (
+            self.checkpoints, self.vaes, self.loras, self.embeddings, self.controlnets,
+            self.upscalers,
+        )  # fmt: skip
+        return tuple(folders[0] for folders in kinds)
 
     def resolve_output(self, folder: str) -> Path:
         """Return an output folder from settings; relative ones lie below the data folder."""

@@ -44,6 +44,13 @@ class Studio(Protocol):
     def put(self, picture: Image.Image) -> InputImage:
         """Return a name for a picture, under which the next `draw` finds it, and only that one."""
 
+    def enlarged(self, picture: Image.Image, width: int, height: int, upscaler: str) -> Image.Image:
+        """Return a picture stretched to a size by an upscaler, which may be a model.
+
+        Raises:
+            UnknownName: there is none of that name.
+        """
+
     def notice(self, text: str) -> None:
         """Tell the user what went otherwise than asked."""
 

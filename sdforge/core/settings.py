@@ -19,91 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from sdforge.core.errors import InvalidRequest, StorageError, closest_names
+from sdforge.core.option import Option
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """What is known of a setting beside its value. `locked` ones cannot be set over the API."""
-
-    key: str
-    kind: type
-    default: Any
-    label: str
-    section: str
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] | None = None
-    infotext: str | None = None
-    locked: bool = False
-
-    def coerce(self, value: Any) -> Any:
-        """Return `value` as this option's type, as leniently as A1111's clients need.
-
-        Whole floats pass for integers (clients post back the `1.0` that A1111 sends).
-
-        Raises:
-            InvalidRequest: naming the option and what it allows.
-        """
-        if value is None:
-            return self.default
-        converted = _convert(self.kind, value)
-        if converted is None or not self._allows(converted):
-            raise InvalidRequest(self.key, value, self.allowed())
-        return converted
-
-    def _allows(self, value: Any) -> bool:
-        if self.choices is not None and value not in self.choices:
-            return False
-        if self.kind in (int, float):
-            low_ok = self.minimum is None or value >= self.minimum
-            return low_ok and (self.maximum is None or value <= self.maximum)
-        return True
-
-    def allowed(self) -> str:
-        """Say in words what values are allowed."""
-        if self.choices is not None:
-            return ", ".join(map(repr, self.choices))
-        words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-        text = words.get(self.kind, f"a {self.kind.__name__}")
-        if self.minimum is not None and self.maximum is not None:
-            return f"{text} from {self.minimum:g} to {self.maximum:g}"
-        if self.minimum is not None:
-            return f"{text} of at least {self.minimum:g}"
-        return text
-
-
-def _convert(kind: type, value: Any) -> Any:
-    """Return `value` converted to `kind`, or None when it cannot be."""
-    if kind is bool:
-        if isinstance(value, str):
-            return {
-                "true": True,
-                "1": True,
-                "on": True,
-                "false": False,
-                "0": False,
-                "off": False,
-            }.get(value.strip().casefold())
-        return bool(value) if isinstance(value, (bool, int, float)) else None
-    if kind in (int, float):
-        if isinstance(value, bool):
-            return kind(value)
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            return None
-        if number != number or number in (float("inf"), float("-inf")):
-            return None
-        if kind is int:
-            return int(number) if number == int(number) else None
-        return number
-    if kind is str:
-        return value if isinstance(value, str) else None
-    if kind is tuple:
-        return tuple(value) if isinstance(value, (list, tuple)) else None
-    return value if isinstance(value, kind) else None
 
 
 # Forge's list, and what this program has beyond it. "(fp16 LoRA)" is accepted and changes nothing.
@@ -209,6 +127,8 @@ class Settings:
     inpainting_mask_weight: float = _option(1.0, "Inpainting conditioning mask strength: how far inpainting models are kept from seeing what is masked", "img2img", minimum=0, maximum=1, infotext="Conditional mask weight")
     overlay_inpaint: bool = _option(True, "Overlay original for inpaint", "img2img")
     vae_encode_sampling: bool = _option(False, "Draw from the VAE's distribution when a picture is encoded, instead of taking its mean", "img2img")
+    ESRGAN_tile: int = _option(192, "Tile size for ESRGAN upscalers, in pixels; 0 is the whole picture where it fits", "upscaling", minimum=0, maximum=512)
+    ESRGAN_tile_overlap: int = _option(8, "Tile overlap for ESRGAN upscalers, in pixels: over so many tiles fade into each other", "upscaling", minimum=0, maximum=48)
     upscaler_for_img2img: str = _option("None", "Upscaler for img2img", "upscaling")
     tiling: bool = _option(False, "Make pictures that can be tiled", "sd", infotext="Tiling")
     hires_fix_refiner_pass: str = _option("second pass", "Hires fix: which pass to enable refiner for", "sd", choices=("first pass", "second pass", "both passes"), infotext="Hires refiner")
@@ -239,12 +159,18 @@ class Settings:
     diffusers_move_unet: bool = _option(False, "Move the unet to CPU during VAE decoding", "forge")
     diffusers_move_base: bool = _option(False, "Move the base model to CPU when using the refiner", "forge")
     diffusers_move_refiner: bool = _option(False, "Move the refiner model to CPU when not in use", "forge")
+    api_enable_requests: bool = _option(False, "Allow http:// and https:// links in place of pictures in the API", "API", locked=True)
+    api_forbid_local_requests: bool = _option(True, "Refuse links to addresses that are not of the public internet", "API", locked=True)
+    api_useragent: str = _option("", "User agent that links are fetched with; empty for none", "API", locked=True)
     max_pixels_per_image: int = _option(67_108_864, "Largest picture that may be asked for, in pixels", "limits", minimum=4096, locked=True)
     max_input_pixels: int = _option(67_108_864, "Largest picture that a client may send, in pixels", "limits", minimum=4096, locked=True)
     inputs_keep_days: float = _option(7.0, "Days that pictures of finished jobs are kept in the folder inputs", "limits", minimum=0, locked=True)
     inputs_max_mib: int = _option(2048, "Most that the folder inputs may hold beside waiting jobs' pictures, in MiB", "limits", minimum=0, locked=True)
     max_images_per_job: int = _option(1000, "Most pictures that one job may make", "limits", minimum=1, locked=True)
     max_queued_jobs: int = _option(1000, "Most jobs that may wait", "limits", minimum=1, locked=True)
+    max_sweep_cells: int = _option(10_000, "Most cells of one sweep (X/Y/Z plot)", "limits", minimum=1, locked=True)
+    sweeps_keep_days: float = _option(30.0, "Days that unsaved pictures of finished sweeps are kept in the folder sweeps", "limits", minimum=0, locked=True)
+    img_max_size_mp: float = _option(200.0, "Largest grid of a sweep, in megapixels; its cells are made smaller to fit", "limits", minimum=0.1)
     # fmt: on
     others: Mapping[str, Any] = field(default_factory=dict)
 
@@ -291,9 +217,21 @@ OPTIONS: dict[str, Option] = _read_options()
 class SettingsStore:
     """The settings that persist: read once, changed by `update`, written whole and atomically."""
 
-    def __init__(self, path: Path | None, overrides: Mapping[str, Any] | None = None) -> None:
-        """Read `path` if it exists; `overrides` come from flags and are not written to it."""
+    def __init__(
+        self,
+        path: Path | None,
+        overrides: Mapping[str, Any] | None = None,
+        is_frozen: Callable[[str], bool] = lambda key: False,
+    ) -> None:
+        """Read `path` if it exists.
+
+        Args:
+            path: the file; None keeps everything in memory.
+            overrides: values that flags decide; they are not written to the file.
+            is_frozen: tells of a key whether flags forbid to change it.
+        """
         self.path = path
+        self._is_frozen = is_frozen
         self._lock = threading.Lock()
         self._listeners: list[Callable[[Settings], None]] = []
         self._persistent = self._read()
@@ -313,10 +251,12 @@ class SettingsStore:
         """Change settings, persist them, and return the new snapshot; all or nothing.
 
         Raises:
-            InvalidRequest: a value cannot be used; nothing is changed.
+            InvalidRequest: a value cannot be used, or a key is frozen; nothing is changed.
             StorageError: the file could not be written; nothing is changed.
         """
-        for key in values:
+        for key, value in values.items():
+            if self._is_frozen(key):
+                raise InvalidRequest(key, value, "no change: the server was started so (--freeze-)")
             if key not in OPTIONS and (close := closest_names(key, OPTIONS)):
                 log.warning(
                     "unknown setting %r is stored but has no effect; similar: %s", key, close

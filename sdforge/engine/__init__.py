@@ -18,6 +18,7 @@ from sdforge.engine.job import (
     JobImage,
     JobStatus,
     Progress,
+    check_job_id,
 )
 from sdforge.engine.runner import PipelineRunner, Runner
 
@@ -33,4 +34,5 @@ __all__ = [
     "Progress",
     "Runner",
     "Subscription",
+    "check_job_id",
 ]

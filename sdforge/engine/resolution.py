@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from sdforge.core.errors import ModelError, UnknownName
-from sdforge.core.extension import Extension, active_extensions
+from sdforge.core.extension import Active, Extension, active_extensions
 from sdforge.core.fields import FIELD
 from sdforge.core.registry import Registry
 from sdforge.core.request import (
@@ -26,7 +26,12 @@ from sdforge.core.request import (
 )
 from sdforge.core.script import check_script
 from sdforge.core.settings import OPTIONS, Settings
-from sdforge.postprocess.upscalers import upscaler_name
+from sdforge.postprocess.upscalers import (
+    UpscalerModels,
+    picture_upscaler_name,
+    picture_upscaler_names,
+    upscaler_name,
+)
 from sdforge.prompt.pictures import NEGATIVE_SEED, picture_prompts
 from sdforge.prompt.styles import StyleLibrary
 from sdforge.prompt.tokens import TokenizerLike
@@ -69,6 +74,10 @@ class CheckpointLibrary(Protocol):
     def tokenizer(self) -> TokenizerLike:
         """Return what counts the tokens of prompts."""
 
+    @property
+    def upscalers(self) -> UpscalerModels:
+        """The upscaler files that there are."""
+
 
 class Resolver:
     """Resolves requests against what a server has."""
@@ -106,7 +115,8 @@ class Resolver:
             images_per_job=current.max_images_per_job,
         )
         validate(request, limits)
-        active = active_extensions(self._extensions, request.extensions, settings)
+        found = active_extensions(self._extensions, request.extensions, settings)
+        active = tuple(self._with_upscalers(one) for one in found)
         for one in active:
             request = one.extension.on_request(request, one.values)
         request = replace(
@@ -131,19 +141,32 @@ class Resolver:
         check_script(resolved, active, limits)
         return resolved
 
+    def _with_upscalers(self, one: Active) -> Active:
+        """Return an extension with the upscalers in its values as lists have them.
+
+        A number counts in the list of all (A1111's scripts).
+        """
+        models, values = self._library.upscalers, dict(one.values)
+        for field in one.extension.fields:
+            if field.choices == "upscalers":
+                name, names = str(values[field.name]), picture_upscaler_names(models)
+                if name.isdecimal() and int(name) < len(names):
+                    name = names[int(name)]
+                values[field.name] = picture_upscaler_name(name, field.api, models)
+        return replace(one, values=values)
+
     def _resolved_passes(self, request: GenerationRequest, settings: Settings) -> GenerationRequest:
         """Return the request with the names of the second pass and of the refiner resolved."""
         values: dict[str, Any] = {}
         if request.hires and settings.use_old_hires_fix_width_height:
             values |= _smaller_first_pass(request)
         if request.hires:
-            values["hires_upscaler"] = upscaler_name(request.hires_upscaler, "hr_upscaler")
+            values["hires_upscaler"] = upscaler_name(
+                request.hires_upscaler, "hr_upscaler", self._library.upscalers
+            )
             if request.hires_sampler or request.hires_schedule:
                 # Of the request as it came, where "Automatic" still means what suits the sampler.
-                values["hires_sampler"], values["hires_schedule"] = resolve_sampler(
-                    request.hires_sampler or request.sampler,
-                    request.hires_schedule or request.schedule,
-                )
+                values["hires_sampler"], values["hires_schedule"] = _of_second_pass(request)
             for name in ("hires_prompt", "hires_negative_prompt"):
                 if getattr(request, name) == getattr(request, name.removeprefix("hires_")):
                     values[name] = ""
@@ -221,3 +244,16 @@ def permitted(overrides: Mapping[str, Any]) -> dict[str, Any]:
         elif value is not None:
             kept[key] = value
     return kept
+
+
+def _of_second_pass(request: GenerationRequest) -> tuple[str, str]:
+    """Return (sampler, schedule) of the second pass; errors name its fields."""
+    try:
+        return resolve_sampler(
+            request.hires_sampler or request.sampler, request.hires_schedule or request.schedule
+        )
+    except UnknownName as error:
+        row = FIELD["hires_sampler" if error.kind == "sampler" else "hires_schedule"]
+        if not getattr(request, row.name):
+            raise
+        raise UnknownName(error.kind, error.name, error.known, row.api) from error

@@ -25,6 +25,8 @@ from sdforge.extensions.catalog import load_extensions
 from sdforge.pipeline.context import RunContext, RunControl, no_inputs
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from sdforge.core.device import DeviceInfo
     from sdforge.models.library import Library
 
@@ -96,6 +98,7 @@ class PipelineRunner:
         from sdforge.models.adapters.adapters import Adapters
         from sdforge.models.adapters.controlnet import ControlNets
         from sdforge.models.loader import ModelProvider, choose_precision
+        from sdforge.models.upscalers.loaded import Upscalers
         from sdforge.pipeline.conditioning import ConditioningCache
 
         info = probe_device()
@@ -111,6 +114,7 @@ class PipelineRunner:
         self._controlnets = ControlNets(
             library.controlnets, self._memory, compute=precision.denoiser
         )
+        self._upscalers = Upscalers(library.upscalers, self._memory, compute=precision.denoiser)
         self._conditioning = ConditioningCache()
         self._adapters = Adapters(library.loras, library.embeddings)
 
@@ -119,7 +123,10 @@ class PipelineRunner:
     ) -> Iterator[ImageResult]:
         """Yield the pictures of a resolved request; raises `Cancelled` when told to stop."""
         from sdforge.pipeline.generate import generate
+        from sdforge.pipeline.upscaling import picture_upscaler
+        from sdforge.postprocess.upscalers import enlarged
 
+        self._memory.configure(settings)
         read = no_inputs if self._inputs is None else self._inputs.read
 
         def run_one(request: GenerationRequest, emit: Emit) -> Iterator[ImageResult]:
@@ -133,7 +140,13 @@ class PipelineRunner:
         if found is None:
             return run(request, emit)
         script, values = found
-        studio = JobStudio(settings, run, emit, read, script.batch_count(request, values))
+        context = self._context(request, settings, emit, control, read)
+
+        def enlarge(image: Image.Image, width: int, height: int, name: str) -> Image.Image:
+            return enlarged(image, width, height, picture_upscaler(context, name))
+
+        batches = script.batch_count(request, values)
+        studio = JobStudio(settings, run, emit, read, batches, enlarge)
         read = studio.read
         return run_script(script, values, request, studio)
 
@@ -158,6 +171,7 @@ class PipelineRunner:
         self._conditioning.clear()
         self._adapters.forget()
         self._controlnets.unload()
+        self._upscalers.unload()
         self._models.unload()
 
     def unload_one(self, title: str) -> None:
@@ -175,6 +189,7 @@ class PipelineRunner:
         if self._models.tend():
             # Whatever the reason, what only goes with checkpoints leaves first.
             self._controlnets.unload()
+            self._upscalers.unload()
             if self._models.current is None:
                 self._conditioning.clear()
         return self._models.current is None
@@ -189,6 +204,7 @@ class PipelineRunner:
             **asdict(self._memory.report()),
             "host": asdict(self._models.report()),
             "host_controlnets": asdict(self._controlnets.report()),
+            "host_upscalers": asdict(self._upscalers.report()),
         }
 
     def _context(
@@ -213,4 +229,5 @@ class PipelineRunner:
             read_input=read,
             extensions=active_extensions(self._extensions, request.extensions, settings),
             controlnets=self._controlnets,
+            upscalers=self._upscalers,
         )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ReadInput = Callable[[InputImage], bytes]
+Enlarge = Callable[["Image.Image", int, int, str], "Image.Image"]
 
 
 class JobStudio:
@@ -33,7 +34,13 @@ class JobStudio:
     """
 
     def __init__(
-        self, settings: Settings, run: Run, emit: Emit, read_input: ReadInput, batch_total: int
+        self,
+        settings: Settings,
+        run: Run,
+        emit: Emit,
+        read_input: ReadInput,
+        batch_total: int,
+        enlarge: Enlarge,
     ) -> None:
         """Take what draws a request and where its events go.
 
@@ -43,12 +50,14 @@ class JobStudio:
             emit: takes the events, renumbered.
             read_input: returns the file of a client's picture.
             batch_total: batches that the script said it would draw.
+            enlarge: stretches a picture to (width, height) by the upscaler of a name.
         """
         self._settings = settings
         self._run = run
         self._emit = emit
         self._read_input = read_input
         self._batch_total = batch_total
+        self._enlarge = enlarge
         self._batches = 0
         self._own: dict[str, bytes] = {}
 
@@ -86,6 +95,11 @@ class JobStudio:
         name = hashlib.sha256(data).hexdigest()
         self._own[name] = data
         return InputImage(name, picture.width, picture.height)
+
+    def enlarged(self, picture: Image.Image, width: int, height: int, upscaler: str) -> Image.Image:
+        """Return a picture stretched to a size by an upscaler, which may be a model."""
+        self._counted(StageStarted(stage="upscale"))
+        return self._enlarge(picture, width, height, upscaler)
 
     def notice(self, text: str) -> None:
         """Tell the user what went otherwise than asked."""

@@ -27,6 +27,7 @@ from sdforge.models.detect import detect, recommended
 from sdforge.models.files import model_files
 from sdforge.models.hashes import HashCache, Stamp, legacy_hash
 from sdforge.models.tokenizers import clip_tokenizer
+from sdforge.models.upscalers.library import UpscalerLibrary
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,8 @@ class VaeFile:
 class Library:
     """The model files below the folders of `Paths`, scanned when first asked for.
 
-    `loras`, `embeddings` and `controlnets` are the libraries of what goes with checkpoints.
+    `loras`, `embeddings` and `controlnets` are the libraries of what goes with checkpoints,
+    `upscalers` that of what enlarges pictures.
     """
 
     def __init__(self, paths: Paths, *, hashing: bool = True) -> None:
@@ -109,6 +111,7 @@ class Library:
         self.loras = LoraLibrary(paths)
         self.embeddings = EmbeddingLibrary(paths)
         self.controlnets = ControlNetLibrary(paths)
+        self.upscalers = UpscalerLibrary(paths)
         self._paths = paths
         self._hashing = hashing
         self._cache = HashCache(paths.cache / "model-hashes.json")
@@ -131,6 +134,7 @@ class Library:
                 (self.controlnets, "ControlNet"),
             ):
                 library.also(*([demo_folder(kind)] if shows_demo else []))
+            self.upscalers.refresh()
             self._checkpoints = found
             listed = {info.path for info in found}
             self._seen = {path: row for path, row in self._seen.items() if path in listed}

@@ -16,9 +16,10 @@ from typing import Any
 
 from sdforge.core.errors import InvalidRequest
 from sdforge.core.fields import FIELD, FIELDS, Field
+from sdforge.core.option import Option
 from sdforge.core.request import GenerationRequest
 from sdforge.core.result import GenerationInfo
-from sdforge.core.settings import OPTIONS, Option, Settings
+from sdforge.core.settings import OPTIONS, Settings
 from sdforge.output.infotext_passes import (
     WRITTEN_HERE,
     is_tiled,

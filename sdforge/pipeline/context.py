@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sdforge.models.adapters.adapters import Adapters
     from sdforge.models.adapters.controlnet import ControlNets
     from sdforge.models.loader import ModelProvider
+    from sdforge.models.upscalers.loaded import Upscalers
     from sdforge.pipeline.conditioning import ConditioningCache
 
 
@@ -68,6 +69,7 @@ class RunContext:
     version: str = ""
     extensions: tuple[Active, ...] = ()
     controlnets: ControlNets | None = None
+    upscalers: Upscalers | None = None
     read_input: Callable[[InputImage], bytes] = no_inputs
 
     @property

@@ -19,8 +19,9 @@ from sdforge.pipeline.denoise import DenoisedBatch
 from sdforge.pipeline.img2img import encode_picture, open_input
 from sdforge.pipeline.passes import Pass, Start
 from sdforge.pipeline.refiner import has_same_latents
+from sdforge.pipeline.upscaling import picture_upscaler
 from sdforge.postprocess.decoding import flattened
-from sdforge.postprocess.upscalers import LATENT_MODES, enlarged
+from sdforge.postprocess.upscalers import LATENT_MODES, PLAIN, enlarged
 
 
 class HiresStart:
@@ -94,7 +95,7 @@ class GivenStart:
 def _enlarged_picture(context: RunContext, picture: Image.Image) -> Image.Image:
     request = context.request
     name = request.hires_upscaler
-    upscaler = "None" if name in LATENT_MODES else name
+    upscaler = PLAIN if name in LATENT_MODES else picture_upscaler(context, name)
     return enlarged(picture, *request.hires_size, upscaler)
 
 

@@ -18,6 +18,7 @@ from sdforge.models.bundle import LatentFormat, ModelBundle
 from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.inpaint import Prepared, prepare
 from sdforge.pipeline.passes import Start
+from sdforge.pipeline.upscaling import picture_upscaler
 from sdforge.postprocess.decoding import decode_picture, flattened
 from sdforge.postprocess.masks import latent_mask
 from sdforge.sampling.noise import ImageNoise
@@ -41,6 +42,7 @@ class InitPictures:
         self._context = context
         request, settings = context.request, context.settings
         mask = None if request.mask is None else open_input(context, request.mask, "mask")
+        upscaler = picture_upscaler(context, settings.upscaler_for_img2img)
         self._prepared = [
             prepare(
                 flattened(
@@ -49,6 +51,7 @@ class InitPictures:
                 mask,
                 request,
                 settings,
+                upscaler,
             )
             for image in request.init_images
         ]

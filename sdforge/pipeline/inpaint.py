@@ -31,6 +31,7 @@ from sdforge.postprocess.resizing import (
     RESIZE_AND_FILL,
     resized,
 )
+from sdforge.postprocess.upscalers import PLAIN, Upscaler
 
 Pixels = npt.NDArray[np.uint8]
 ORIGINAL_CONTENT = 1
@@ -75,13 +76,15 @@ def prepare(
     mask_picture: Image.Image | None,
     request: GenerationRequest,
     settings: Settings,
+    upscaler: Upscaler = PLAIN,
 ) -> Prepared:
     """Return one initial picture (RGB) made ready, with its mask if there is one.
+
+    `upscaler` enlarges the picture where it is smaller than what is drawn.
 
     An empty mask counts as none (A1111).
     """
     size = request.width or image.width, request.height or image.height
-    upscaler = settings.upscaler_for_img2img
     mask = None if mask_picture is None else _mask(mask_picture, image.size, request)
     if mask is not None and mask.getbbox() is None:
         mask = None

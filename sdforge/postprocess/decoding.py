@@ -35,9 +35,7 @@ def decode_base64(text: str, field: str) -> bytes:
     """
     text = text.strip()
     if text[:8].casefold().startswith(("http://", "https://")):
-        raise InvalidRequest(
-            field, text, "the picture itself in base64; this server does not fetch links"
-        )
+        raise InvalidRequest(field, text, "the picture itself in base64; no links are taken here")
     if text[:5].casefold() == "data:":
         text = text.partition(",")[2]
     try:

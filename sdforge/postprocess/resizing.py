@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from sdforge.postprocess.upscalers import enlarged
+from sdforge.postprocess.upscalers import PLAIN, Upscaler, enlarged
 
 JUST_RESIZE, CROP_AND_RESIZE, RESIZE_AND_FILL, LATENT_UPSCALE = range(4)
 
 
 def resized(
-    image: Image.Image, mode: int, width: int, height: int, upscaler: str = "None"
+    image: Image.Image, mode: int, width: int, height: int, upscaler: Upscaler = PLAIN
 ) -> Image.Image:
     """Return a picture of exactly this size.
 
@@ -21,9 +21,9 @@ def resized(
             draws the outermost rows or columns out to the edges.
         width: in pixels.
         height: in pixels.
-        upscaler: name of what enlarges; masks are always resized plainly.
+        upscaler: what enlarges; masks are always resized plainly.
     """
-    upscaler = "None" if image.mode == "L" else upscaler
+    upscaler = PLAIN if image.mode == "L" else upscaler
     if mode == CROP_AND_RESIZE:
         covering = _fitted(image, width, height, cover=True)
         return _cropped(enlarged(image, *covering, upscaler), width, height)

@@ -1,8 +1,8 @@
 """Upscalers by name: those that enlarge latents, and those that enlarge pictures.
 
-Latent ones are a mode of interpolation; the pipeline runs it. Picture upscalers are functions;
-one that needs a model registers itself here in the same way. The names are read at start, so
-Pillow is loaded with the first picture.
+Latent ones are a mode of interpolation; the pipeline runs it. Picture upscalers are functions:
+those here need no model, the pipeline makes rows of the same kind for those that do
+(`pipeline/upscaling.py`). The names are read at start, so Pillow is loaded with the first picture.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+# A model that doubles is run again where four times the size is wanted (A1111).
+_MOST_RUNS = 3
+
+
 class Upscale(Protocol):
-    """Enlarges a picture by about a factor; whoever calls it brings it to the exact size."""
+    """Enlarges a picture; whoever calls it brings it to the exact size."""
 
     def __call__(self, image: Image.Image, factor: float) -> Image.Image:
-        """Return an RGB picture of at least `factor` times the size, if it can."""
+        """Return an RGB picture, enlarged by `factor` or by whatever it can."""
 
 
 @dataclass(frozen=True)
@@ -73,32 +77,78 @@ def _upscalers() -> Registry[Upscaler]:
 
 LATENT_MODES = _latent_modes()
 UPSCALERS = _upscalers()
+# Resizes and nothing else.
+PLAIN = UPSCALERS.get("None")
 
 
-def upscaler_name(name: str, field: str) -> str:
-    """Return the registered name of an upscaler of either kind.
+class UpscalerModels(Protocol):
+    """The upscaler files that there are; `models.upscalers.library` has the real ones."""
+
+    def names(self) -> list[str]:
+        """Return the names of those that can be run."""
+
+    def canonical(self, name: str) -> str | None:
+        """Return the listed name of one by any spelling, None where there is none."""
+
+
+def picture_upscaler_names(models: UpscalerModels | None = None) -> list[str]:
+    """Return the names of all that enlarge pictures, in A1111's order."""
+    return [*UPSCALERS.names(), *(models.names() if models else ())]
+
+
+def picture_upscaler_name(name: str, field: str, models: UpscalerModels | None = None) -> str:
+    """Return the listed name of what enlarges pictures; "" is "None".
 
     Raises:
         UnknownName: there is none of that name.
     """
-    for registry in (LATENT_MODES, UPSCALERS):
-        if name in registry:
-            return registry.get(name).name
-    raise UnknownName("upscaler", name, [*LATENT_MODES.names(), *UPSCALERS.names()], field)
+    if (name or PLAIN.name) in UPSCALERS:
+        return UPSCALERS.get(name or PLAIN.name).name
+    found = models.canonical(name) if models else None
+    if found is None:
+        raise UnknownName("upscaler", name, picture_upscaler_names(models), field)
+    return found
 
 
-def enlarged(image: Image.Image, width: int, height: int, upscaler: str = "None") -> Image.Image:
-    """Return the picture stretched to a size; an upscaler's own enlarging is then fitted to it.
+def upscaler_name(name: str, field: str, models: UpscalerModels | None = None) -> str:
+    """Return the listed name of an upscaler of either kind.
 
     Raises:
-        UnknownName: no such upscaler.
+        UnknownName: there is none of that name.
     """
+    if name in LATENT_MODES:
+        return LATENT_MODES.get(name).name
+    try:
+        return picture_upscaler_name(name, field, models)
+    except UnknownName as error:
+        known = [*LATENT_MODES.names(), *picture_upscaler_names(models)]
+        raise UnknownName("upscaler", name, known, field) from error
+
+
+def enlarged(
+    image: Image.Image, width: int, height: int, upscaler: Upscaler = PLAIN
+) -> Image.Image:
+    """Return the picture stretched to a size; an upscaler's own enlarging is then fitted to it."""
     from PIL import Image
 
-    function = UPSCALERS.get(upscaler or "None").function
-    factor = max(width / image.width, height / image.height)
-    if function is not None and factor > 1:
-        image = function(image, factor)
+    if max(width / image.width, height / image.height) > 1:
+        image = run_upscaler(image, width, height, upscaler)
     if image.size == (width, height):
         return image
     return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def run_upscaler(image: Image.Image, width: int, height: int, upscaler: Upscaler) -> Image.Image:
+    """Return what an upscaler makes of a picture, run again until it covers a size.
+
+    One that does not enlarge runs once; the size may be exceeded, or not be reached.
+    """
+    if upscaler.function is None:
+        return image
+    for _ in range(_MOST_RUNS):
+        before = image.size
+        factor = max(width / image.width, height / image.height)
+        image = upscaler.function(image, factor)
+        if image.size == before or (image.width >= width and image.height >= height):
+            break
+    return image

@@ -27,7 +27,7 @@ from sdforge.ui.form import RECOMMENDED_NAMES
 from sdforge.ui.markup import ASSETS, fragment
 from sdforge.ui.passes import CHECKPOINT_NAMES, IMG2IMG, TXT2IMG
 from sdforge.ui.quicksettings import build_quicksettings
-from sdforge.ui.tab_actions import COUNTED, PICTURES, TASK_ID, TabActions
+from sdforge.ui.tab_actions import COUNTED, PICTURES, TASK_ID, UPSCALER, TabActions
 from sdforge.ui.tabs import img2img, txt2img
 from sdforge.ui.tabs.panels import PANELS, build_panel
 from sdforge.ui.theme import make_theme
@@ -128,7 +128,7 @@ def _connect_tab(
         outputs=form,
         before=f"{tab}.beforePaste",
     )
-    lists = {name: form[name] for name in CHECKPOINT_NAMES if name in form}
+    lists = {name: form[name] for name in (*CHECKPOINT_NAMES, UPSCALER) if name in form}
     bind(_press(f"{tab}_refresh_lists"), actions.refresh_lists, inputs=lists, outputs=lists)
     counted = {name: form[name] for name in COUNTED}
     bind(_press(f"{tab}_count_tokens"), actions.count_tokens, inputs=counted)

@@ -13,7 +13,7 @@ from sdforge.core.fields import FIELD
 from sdforge.core.request import GenerationRequest, Recommended
 from sdforge.extensions.catalog import values_of_extensions
 from sdforge.output.infotext import Infotext, parse_infotext, request_from_infotext
-from sdforge.postprocess.upscalers import upscaler_name
+from sdforge.postprocess.upscalers import LATENT_MODES, picture_upscaler_names, upscaler_name
 from sdforge.sampling.names import SAMPLER_TABLE, SCHEDULE_TABLE
 from sdforge.ui import extensions, form, passes
 from sdforge.ui.checkpoints import Checkpoints, Choice
@@ -31,6 +31,7 @@ PICTURES = "pictures"
 PROMPTS = ("prompt", "negative_prompt")
 # What the token counters depend on.
 COUNTED = (*PROMPTS, "steps", form.STYLES)
+UPSCALER = "hires_upscaler"
 _NOT_PASTED = ("batch_size", "batch_count")
 
 Values = dict[str, Any]
@@ -61,16 +62,21 @@ class TabActions:
         for name in passes.CHECKPOINT_NAMES:
             if name in result:
                 result[name] = self._checkpoint_choice(name, result[name])
+        if UPSCALER in result:
+            result[UPSCALER] = self._upscaler_choice(result[UPSCALER])
         return result
 
     def refresh_lists(self, values: Mapping[str, Any]) -> Values:
-        """Look for model files again, and offer what there is where checkpoints are chosen."""
+        """Look for model files again, and offer what there is where they are chosen."""
         self._checkpoints.library.refresh()
-        return {
+        found = {
             name: self._checkpoint_choice(name, values.get(name))
             for name in passes.CHECKPOINT_NAMES
             if name in form.FORM_NAMES[self.tab]
         }
+        if UPSCALER in form.FORM_NAMES[self.tab]:
+            found[UPSCALER] = self._upscaler_choice(values.get(UPSCALER))
+        return found
 
     def submit(self, values: Mapping[str, Any]) -> Values:
         """Hand the form to the engine as a job with the id that the page made up."""
@@ -165,6 +171,19 @@ class TabActions:
         known = {value for _, value in options}
         return Choice(options, chosen if chosen in known else "")
 
+    def _upscaler_choice(self, chosen: Any) -> Choice:
+        """Return all upscalers of both kinds; one that is gone becomes the default."""
+        models = self._engine.library.upscalers
+        names = (*LATENT_MODES.names(), *picture_upscaler_names(models))
+        known = chosen if chosen in names else FIELD[UPSCALER].default
+        return Choice(tuple((name, name) for name in names), known)
+
+    def _known_upscaler(self, name: str) -> str | None:
+        try:
+            return upscaler_name(name, "hr_upscaler", self._engine.library.upscalers)
+        except SdforgeError:
+            return None
+
     def _other_model(self, infotext: Infotext) -> list[str]:
         current = self._checkpoints.current()
         wanted = infotext.fields.get("Model hash")
@@ -181,7 +200,7 @@ class TabActions:
             "schedule": SCHEDULE_TABLE.canonical,
             "hires_sampler": SAMPLER_TABLE.canonical,
             "hires_schedule": SCHEDULE_TABLE.canonical,
-            "hires_upscaler": _known_upscaler,
+            UPSCALER: self._known_upscaler,
             **dict.fromkeys(passes.CHECKPOINT_NAMES, self._known_checkpoint),
         }
         for name, canonical in tables.items():
@@ -201,13 +220,6 @@ class TabActions:
     def _known_checkpoint(self, name: str) -> str | None:
         found = self._checkpoints.find(name)
         return found.relative if found else None
-
-
-def _known_upscaler(name: str) -> str | None:
-    try:
-        return upscaler_name(name, "hr_upscaler")
-    except SdforgeError:
-        return None
 
 
 def problem(error: SdforgeError) -> Values:

@@ -72,7 +72,7 @@ def test_sd_upscale_enlarges_a_picture_and_leaves_no_seams(
 ) -> None:
     (made,), info = post(
         client, prompt="red circle", init_images=[encoded(circle)], denoising_strength=0.2,
-        script_name="sd upscale", script_args=["", 32, "Lanczos", 1.5],
+        script_name="sd upscale", script_args=["", 32, "R-ESRGAN AnimeVideo", 1.5],
     )  # fmt: skip
     assert made.shape == (192, 192, 3)
     assert info["all_seeds"] == [5]

@@ -41,6 +41,16 @@ class FakeCheckpoint:
         return Path("nowhere") / self.title
 
 
+class FakeUpscalers:
+    """No upscaler files."""
+
+    def names(self) -> list[str]:
+        return []
+
+    def canonical(self, name: str) -> str | None:
+        return None
+
+
 class FakeLibrary:
     """Three checkpoints, one broken; unlike the real library it looks at no files."""
 
@@ -50,6 +60,8 @@ class FakeLibrary:
             FakeCheckpoint("dog.safetensors"),
             FakeCheckpoint("half.safetensors", error="half.safetensors is truncated"),
         ]
+
+        self.upscalers = FakeUpscalers()
 
     def checkpoints(self) -> list[Any]:
         return list(self.known)

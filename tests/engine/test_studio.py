@@ -63,9 +63,22 @@ def nothing(image: InputImage) -> bytes:
     raise NotFound(image.sha256)
 
 
+def stretched(image: Image.Image, width: int, height: int, upscaler: str) -> Image.Image:
+    assert upscaler == "R-ESRGAN AnimeVideo"
+    return image.resize((width, height))
+
+
+def test_a_script_enlarges_by_name_and_the_progress_says_so() -> None:
+    events: list[Event] = []
+    studio = JobStudio(Settings(), draw, events.append, nothing, batch_total=4, enlarge=stretched)
+    made = studio.enlarged(Image.new("RGB", (3, 2)), 9, 8, "R-ESRGAN AnimeVideo")
+    assert made.size == (9, 8)
+    assert events == [StageStarted(stage="upscale", batch=0, batch_count=4)]
+
+
 def test_batches_and_pictures_of_all_drawings_are_counted_through() -> None:
     events: list[Event] = []
-    studio = JobStudio(Settings(), draw, events.append, nothing, batch_total=4)
+    studio = JobStudio(Settings(), draw, events.append, nothing, batch_total=4, enlarge=stretched)
     results = list(run_script(Twice(), {}, REQUEST, studio))
     finals = [one for one in results if not one.suffix]
     assert [one.index for one in finals] == list(range(8))
@@ -78,7 +91,7 @@ def test_batches_and_pictures_of_all_drawings_are_counted_through() -> None:
 
 def test_a_script_that_draws_more_than_it_said_runs_no_bar_backwards() -> None:
     events: list[Event] = []
-    studio = JobStudio(Settings(), draw, events.append, nothing, batch_total=1)
+    studio = JobStudio(Settings(), draw, events.append, nothing, batch_total=1, enlarge=stretched)
     list(run_script(Twice(), {}, REQUEST, studio))
     steps = [(event.batch, event.batch_count) for event in events if isinstance(event, StepDone)]
     assert steps == [(0, 2), (1, 2), (2, 4), (3, 4)]
@@ -91,7 +104,9 @@ def test_a_picture_is_there_for_one_drawing() -> None:
         found.append(studio.picture(request.init_images[0]).size)
         yield from draw(request, emit)
 
-    studio = JobStudio(Settings(), look, lambda event: None, nothing, batch_total=1)
+    studio = JobStudio(
+        Settings(), look, lambda event: None, nothing, batch_total=1, enlarge=stretched
+    )
     image = studio.put(Image.new("RGB", (9, 7)))
     assert (image.width, image.height) == (9, 7)
     list(studio.draw(replace(REQUEST, init_images=(image,))))

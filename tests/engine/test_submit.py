@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sdforge.core.errors import InvalidRequest, ModelError, QueueFull, StorageError, UnknownName
+from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest
 from sdforge.engine import DuplicateJob, Engine, JobStatus
 from tests.engine.conftest import Build
@@ -186,3 +187,19 @@ def test_two_engines_cannot_share_a_data_folder(
     monkeypatch.setattr("sdforge.engine.store._LOCK_SECONDS", 0.1)
     with pytest.raises(StorageError, match="another server"):
         build()
+
+
+@pytest.mark.parametrize("sent", ["nearest", "Nearest", "2"])
+def test_a_scripts_upscaler_is_named_as_lists_have_it(waiting: Engine, sent: str) -> None:
+    image = InputImage("0" * 64, 8, 8)
+    request = a_request(init_images=(image,), extensions={"sd_upscale": {"upscaler": sent}})
+    assert waiting.submit(request).request.extensions["sd_upscale"]["upscaler"] == "Nearest"
+
+
+@pytest.mark.parametrize("wrong", ["Sharpest", "99"])
+def test_a_scripts_upscaler_that_nobody_knows_is_refused(waiting: Engine, wrong: str) -> None:
+    image = InputImage("0" * 64, 8, 8)
+    with pytest.raises(UnknownName, match="Lanczos"):
+        waiting.submit(
+            a_request(init_images=(image,), extensions={"sd_upscale": {"upscaler": wrong}})
+        )

@@ -14,6 +14,7 @@ from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest
 from sdforge.core.result import GenerationInfo, ImageResult, ModelIdentity
 from sdforge.core.settings import Settings
+from sdforge.postprocess.upscalers import UPSCALERS, enlarged
 
 Paint = Callable[[GenerationRequest, Image.Image, int], Image.Image]
 
@@ -56,6 +57,9 @@ class PaintStudio:
         name = sha256(picture.tobytes() + bytes(str(picture.size), "ascii")).hexdigest()
         self.pictures[name] = picture
         return InputImage(name, *picture.size)
+
+    def enlarged(self, picture: Image.Image, width: int, height: int, upscaler: str) -> Image.Image:
+        return enlarged(picture, width, height, UPSCALERS.get(upscaler))
 
     def notice(self, text: str) -> None:
         self.notices.append(text)

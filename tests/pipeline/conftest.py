@@ -20,6 +20,7 @@ from sdforge.core.settings import Settings
 from sdforge.memory.device import Device
 from sdforge.models.adapters.adapters import Adapters
 from sdforge.models.adapters.controlnet import ControlNets
+from sdforge.models.upscalers.loaded import Upscalers
 from sdforge.pipeline.conditioning import ConditioningCache
 from sdforge.pipeline.context import RunContext, RunControl
 from sdforge.pipeline.generate import generate
@@ -37,6 +38,7 @@ class Pipeline:
     control: RunControl = field(default_factory=RunControl)
     adapters: Adapters = field(init=False)
     controlnets: ControlNets = field(init=False)
+    upscalers: Upscalers = field(init=False)
     on_event: Callable[[Event], None] = lambda event: None
     files: dict[str, bytes] = field(default_factory=dict)
 
@@ -59,6 +61,7 @@ class Pipeline:
         self.controlnets = ControlNets(
             library.controlnets, self.parts.memory, compute=torch.float32
         )
+        self.upscalers = Upscalers(library.upscalers, self.parts.memory, compute=torch.float32)
         self.adapters = Adapters(library.loras, library.embeddings)
 
     def context(self, settings: dict[str, Any] | None = None, **values: Any) -> RunContext:
@@ -90,6 +93,7 @@ class Pipeline:
             control=self.control,
             read_input=self.read,
             controlnets=self.controlnets,
+            upscalers=self.upscalers,
         )
 
     def start(self, settings: dict[str, Any] | None = None, **values: Any) -> Iterator[ImageResult]:

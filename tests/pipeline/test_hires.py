@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdforge.core.errors import Cancelled
+from sdforge.core.errors import Cancelled, UnknownName
 from sdforge.core.events import Event, PreviewReady, StageStarted, StepDone
 from sdforge.core.extension import Active, DenoiseContext, Extension, StepState, Values
 from sdforge.memory.simulated import SimulatedDevice
@@ -19,6 +19,7 @@ from sdforge.postprocess.upscalers import LATENT_MODES, UPSCALERS
 from tests.pipeline.conftest import Pipeline
 from tests.tiny import make_checkpoint, tiny_server_parts
 
+SHIPPED = "R-ESRGAN AnimeVideo"
 HIRES: dict[str, Any] = {
     "hires": True, "hires_scale": 1.5, "denoising_strength": 0.5, "sampler": "Euler",
 }  # fmt: skip
@@ -49,7 +50,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     parts.provider.unload()
 
 
-@pytest.mark.parametrize("upscaler", [*LATENT_MODES.names(), *UPSCALERS.names()])
+@pytest.mark.parametrize("upscaler", [*LATENT_MODES.names(), *UPSCALERS.names(), SHIPPED])
 def test_every_upscaler_gives_the_larger_size(pipeline: Pipeline, upscaler: str) -> None:
     (result,) = pipeline.draw(hires_upscaler=upscaler, steps=1, hires_steps=1, **HIRES)
     assert result.pixels.shape == (96, 96, 3)
@@ -243,3 +244,59 @@ def test_tiling_makes_edges_fit_and_leaves_the_networks_as_they_were(pipeline: P
     )
     untiled = pipeline.draw(sampler="Euler", tiling=False, settings={"tiling": True})
     assert np.array_equal(plain, untiled[0].pixels)
+
+
+def test_a_model_upscaler_keeps_the_composition_and_is_another_than_lanczos(
+    pipeline: Pipeline,
+) -> None:
+    def drawn(upscaler: str, seed: int) -> np.ndarray:
+        values = HIRES | {"denoising_strength": 0.0, "seed": seed}
+        return pipeline.draw(hires_upscaler=upscaler, **values)[0].pixels.astype(int)
+
+    made, plain, other = drawn(SHIPPED, 1), drawn("Lanczos", 1), drawn("Lanczos", 2)
+    near, far = (np.abs(made - one).mean() for one in (plain, other))
+    assert 0.5 < near < far
+
+
+def test_upscaler_for_img2img_may_be_a_model(pipeline: Pipeline) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
+    start = pipeline.put(Image.fromarray(noise))
+    made = {
+        name: pipeline.draw(
+            {"upscaler_for_img2img": name}, init_images=(start,), denoising_strength=0.0
+        )[0].pixels
+        for name in ("None", "", SHIPPED, "realesr-animevideov3")
+    }
+    np.testing.assert_array_equal(made["None"], made[""])
+    np.testing.assert_array_equal(made[SHIPPED], made["realesr-animevideov3"])
+    assert not np.array_equal(made["None"], made[SHIPPED])
+    with pytest.raises(UnknownName, match="R-ESRGAN"):
+        pipeline.draw({"upscaler_for_img2img": "R-ESRGAN 5x"}, init_images=(start,))
+
+
+def test_a_cancelled_job_ends_between_the_tiles_of_an_upscaler(pipeline: Pipeline) -> None:
+    context = pipeline.context(
+        {"ESRGAN_tile": 32, "save_images_before_highres_fix": True},
+        hires_upscaler=SHIPPED,
+        **HIRES,
+    )
+    results = generate(context)
+    assert next(results).suffix
+    pipeline.control.cancel()
+    with pytest.raises(Cancelled):
+        next(results)
+    assert StageStarted(stage="upscale") in pipeline.events
+    assert sum(isinstance(event, StepDone) for event in pipeline.events) == 4
+
+
+@pytest.mark.parametrize("mode", ["lowvram", "medvram", "normal"])
+def test_a_model_upscaler_runs_in_every_memory_mode_alike(
+    make_pipeline: Any, pipeline: Pipeline, mode: str
+) -> None:
+    device = SimulatedDevice(2**28)
+    own = make_pipeline(device, 2**18)
+    settings = {"memory_mode": mode}
+    expected = pipeline.draw(hires_upscaler=SHIPPED, **HIRES)[0].pixels.astype(int)
+    made = own.draw(settings, hires_upscaler=SHIPPED, **HIRES)[0].pixels.astype(int)
+    assert np.abs(expected - made).max() <= 1
+    assert device.peak_bytes <= device.total_bytes

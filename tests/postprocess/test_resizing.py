@@ -10,7 +10,7 @@ from PIL import Image
 
 from sdforge.core.errors import UnknownName
 from sdforge.postprocess.resizing import resized
-from sdforge.postprocess.upscalers import enlarged, upscaler_name
+from sdforge.postprocess.upscalers import UPSCALERS, Upscaler, enlarged, run_upscaler, upscaler_name
 
 SIDES = st.integers(1, 70)
 
@@ -54,7 +54,7 @@ def test_stretching_keeps_all() -> None:
 
 def test_nearest_makes_no_new_colours_and_lanczos_does() -> None:
     kinds = {
-        name: len(colours_of(enlarged(stripes(), 90, 30, name)))
+        name: len(colours_of(enlarged(stripes(), 90, 30, UPSCALERS.get(name))))
         for name in ("Nearest", "Lanczos", "None")
     }
     assert kinds["Nearest"] == 3
@@ -67,3 +67,46 @@ def test_names_are_found_in_any_case_and_unknown_ones_offer_what_is_close() -> N
     with pytest.raises(UnknownName, match="Latent") as caught:
         upscaler_name("Latnt", "hr_upscaler")
     assert caught.value.field == "hr_upscaler"
+
+
+class Models:
+    """One upscaler file."""
+
+    def names(self) -> list[str]:
+        return ["4x-Sharp"]
+
+    def canonical(self, name: str) -> str | None:
+        return "4x-Sharp" if name.casefold() == "4x-sharp" else None
+
+
+def test_models_are_named_beside_those_that_need_none() -> None:
+    assert upscaler_name("4X-sharp", "hr_upscaler", Models()) == "4x-Sharp"
+    assert upscaler_name("nearest", "hr_upscaler", Models()) == "Nearest"
+    with pytest.raises(UnknownName, match="4x-Sharp"):
+        upscaler_name("4x-Sharpe", "hr_upscaler", Models())
+
+
+@pytest.mark.parametrize(
+    ("scale", "wanted", "runs"), [(2, 60, 1), (2, 61, 2), (2, 1000, 3), (1, 60, 1), (4, 31, 1)]
+)
+def test_a_model_runs_until_the_size_is_reached_and_three_times_at_most(
+    scale: int, wanted: int, runs: int
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def twice(image: Image.Image, factor: float) -> Image.Image:
+        seen.append(image.size)
+        return image.resize((image.width * scale, image.height * scale))
+
+    upscaler = Upscaler("x", twice, scale)
+    image = Image.new("RGB", (30, 30))
+    run_upscaler(image, wanted, wanted, upscaler)
+    assert len(seen) == runs
+    assert enlarged(image, wanted, wanted, upscaler).size == (wanted, wanted)
+
+
+def test_a_model_does_not_run_where_the_picture_shrinks() -> None:
+    def never(image: Image.Image, factor: float) -> Image.Image:
+        raise AssertionError
+
+    assert enlarged(stripes(), 10, 10, Upscaler("x", never, 4)).size == (10, 10)

@@ -20,6 +20,7 @@ from sdforge.api.generation_response import (
     generation_info,
     shown_grid,
 )
+from sdforge.api.links import without_links
 from sdforge.api.schemas import (
     ErrorBody,
     GenerationResponse,
@@ -97,6 +98,7 @@ def _forget_pictures(values: dict[str, Any]) -> None:
 
 def _submit(context: ApiContext, values: Mapping[str, Any], kind: str) -> Job:
     engine = context.engine
+    values = without_links(values, engine.settings.current)
     request = generation_request(values, engine.extensions, kind=kind, add_input=engine.add_input)
     job = engine.submit(
         request,

@@ -21,7 +21,6 @@ _SECRET_WORDS = ("auth", "password", "token", "secret", "ngrok")
 _EMPTY_LISTS = {
     "hypernetworks": "Hypernetworks; none in this version.",
     "face-restorers": "Face restorers; none in this version.",
-    "realesrgan-models": "Real-ESRGAN models; none in this version.",
     "extensions": "Installed extensions; none in this version.",
 }
 
@@ -56,7 +55,27 @@ def router(context: ApiContext) -> APIRouter:
     def upscalers() -> list[dict[str, Any]]:
         """Upscalers of pictures."""
         nowhere = {"model_name": None, "model_path": None, "model_url": None}
-        return [{"name": row.name, **nowhere, "scale": row.factor} for row in UPSCALERS]
+        plain = [{"name": row.name, **nowhere, "scale": row.factor} for row in UPSCALERS]
+        files = [
+            {
+                "name": info.name,
+                "model_name": info.name,
+                "model_path": str(info.path),
+                "model_url": None,
+                "scale": float(info.scale),
+            }
+            for info in context.library.upscalers.usable()
+        ]
+        return plain + files
+
+    @routes.get("/realesrgan-models")
+    def realesrgan_models() -> list[dict[str, Any]]:
+        """Real-ESRGAN's published models, as far as their files are there."""
+        return [
+            {"name": info.name, "path": str(info.path), "scale": info.scale}
+            for info in context.library.upscalers.usable()
+            if info.is_published
+        ]
 
     @routes.get("/latent-upscale-modes")
     def latent_upscale_modes() -> list[dict[str, Any]]:

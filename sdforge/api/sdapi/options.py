@@ -15,6 +15,8 @@ from fastapi import APIRouter
 
 from sdforge.api.context import ApiContext
 from sdforge.api.schemas import LenientDict
+from sdforge.api.sdapi.foreign_options import FOREIGN_OPTIONS
+from sdforge.api.translate import MODULES, override_settings
 from sdforge.core.errors import InvalidRequest, ModelError, SdforgeError
 from sdforge.core.settings import OPTIONS
 
@@ -32,7 +34,7 @@ def router(context: ApiContext) -> APIRouter:
 
     @routes.get("/options")
     def get_options() -> dict[str, Any]:
-        """All settings with their values, those of other programs in config.json included."""
+        """All settings with their values; those that A1111 and Forge have beyond ours, too."""
         return current_options(context)
 
     @routes.post("/options")
@@ -49,8 +51,9 @@ def router(context: ApiContext) -> APIRouter:
 def current_options(context: ApiContext) -> dict[str, Any]:
     """Return all settings; the checkpoint as the title of the one that will run."""
     settings = context.engine.settings.current
-    values = settings.to_json()
-    values[_READ_ONLY] = ""
+    values = FOREIGN_OPTIONS | settings.to_json()
+    is_file = settings.sd_vae not in ("Automatic", "None")
+    values |= {_READ_ONLY: "", MODULES: [settings.sd_vae] if is_file else []}
     try:
         checkpoint = context.library.find(settings.sd_model_checkpoint)
     except SdforgeError:
@@ -73,6 +76,9 @@ def change_options(context: ApiContext, values: Mapping[str, Any]) -> None:
         for key, value in values.items()
         if key != _READ_ONLY and not (key in present and present[key] == value)
     }
+    if MODULES in changes:
+        # Forge's clients name the VAE so.
+        changes |= {_VAE: "Automatic"} | override_settings({MODULES: changes.pop(MODULES)})
     for key in [key for key in changes if key in OPTIONS and OPTIONS[key].locked]:
         log.warning("the setting %s cannot be changed over the API and is left alone", key)
         del changes[key]
@@ -84,7 +90,7 @@ def change_options(context: ApiContext, values: Mapping[str, Any]) -> None:
         _check_vae(context, changes[_VAE])
     if not changes:
         return
-    for key in [key for key in changes if key not in OPTIONS]:
+    for key in [key for key in changes if key not in OPTIONS and key not in FOREIGN_OPTIONS]:
         log.warning("the setting %r is not known here; it is stored but has no effect", key)
     context.engine.change_settings(changes)
     if _CHECKPOINT in changes:

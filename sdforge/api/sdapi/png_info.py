@@ -7,20 +7,24 @@ import binascii
 
 from fastapi import APIRouter
 
+from sdforge.api.context import ApiContext
+from sdforge.api.links import fetched, is_link
 from sdforge.api.schemas import PngInfoRequest, PngInfoResponse
-from sdforge.core.errors import InvalidRequest, NotAvailable
+from sdforge.core.errors import InvalidRequest
+from sdforge.core.settings import Settings
 from sdforge.output.infotext import a1111_parameters, parse_infotext
 from sdforge.output.metadata import read_text_items
 
 
-def router() -> APIRouter:
+def router(context: ApiContext) -> APIRouter:
     """Return the route."""
     routes = APIRouter(prefix="/sdapi/v1", tags=["pictures"])
 
     @routes.post("/png-info")
     def png_info(payload: PngInfoRequest) -> PngInfoResponse:
         """Read a picture's infotext, raw and parsed; the picture is base64 or a data: URI."""
-        items = read_text_items(decode_picture(payload.image, "image"))
+        settings = context.engine.settings.current
+        items = read_text_items(picture_bytes(payload.image, "image", settings))
         text = items.pop("parameters", "").strip("\0")
         parameters = a1111_parameters(parse_infotext(text))
         return PngInfoResponse(info=text, items=items, parameters=parameters)
@@ -28,20 +32,20 @@ def router() -> APIRouter:
     return routes
 
 
-def decode_picture(text: str, field: str) -> bytes:
-    """Return the bytes of a picture sent as base64 or data: URI.
+def picture_bytes(text: str, field: str, settings: Settings) -> bytes:
+    """Return the bytes of a picture sent as base64, as a data: URI, or as a link if that may be.
 
     Raises:
-        InvalidRequest: it is neither, or no picture file.
-        NotAvailable: it is a link.
+        InvalidRequest: it is none of them, or no picture file.
     """
     allowed = "a picture file in base64, or a data: URI of one"
     text = text.strip()
-    if text[:8].casefold().startswith(("http://", "https://")):
-        raise NotAvailable(f"{field}: fetching links is not in this version; send {allowed}")
     encoded = text.partition(",")[2] if text.startswith("data:") else text
     try:
-        data = base64.b64decode("".join(encoded.split()), validate=True)
+        if is_link(text):
+            data = fetched(text, field, settings)
+        else:
+            data = base64.b64decode("".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError):
         data = b""
     if not _is_picture(data):

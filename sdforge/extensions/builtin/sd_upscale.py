@@ -49,21 +49,10 @@ class SdUpscale(Script):
 
         The upscaler may come by its number in the list, as the page's radio buttons have it.
         """
-        from sdforge.postprocess.upscalers import UPSCALERS
-
         given = list(arguments[1:])
         if len(given) > _UPSCALER and isinstance(given[_UPSCALER], int):
-            names = UPSCALERS.names()
-            index = given[_UPSCALER]
-            given[_UPSCALER] = names[index] if 0 <= index < len(names) else str(index)
+            given[_UPSCALER] = str(given[_UPSCALER])
         return super().values_of_arguments(given)
-
-    def on_request(self, request: GenerationRequest, values: Values) -> GenerationRequest:
-        """Return the request; raises `UnknownName` where there is no such upscaler."""
-        from sdforge.postprocess.upscalers import UPSCALERS
-
-        UPSCALERS.get(values["upscaler"], "script_args")
-        return request
 
     def batch_count(self, request: GenerationRequest, values: Values) -> int:
         """Return the batches of tiles of all rounds."""
@@ -82,13 +71,12 @@ class SdUpscale(Script):
         import numpy as np
 
         from sdforge.postprocess.decoding import flattened
-        from sdforge.postprocess.upscalers import enlarged
 
         size = self.result_size(request, values)
         source = flattened(
             studio.picture(request.init_images[0]), studio.settings.img2img_background_color
         )
-        large = np.asarray(enlarged(source, *size, values["upscaler"]))
+        large = np.asarray(studio.enlarged(source, *size, values["upscaler"]))
         grid = _grid(request, *size, values)
         tiles = grid.cut(large)
         for number_of_round in range(request.batch_count):

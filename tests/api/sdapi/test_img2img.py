@@ -182,6 +182,11 @@ def test_what_a_second_pass_cannot_do_is_named(
 def test_lists_of_upscalers_are_what_can_be_asked_for(shared_server: Server) -> None:
     pictures = shared_server.client.get("/sdapi/v1/upscalers").json()
     latents = shared_server.client.get("/sdapi/v1/latent-upscale-modes").json()
-    assert [row["name"] for row in pictures] == ["None", "Lanczos", "Nearest"]
+    assert [row["name"] for row in pictures] == [
+        "None",
+        "Lanczos",
+        "Nearest",
+        "R-ESRGAN AnimeVideo",
+    ]
     assert [row["name"] for row in latents][:2] == ["Latent", "Latent (antialiased)"]
     assert len(latents) == 6

@@ -37,7 +37,17 @@ def test_every_listed_sampler_and_scheduler_can_be_asked_for(server: Server) -> 
 def test_upscalers_have_a1111s_shape(shared_server: Server) -> None:
     upscalers = shared_server.client.get("/sdapi/v1/upscalers").json()
     assert upscalers[0]["name"] == "None"
-    assert set(upscalers[0]) == {"name", "model_name", "model_path", "model_url", "scale"}
+    keys = {"name", "model_name", "model_path", "model_url", "scale"}
+    assert all(set(row) == keys for row in upscalers)
+    shipped = upscalers[-1]
+    assert (shipped["name"], shipped["model_name"]) == ("R-ESRGAN AnimeVideo",) * 2
+    assert shipped["scale"] == 4.0
+    assert shipped["model_path"].endswith("realesr-animevideov3.safetensors")
+
+
+def test_real_esrgans_own_models_are_listed_where_their_files_are(shared_server: Server) -> None:
+    (model,) = shared_server.client.get("/sdapi/v1/realesrgan-models").json()
+    assert (model["name"], model["scale"]) == ("R-ESRGAN AnimeVideo", 4)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +55,6 @@ def test_upscalers_have_a1111s_shape(shared_server: Server) -> None:
     [
         ("hypernetworks", []),
         ("face-restorers", []),
-        ("realesrgan-models", []),
         ("extensions", []),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sdforge.api.sdapi.foreign_options import FOREIGN_OPTIONS
 from sdforge.core.settings import OPTIONS
 from tests.api.conftest import Server, StartServer
 
@@ -108,9 +109,40 @@ def test_locked_settings_are_left_alone_with_a_line_in_the_log(
 def test_unknown_settings_are_stored_with_a_warning(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert post(server, {"quicksettings_list": ["sd_vae"]}).status_code == 200
-    assert options(server)["quicksettings_list"] == ["sd_vae"]
-    assert "quicksettings_list" in caplog.text
+    assert post(server, {"of_another_program": ["sd_vae"]}).status_code == 200
+    assert options(server)["of_another_program"] == ["sd_vae"]
+    assert "of_another_program" in caplog.text
+
+
+def test_settings_that_a1111_and_forge_have_beyond_ours_are_there_and_kept(server: Server) -> None:
+    values = options(server)
+    assert values["lora_preferred_name"] == "Alias from file"
+    assert len(values) >= 340
+    assert post(server, {"lora_preferred_name": "Filename"}).status_code == 200
+    assert options(server)["lora_preferred_name"] == "Filename"
+
+
+def test_no_setting_of_ours_is_among_those_without_effect() -> None:
+    assert not set(FOREIGN_OPTIONS) & set(OPTIONS)
+
+
+def test_forges_modules_are_the_vae(server: Server) -> None:
+    assert options(server)["forge_additional_modules"] == []
+    answer = post(server, {"forge_additional_modules": ["/there/no-such.safetensors"]})
+    assert answer.status_code == 422
+    folder = server.paths.models / "VAE"
+    folder.mkdir()
+    (folder / "mine.safetensors").symlink_to(
+        server.paths.models / "Stable-diffusion/tiny.safetensors"
+    )
+    answer = post(server, {"forge_additional_modules": ["C:\\models\\VAE\\mine.safetensors"]})
+    assert answer.status_code == 200, answer.text
+    values = options(server)
+    assert values["sd_vae"] == "mine.safetensors"
+    assert values["forge_additional_modules"] == ["mine.safetensors"]
+    assert post(server, values).status_code == 200
+    assert post(server, {"forge_additional_modules": []}).status_code == 200
+    assert options(server)["sd_vae"] == "Automatic"
 
 
 def test_more_inference_memory_than_the_device_has_is_refused(server: Server) -> None:

@@ -37,4 +37,4 @@ def test_links_are_not_followed(shared_server: Server) -> None:
     answer = shared_server.client.post(
         "/sdapi/v1/png-info", json={"image": "http://127.0.0.1/x.png"}
     )
-    assert answer.status_code == 501
+    assert answer.status_code == 422
