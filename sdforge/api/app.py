@@ -29,6 +29,7 @@ from sdforge.api.context import ApiContext, ServerControl
 from sdforge.api.errors import UnexpectedErrors, install_error_handlers
 from sdforge.api.sdapi import (
     control,
+    extras,
     generation,
     listings,
     models,
@@ -98,6 +99,8 @@ def _routers(context: ApiContext) -> tuple[APIRouter, ...]:
     """Return the routes in the order in which they are tried."""
     return (
         generation.router(context),
+        extras.router(context),
+        extras.job_router(context),
         control.router(context),
         options.router(context),
         settings_table.router(context),

@@ -50,13 +50,15 @@ class StageStarted(Event):
 class StepDone(Event):
     """`step` of `steps` sampling steps of a batch are finished (1-based); batches count from 0.
 
-    `steps` is 0 when nobody can know how many there will be (DPM adaptive).
+    `steps` is 0 when nobody can know how many there will be (DPM adaptive). Where nothing is
+    sampled it counts the tiles of another `stage`.
     """
 
     step: int
     steps: int
     batch: int
     batch_count: int
+    stage: str = "denoise"
 
 
 @dataclass(frozen=True, kw_only=True)

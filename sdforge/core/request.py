@@ -14,6 +14,7 @@ from typing import Any
 
 from sdforge.core.control import ControlUnit, validate_units
 from sdforge.core.errors import InvalidRequest
+from sdforge.core.extras import Extras
 from sdforge.core.fields import FIELD, FIELDS
 from sdforge.core.inputs import InputImage
 
@@ -38,6 +39,7 @@ class GenerationRequest:
 
     With `init_images` it is img2img, with a `mask` too it repaints a part of them. `first_picture`
     is one that hires fix shall enlarge instead of drawing one. `control` holds ControlNet units.
+    With `extras` nothing is drawn: they say what is done to each of the `init_images`.
 
     `prompt` and `negative_prompt` are as typed, `styles` the names of styles to apply. Resolved
     requests hold in `prompts` and `negative_prompts` what the pictures are drawn from: one text for
@@ -95,6 +97,7 @@ class GenerationRequest:
     mask: InputImage | None = None
     first_picture: InputImage | None = None
     control: tuple[ControlUnit, ...] = ()
+    extras: Extras | None = None
     styles: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
     negative_prompts: tuple[str, ...] = ()
@@ -107,7 +110,9 @@ class GenerationRequest:
 
     @property
     def kind(self) -> str:
-        """The name of the kind of job: "img2img" where pictures are given, else "txt2img"."""
+        """The name of the kind of job: "extras", "img2img" where pictures are given, "txt2img"."""
+        if self.extras is not None:
+            return "extras"
         return "img2img" if self.init_images else "txt2img"
 
     @property
@@ -185,7 +190,7 @@ class GenerationRequest:
         values["extensions"] = {name: dict(kept) for name, kept in self.extensions.items()}
         values["init_images"] = [image.to_json() for image in self.init_images]
         values["control"] = [unit.to_json() for unit in self.control]
-        for name in _SINGLE_IMAGES:
+        for name in (*_SINGLE_IMAGES, "extras"):
             values[name] = values[name].to_json() if values[name] else None
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
@@ -200,6 +205,7 @@ class GenerationRequest:
             "init_images": tuple(map(InputImage.from_json, kept.get("init_images") or ())),
             "control": tuple(map(ControlUnit.from_json, kept.get("control") or ())),
             **{name: InputImage.from_json(kept[name]) for name in _SINGLE_IMAGES if kept.get(name)},
+            "extras": Extras.from_json(kept["extras"]) if kept.get("extras") else None,
         }
         return cls(**(kept | lists | images))
 

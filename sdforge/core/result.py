@@ -51,12 +51,26 @@ class GenerationInfo:
     others: Mapping[str, ModelIdentity] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Processed:
+    """What extras did to a picture: `steps` by A1111's infotext keys, in order.
+
+    `infotext` is what the picture itself said, "" for nothing. `name` is its file's without
+    suffix, for the result's; "" for a number.
+    """
+
+    steps: Mapping[str, str]
+    infotext: str = ""
+    name: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageResult:
     """One picture; `pixels` is uint8, shape (height, width, 3).
 
     `is_complete` is false for what an interrupted or skipped batch had reached. `suffix` marks a
     picture from on the way ("-before-highres-fix"): it is saved under its name, but is no result.
+    `processed` says how a picture was processed that was not drawn here.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -65,3 +79,4 @@ class ImageResult:
     timings: Mapping[str, float] = field(default_factory=dict)
     is_complete: bool = True
     suffix: str = ""
+    processed: Processed | None = None

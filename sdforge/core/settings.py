@@ -68,6 +68,8 @@ class Settings:
     outdir_txt2img_grids: str = _option("outputs/txt2img-grids", "Output directory for txt2img grids", "saving-paths", locked=True)
     outdir_img2img_samples: str = _option("outputs/img2img-images", "Output directory for img2img images", "saving-paths", locked=True)
     outdir_img2img_grids: str = _option("outputs/img2img-grids", "Output directory for img2img grids", "saving-paths", locked=True)
+    outdir_extras_samples: str = _option("outputs/extras-images", "Output directory for images from extras tab", "saving-paths", locked=True)
+    use_original_name_batch: bool = _option(True, "Use original name for output filename during batch process in extras tab", "saving-images")
     save_to_dirs: bool = _option(True, "Save images to a subdirectory", "saving-to-dirs")
     grid_save_to_dirs: bool = _option(True, "Save grids to a subdirectory", "saving-to-dirs")
     directories_filename_pattern: str = _option("[date]", "Directory name pattern", "saving-to-dirs")

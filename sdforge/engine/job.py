@@ -63,7 +63,7 @@ class Progress:
 class JobImage:
     """One finished picture, or with `index` -1 a job's grid; `path` is None when it was not saved.
 
-    Sizes are in pixels.
+    `processing` says what extras did to it. Sizes are in pixels.
     """
 
     index: int
@@ -73,6 +73,7 @@ class JobImage:
     seed: int
     width: int
     height: int
+    processing: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,7 +110,7 @@ class JobRun:
 
     def _hand_over(self, result: ImageResult) -> None:
         job, settings = self._live.job, self._settings
-        save = job.save_images and settings.samples_save
+        save = job.save_images and (settings.samples_save or result.processed is not None)
         save = save and (result.is_complete or settings.save_incomplete_images)
         if result.suffix and not save:
             return
@@ -173,6 +173,7 @@ class JobRun:
             seed=encoded.seed,
             width=encoded.width,
             height=encoded.height,
+            processing=encoded.processing,
         )
         event = ImageSaved(index=encoded.index, path=path) if path else None
         self._queue.add_image(self._id, image, event)
@@ -208,7 +209,8 @@ def log_failure(what: str, error: BaseException) -> None:
 
 
 def _wants_grid(job: Job, settings: Settings) -> bool:
-    return job.save_images and (settings.grid_save or settings.return_grid)
+    is_drawn = job.request.extras is None
+    return job.save_images and is_drawn and (settings.grid_save or settings.return_grid)
 
 
 def _spoken(timings: dict[str, float]) -> str:

@@ -40,7 +40,7 @@ class ProgressMeter:
         elif isinstance(event, StageStarted):
             self._start_stage(event)
         elif isinstance(event, StepDone):
-            self._enter("denoise")
+            self._enter(event.stage)
             self.progress = replace(
                 self.progress,
                 step=event.step,

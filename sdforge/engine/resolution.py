@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from sdforge.core.errors import ModelError, UnknownName
+from sdforge.core.errors import InvalidRequest, ModelError, UnknownName
 from sdforge.core.extension import Active, Extension, active_extensions
+from sdforge.core.extras import TO_SIZE, Extras
 from sdforge.core.fields import FIELD
 from sdforge.core.registry import Registry
 from sdforge.core.request import (
@@ -114,6 +115,8 @@ class Resolver:
             pixels_per_image=current.max_pixels_per_image,
             images_per_job=current.max_images_per_job,
         )
+        if request.extras is not None:
+            return resolved_extras(request, request.extras, limits, self._library.upscalers)
         validate(request, limits)
         found = active_extensions(self._extensions, request.extensions, settings)
         active = tuple(self._with_upscalers(one) for one in found)
@@ -216,6 +219,38 @@ class Resolver:
             fallback = self._library.find("")
             log.warning("%s; using %s", error, fallback.title)
             return fallback
+
+
+def resolved_extras(
+    request: GenerationRequest, extras: Extras, limits: Limits, models: UpscalerModels
+) -> GenerationRequest:
+    """Return a request for extras with the upscalers as lists have them; it needs no checkpoint.
+
+    Raises:
+        InvalidRequest: a field cannot be used, or a result would be too large.
+        NotAvailable: it asks for faces to be restored.
+        UnknownName: no such upscaler.
+    """
+    extras.check()
+    count = len(request.init_images)
+    if not 0 < count <= limits.images_per_job:
+        allowed = f"1 to {limits.images_per_job}"
+        raise InvalidRequest("imageList", f"{count} pictures", allowed)
+    extras = replace(
+        extras,
+        upscaler=picture_upscaler_name(extras.upscaler, "upscaler_1", models),
+        second_upscaler=picture_upscaler_name(extras.second_upscaler, "upscaler_2", models),
+    )
+    field = "upscaling_resize_w" if extras.resize_mode == TO_SIZE else "upscaling_resize"
+    for image in request.init_images:
+        # What is computed before it is cropped counts.
+        width, height = extras.enlarged_size(image.width, image.height)
+        if extras.enlarges and width * height > limits.pixels_per_image:
+            allowed = f"a result of at most {limits.pixels_per_image} pixels"
+            raise InvalidRequest(field, f"{width}x{height}", allowed)
+    return replace(
+        request, extras=extras, checkpoint="", batch_count=count, batch_size=1, seed=0, subseed=0
+    )
 
 
 def _smaller_first_pass(request: GenerationRequest) -> dict[str, int]:

@@ -23,6 +23,7 @@ from sdforge.engine.inputs import InputFolder
 from sdforge.engine.studio import JobStudio, ReadInput, run_script
 from sdforge.extensions.catalog import load_extensions
 from sdforge.pipeline.context import RunContext, RunControl, no_inputs
+from sdforge.pipeline.extras import ExtrasRun
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -128,6 +129,15 @@ class PipelineRunner:
 
         self._memory.configure(settings)
         read = no_inputs if self._inputs is None else self._inputs.read
+        if request.extras is not None:
+            return ExtrasRun(
+                request=request,
+                settings=settings,
+                upscalers=self._upscalers,
+                emit=emit,
+                control=control,
+                read_input=read,
+            ).pictures()
 
         def run_one(request: GenerationRequest, emit: Emit) -> Iterator[ImageResult]:
             return generate(self._context(request, settings, emit, control, read))

@@ -186,11 +186,11 @@ class Worker:
         return self._runner
 
     def _watch(self, title: str, event: Event) -> None:
-        """Keep the model state true to what the runner reports."""
+        """Keep the model state true to what the runner reports; "" is a job without a model."""
         if isinstance(event, ModelLoading):
             # The refiner's or hires fix's may be another than the job's.
             self._state = ModelState(title=event.name, loading=True, fraction=event.fraction)
-        elif isinstance(event, StageStarted):
+        elif isinstance(event, StageStarted) and title:
             if event.stage != "load":
                 self._loaded(title)
             elif self._state.title != title:

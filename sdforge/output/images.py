@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -41,11 +42,12 @@ def encode_image(
     infotext: str | None,
     quality: int = 80,
     lossless: bool = False,
+    texts: Mapping[str, str] | None = None,
 ) -> bytes:
     """Return a picture file of `pixels`, uint8 of shape (height, width, 3).
 
     `infotext` None or "" leaves the metadata out. `quality` (1 to 100) counts for JPEG and WebP,
-    `lossless` for WebP.
+    `lossless` for WebP. `texts` are the text chunks of a PNG where they are not the infotext alone.
 
     Raises:
         InvalidRequest: a format we cannot write, or a picture too large for it.
@@ -60,7 +62,9 @@ def encode_image(
         limit = f"pictures of at most {_MAX_SIDE[media_type]} pixels a side for this format"
         raise InvalidRequest("samples_format", format, limit)
     if media_type == "image/png":
-        return encode_png(pixels, {"parameters": infotext} if infotext else {})
+        if texts is None:
+            texts = {"parameters": infotext} if infotext else {}
+        return encode_png(pixels, texts)
     return _encode_with_pillow(pixels, media_type, infotext, quality, lossless)
 
 

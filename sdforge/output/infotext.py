@@ -18,7 +18,7 @@ from sdforge.core.errors import InvalidRequest
 from sdforge.core.fields import FIELD, FIELDS, Field
 from sdforge.core.option import Option
 from sdforge.core.request import GenerationRequest
-from sdforge.core.result import GenerationInfo
+from sdforge.core.result import GenerationInfo, Processed
 from sdforge.core.settings import OPTIONS, Settings
 from sdforge.output.infotext_passes import (
     WRITTEN_HERE,
@@ -76,6 +76,16 @@ def write_infotext(info: GenerationInfo, settings: Settings) -> str:
     pairs = ((key, value) for key, value in parameters.items() if value is not None)
     lines.append(", ".join(f"{key}: {_quote(value)}" for key, value in pairs))
     return "\n".join(lines)
+
+
+def processed_text(processed: Processed) -> str:
+    """Return what extras did to a picture, as one line."""
+    return ", ".join(f"{key}: {_quote(value)}" for key, value in processed.steps.items())
+
+
+def with_processing(processed: Processed) -> str:
+    """Return what a picture said before and, at its end, what extras did to it."""
+    return ", ".join(filter(None, (processed.infotext.strip(), processed_text(processed))))
 
 
 def _parameters(info: GenerationInfo, settings: Settings) -> dict[str, Any]:

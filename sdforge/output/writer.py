@@ -12,7 +12,7 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,8 +25,8 @@ from sdforge.core.result import ImageResult
 from sdforge.core.settings import Settings, write_atomically
 from sdforge.output.grid import grid_rows, make_grid
 from sdforge.output.images import MEDIA_TYPES, encode_image
-from sdforge.output.infotext import write_infotext
-from sdforge.output.patterns import NameSource, file_stem, folder_parts
+from sdforge.output.infotext import processed_text, with_processing, write_infotext
+from sdforge.output.patterns import NameSource, clean_name, file_stem, folder_parts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,10 @@ GRID_INDEX = -1
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedImage:
-    """A picture as a file; `path` is None when it was not saved, `index` -1 for a grid."""
+    """A picture as a file; `path` is None when it was not saved, `index` -1 for a grid.
+
+    `processing` says what extras did to it.
+    """
 
     index: int
     data: bytes
@@ -51,6 +54,7 @@ class EncodedImage:
     seed: int
     width: int
     height: int
+    processing: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,8 @@ class _Target:
     pattern: str
     numbered: bool
     suffix: str = ""
+    # Taken as it is, in place of the pattern.
+    stem: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,6 +114,9 @@ class ImageWriter:
         Waits while too much is waiting already. The future fails with `StorageError` when the
         file cannot be written.
         """
+        if result.processed is not None:
+            target = self._processed_target(result, settings, folder_setting)
+            return self._submit(_task(result, settings, target if save else None, started_at))
         with_folders = settings.save_to_dirs
         default_pattern = "[seed]" if with_folders else "[seed]-[prompt_spaces]"
         target = _Target(
@@ -119,18 +128,23 @@ class ImageWriter:
             numbered=settings.save_images_add_number,
             suffix=result.suffix,
         )
-        return self._submit(
-            _Task(
-                pixels=lambda: result.pixels,
-                size_bytes=result.pixels.nbytes,
-                result=result,
-                settings=settings,
-                started_at=started_at,
-                target=target if save else None,
-                format=settings.samples_format,
-                index=result.index,
-                future=Future(),
-            )
+        return self._submit(_task(result, settings, target if save else None, started_at))
+
+    def _processed_target(
+        self, result: ImageResult, settings: Settings, folder_setting: str
+    ) -> _Target:
+        """Return where a picture goes that was processed: a flat folder, its own name or none."""
+        extras, processed = result.info.request.extras, result.processed
+        named = processed.name if processed and settings.use_original_name_batch else ""
+        folder = extras.folder if extras else ""
+        return _Target(
+            folder=self._paths.resolve_output(folder or str(getattr(settings, folder_setting))),
+            sub_folders=False,
+            prefix="",
+            digits=5,
+            pattern="",
+            numbered=not named,
+            stem=clean_name(named),
         )
 
     def save_grid(
@@ -217,16 +231,47 @@ class ImageWriter:
                 task.future.set_exception(error)
 
 
+def _task(
+    result: ImageResult, settings: Settings, target: _Target | None, started_at: datetime | None
+) -> _Task:
+    """Return what it takes to write one picture."""
+    return _Task(
+        pixels=lambda: result.pixels,
+        size_bytes=result.pixels.nbytes,
+        result=result,
+        settings=settings,
+        started_at=started_at,
+        target=target,
+        format=settings.samples_format,
+        index=result.index,
+        future=Future(),
+    )
+
+
+def _texts(result: ImageResult, settings: Settings) -> tuple[str, Mapping[str, str] | None]:
+    """Return a picture's infotext, and the text chunks of its PNG where they are others.
+
+    A1111 keeps what a processed picture said, and tells in two chunks how it was processed.
+    """
+    processed = result.processed
+    if processed is None:
+        return write_infotext(result.info, settings), None
+    steps = processed_text(processed)
+    texts = {"parameters": processed.infotext, "postprocessing": steps, "extras": steps}
+    return with_processing(processed), {key: text for key, text in texts.items() if text}
+
+
 def _perform(task: _Task) -> EncodedImage:
     settings = task.settings
     pixels = task.pixels()
-    infotext = write_infotext(task.result.info, settings)
+    infotext, texts = _texts(task.result, settings)
     data = encode_image(
         pixels,
         task.format,
         infotext=infotext if settings.enable_pnginfo else None,
         quality=settings.jpeg_quality,
         lossless=settings.webp_lossless,
+        texts=texts if settings.enable_pnginfo else None,
     )
     path = None
     if task.target is not None:
@@ -250,6 +295,7 @@ def _perform(task: _Task) -> EncodedImage:
         seed=task.result.info.seed,
         width=pixels.shape[1],
         height=pixels.shape[0],
+        processing=(texts or {}).get("postprocessing", ""),
     )
 
 
@@ -264,7 +310,8 @@ def _write(target: _Target, source: NameSource, data: bytes, extension: str) -> 
         pattern = source.settings.directories_filename_pattern or "[prompt_words]"
         folder = folder / folder_parts(pattern, source)
     try:
-        stem = file_stem(target.pattern, source) + target.suffix
+        stem = file_stem(target.pattern, source) if target.stem is None else target.stem
+        stem += target.suffix
         path = _reserve(folder, target, stem, extension)
     except OSError as error:
         raise StorageError(f"could not write into {folder}: {error.strerror or error}") from error

@@ -16,6 +16,7 @@ from sdforge.api.app import create_api
 from sdforge.core.paths import Paths
 from sdforge.core.settings import SettingsStore
 from sdforge.engine import Engine
+from sdforge.engine.inputs import InputFolder
 from sdforge.models.library import Library
 from tests.engine.fakes import FakeRunner
 
@@ -65,7 +66,7 @@ def make_models(data: Path, tiny_checkpoint: Path) -> None:
 def make_server(data: Path, flags: dict[str, Any] | None = None, **settings: Any) -> Server:
     """Return a server on a data folder, its engine running."""
     paths = Paths.under(data)
-    runner = FakeRunner()
+    runner = FakeRunner(inputs=InputFolder(paths.inputs))
     engine = Engine(
         paths=paths,
         settings=SettingsStore(paths.settings, settings),

@@ -24,6 +24,7 @@ NOT_IN_TABLE = {
     "init_images",
     "mask",
     "first_picture",
+    "extras",
     "disable_extra_networks",
 }
 

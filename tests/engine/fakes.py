@@ -21,8 +21,10 @@ from sdforge.core.request import GenerationRequest, Recommended
 from sdforge.core.result import GenerationInfo, ImageResult, ModelIdentity
 from sdforge.core.settings import Settings, SettingsStore
 from sdforge.engine import Engine
+from sdforge.engine.inputs import InputFolder
 from sdforge.models.tokenizers import Tokenizer, clip_tokenizer
 from sdforge.pipeline.context import RunControl
+from sdforge.pipeline.extras import ExtrasRun
 
 Emit = Callable[[Event], None]
 PATIENCE = 20.0
@@ -105,6 +107,8 @@ class FakeRunner:
     expected: list[tuple[str, ...]] = field(default_factory=list)
     left_device: int = 0
     must_tend: bool = False
+    # Where pictures for extras lie, which are processed in earnest: they need no model.
+    inputs: InputFolder | None = None
 
     def run(
         self, request: GenerationRequest, settings: Settings, emit: Emit, control: RunControl
@@ -112,6 +116,13 @@ class FakeRunner:
         self.ran.append(request.prompt)
         self.settings.append(settings)
         self.threads.add(threading.current_thread().name)
+        if request.extras is not None and self.inputs is not None:
+            run = ExtrasRun(
+                request=request, settings=settings, upscalers=None, emit=emit, control=control,
+                read_input=self.inputs.read,
+            )  # fmt: skip
+            yield from run.pictures()
+            return
         emit(StageStarted(stage="load"))
         self._load(request.checkpoint, emit)
         emit(StageStarted(stage="encode", batch_count=request.batch_count))

@@ -23,16 +23,15 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "grid_text_active_color": "#000000", "grid_text_inactive_color": "#999999",
         "grid_background_color": "#ffffff", "save_images_before_color_correction": False,
         "export_for_4chan": True, "img_downscale_threshold": 4.0, "target_side_length": 4000,
-        "use_original_name_batch": True, "use_upscaler_name_as_suffix": False,
+        "use_upscaler_name_as_suffix": False,
         "save_selected_only": True, "save_write_log_csv": True, "temp_dir": "",
         "clean_temp_dir_at_start": False, "notification_audio": True,
     },
     "saving-paths": {
-        "outdir_extras_samples": "outputs/extras-images", "outdir_grids": "",
+        "outdir_grids": "",
         "outdir_save": "log/images", "outdir_init_images": "outputs/init-images",
     },
     "upscaling": {
-        "ESRGAN_tile": 192, "ESRGAN_tile_overlap": 8,
         "realesrgan_enabled_models": ["R-ESRGAN 4x+", "R-ESRGAN 4x+ Anime6B"],
         "dat_enabled_models": ["DAT x2", "DAT x3", "DAT x4"], "DAT_tile": 192,
         "DAT_tile_overlap": 8, "SCUNET_tile": 256, "SCUNET_tile_overlap": 8, "SWIN_tile": 192,

@@ -10,8 +10,6 @@ from sdforge.api.schemas import ErrorBody
 from sdforge.core.errors import NotAvailable
 
 MISSING = {
-    "extra-single-image": "upscaling and face restoration",
-    "extra-batch-images": "upscaling and face restoration",
     "interrogate": "describing pictures",
     "create/embedding": "training",
     "create/hypernetwork": "training",
