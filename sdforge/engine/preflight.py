@@ -33,8 +33,9 @@ from sdforge.memory.estimate import (
     estimate,
 )
 from sdforge.memory.recommend import alternatives, recommend_size
-from sdforge.models.checkpoint import CheckpointHeader, read_header
+from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.hashes import Stamp
+from sdforge.models.opening import open_model
 from sdforge.models.precision import precision_names
 from sdforge.models.sizes import model_sizes
 
@@ -323,4 +324,4 @@ def _header(path: Path) -> CheckpointHeader:
 @lru_cache(maxsize=_HEADERS)
 def _read(path: Path, stamp: Stamp) -> CheckpointHeader:
     """Read a header once per state of the file; `stamp` is what tells states apart."""
-    return read_header(path)
+    return open_model(path)

@@ -7,6 +7,7 @@ and how much arithmetic each does, is seen at the first run (`trace.py`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -93,7 +94,9 @@ def _cast_bytes(component: Component, unit: Unit) -> int:
     size = 0
     for master in unit.masters:
         if master.decode is not None:
-            size += master.stored_bytes * DECODED_FACTOR
+            # A decoder may know better by what a weight grows.
+            growth = getattr(master.decode, "growth", DECODED_FACTOR)
+            size += math.ceil(master.stored_bytes * growth)
         elif component.patch_of(master) is not None:
             size += master.stored_bytes * PATCHED_FACTOR
     return size

@@ -65,15 +65,15 @@ def read_header(path: Path) -> CheckpointHeader:
 
     Raises:
         MissingModel: there is no such file, or it cannot be opened.
-        UnsupportedCheckpoint: a GGUF file, going by its name; or a pickle that is not harmless.
+        UnsupportedCheckpoint: a pickle that is not harmless.
         CorruptCheckpoint: damaged, truncated, or not what its name says.
     """
     suffix = path.suffix.lower()
-    if suffix == ".gguf":
-        raise UnsupportedCheckpoint(f"{path.name}: GGUF files are not supported in this version")
     try:
         with path.open("rb") as file:
             file_bytes = os.fstat(file.fileno()).st_size
+            if suffix == ".gguf":
+                return _read_gguf(path, file, file_bytes)
             if suffix in PICKLES and not _is_safetensors(file, file_bytes):
                 return _read_pickle(path, file, file_bytes)
             header, data_start = _read(path, file, file_bytes)
@@ -119,6 +119,22 @@ def _read_pickle(path: Path, file: BinaryIO, file_bytes: int) -> CheckpointHeade
         layout=found.layout,
         metadata=found.metadata,
         data_start=0,
+        file_bytes=file_bytes,
+    )
+
+
+def _read_gguf(path: Path, file: BinaryIO, file_bytes: int) -> CheckpointHeader:
+    from sdforge.models.formats.gguf import read_gguf
+
+    try:
+        found = read_gguf(file, file_bytes)
+    except ValueError as fault:
+        raise CorruptCheckpoint(f"{path.name} {fault}") from fault
+    return CheckpointHeader(
+        path=path,
+        layout=found.layout,
+        metadata=found.metadata,
+        data_start=found.data_start,
         file_bytes=file_bytes,
     )
 

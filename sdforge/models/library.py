@@ -22,10 +22,10 @@ from sdforge.core.result import ModelIdentity
 from sdforge.models.adapters.controlnet_library import ControlNetLibrary
 from sdforge.models.adapters.embedding_library import EmbeddingLibrary, EmbeddingTokenizer
 from sdforge.models.adapters.lora_library import LoraLibrary
-from sdforge.models.checkpoint import read_header
 from sdforge.models.detect import detect, recommended
 from sdforge.models.files import model_files
 from sdforge.models.hashes import HashCache, Stamp, legacy_hash
+from sdforge.models.opening import open_model
 from sdforge.models.tokenizers import clip_tokenizer
 from sdforge.models.upscalers.library import UpscalerLibrary
 
@@ -296,7 +296,7 @@ class Library:
 
 def _read_info(plain: CheckpointInfo) -> CheckpointInfo:
     try:
-        header = read_header(plain.path)
+        header = open_model(plain.path)
         plain = replace(plain, recommended=recommended(header.metadata))
         match = detect(header)
     except ModelError as error:

@@ -23,7 +23,7 @@ from sdforge.memory.holdings import Holding, Limits, StoreReport
 from sdforge.memory.manager import MemoryManager
 from sdforge.memory.store import HostStore
 from sdforge.models.bundle import LazyIdentity, ModelBundle
-from sdforge.models.checkpoint import CheckpointHeader, read_header
+from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.compute_types import Precision, choose_precision
 from sdforge.models.content import Content
 from sdforge.models.detect import detect
@@ -31,6 +31,7 @@ from sdforge.models.families import FAMILIES
 from sdforge.models.families.base import Family, Match
 from sdforge.models.hashes import Stamp
 from sdforge.models.library import CheckpointInfo, Library
+from sdforge.models.opening import open_model
 from sdforge.models.prefetch import Prefetch
 from sdforge.models.quant import AUTOMATIC, Storage, choose_storage
 from sdforge.models.weights import LoadPlan, load_component
@@ -234,13 +235,13 @@ class ModelProvider:
     # --- what headers tell ---------------------------------------------------------------------
 
     def _resolve(self, info: CheckpointInfo, vae_path: Path | None) -> _Wanted:
-        headers = {info.path: read_header(info.path)}
+        headers = {info.path: open_model(info.path)}
         match = detect(headers[info.path])
         if match.problem:
             raise UnsupportedCheckpoint(f"{info.path.name}: {match.problem}")
         family = FAMILIES.get(match.family)
         if vae_path is not None:
-            headers[vae_path] = read_header(vae_path)
+            headers[vae_path] = open_model(vae_path)
         files = _files(family, info, vae_path)
         return _Wanted(
             info=info,

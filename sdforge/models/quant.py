@@ -2,8 +2,9 @@
 
 A storage type packs the large weights (of linear and convolution layers); norms, biases, embeddings
 and the network's first and last layer stay in the compute type, since they are small and pictures
-suffer most from them. `Component` unpacks a weight while its unit runs, on the device: what
-travels and what rests are the packed bytes. `weights.py` does the packing while it reads.
+suffer most from them. The blocks of GGUF files stay as they are, in all layers. `Component` unpacks
+a weight while its unit runs, on the device: what travels and what rests are the packed bytes.
+`weights.py` does the packing while it reads.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from sdforge.core.errors import InvalidRequest, NotAvailable
+from sdforge.models.ggml_blocks import Unpack, unpack_into
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
 Pack = Callable[[torch.Tensor, torch.Tensor], None]
@@ -126,6 +128,36 @@ def kept(
     if dtype is None:
         return Kept(compute, shape)
     return Kept(dtype, shape, partial(_cast, compute))
+
+
+def kept_blocks(
+    storage: Storage, kind: str, shape: tuple[int, ...], size_bytes: int, *, packs: bool
+) -> Kept:
+    """Return how a tensor of a GGUF type is kept: as it is, or unpacked once where `packs` is not.
+
+    Args:
+        storage: the component's; the packing that it asks for does not count.
+        kind: 'Q4_0' and so on.
+        shape: of the weight.
+        size_bytes: of its blocks.
+        packs: whether it is one of the `layer_weights`.
+    """
+    if packs:
+        unpack = Unpack(kind, shape, storage.compute)
+        return Kept(torch.uint8, (size_bytes,), unpack)
+    return Kept(storage.compute, shape, pack=partial(unpack_into, kind))
+
+
+def layer_weights(module: nn.Module) -> frozenset[str]:
+    """Return the names of all weights of linear and convolution layers but the very first.
+
+    Networks take the first parameter's type for the one that they compute in.
+    """
+    first = next((name for name, _ in module.named_parameters()), "")
+    names = (
+        f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, _LAYERS)
+    )
+    return frozenset(name for name in names if name != first)
 
 
 def convert(numbers: torch.Tensor, target: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from sdforge.memory.estimate import ModelSizes, Network
 from sdforge.models.checkpoint import CheckpointHeader
+from sdforge.models.formats.ggml_types import BLOCK_TYPES
 from sdforge.models.layout import TensorInfo
 from sdforge.models.precision import ITEMSIZE
 
@@ -80,7 +81,11 @@ def _role(name: str, alone: str) -> tuple[str, str]:
 
 
 def _bytes(tensors: Tensors, itemsize: int) -> int:
-    return sum(math.prod(info.shape) for info in tensors.values()) * itemsize
+    return sum(
+        # The blocks of GGUF files stay as they are.
+        info.size_bytes if info.dtype in BLOCK_TYPES else math.prod(info.shape) * itemsize
+        for info in tensors.values()
+    )
 
 
 def _denoiser(family: str, tensors: Tensors, itemsize: int) -> Iterator[Network]:

@@ -24,8 +24,18 @@ from sdforge.memory.arena import ALIGNMENT, Arena, aligned_bytes
 from sdforge.memory.component import Component
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.base import Recipe, Source
+from sdforge.models.formats.ggml_types import BLOCK_TYPES
 from sdforge.models.layout import TensorInfo
-from sdforge.models.quant import Kept, Pack, Storage, convert, kept, packable
+from sdforge.models.quant import (
+    Kept,
+    Pack,
+    Storage,
+    convert,
+    kept,
+    kept_blocks,
+    layer_weights,
+    packable,
+)
 
 # Large enough to read at full speed, small beside any model.
 BUFFER_BYTES = 16 * 1024 * 1024
@@ -121,11 +131,13 @@ class _Places:
 def _places(recipe: Recipe, storage: Storage, alignment: int, data_start: int) -> _Places:
     packed = packable(recipe.skeleton.example) if _has_packed(recipe, storage) else frozenset()
     infos = {name: recipe.info(name) for name in recipe.skeleton.shapes}
-    types = {name: TORCH_DTYPES.get(info.dtype) for name, info in infos.items()}
+    types = {name: _stored_type(info) for name, info in infos.items()}
     how = {
         name: kept(storage, recipe.sources[name].shape, types[name], packs=name in packed)
-        for name in infos
+        for name, info in infos.items()
+        if info.dtype not in BLOCK_TYPES
     }
+    how |= _blocks(recipe, storage, infos)
     mapped = tuple(
         name
         for name, info in infos.items()
@@ -140,6 +152,27 @@ def _places(recipe: Recipe, storage: Storage, alignment: int, data_start: int) -
         copied_bytes=sum(infos[name].size_bytes for name in copied),
         host_bytes=sum(aligned_bytes(how[name].shape, how[name].dtype) for name in copied),
     )
+
+
+def _blocks(recipe: Recipe, storage: Storage, infos: Mapping[str, TensorInfo]) -> dict[str, Kept]:
+    """Return how tensors of GGUF's types are kept."""
+    found = {name: info for name, info in infos.items() if info.dtype in BLOCK_TYPES}
+    layers = layer_weights(recipe.skeleton.example) if found else frozenset()
+    return {
+        name: kept_blocks(
+            storage,
+            info.dtype,
+            recipe.sources[name].shape,
+            info.size_bytes,
+            packs=name in layers,
+        )
+        for name, info in found.items()
+    }
+
+
+def _stored_type(info: TensorInfo) -> torch.dtype | None:
+    """Return the type of the numbers in the file; GGUF's blocks are bytes."""
+    return torch.uint8 if info.dtype in BLOCK_TYPES else TORCH_DTYPES.get(info.dtype)
 
 
 def _has_packed(recipe: Recipe, storage: Storage) -> bool:
@@ -236,7 +269,7 @@ class _WeightFile:
         pack: Pack | None = None,
     ) -> None:
         """Read a tensor into `target`, converting piece by piece, or whole where it is packed."""
-        stored = TORCH_DTYPES.get(info.dtype)
+        stored = _stored_type(info)
         if stored is None:
             raise UnsupportedCheckpoint(
                 f"{self._path.name}: {source.key} holds {info.dtype}, which is no type for weights"
@@ -244,7 +277,8 @@ class _WeightFile:
         if pack is None:
             self._read_pieces(info, stored, target.view(-1), on_progress)
         else:
-            whole = torch.empty(source.shape, dtype=stored)
+            shape = (info.size_bytes,) if info.dtype in BLOCK_TYPES else source.shape
+            whole = torch.empty(shape, dtype=stored)
             self._read_pieces(info, stored, whole.view(-1), on_progress)
             pack(whole, target)
 

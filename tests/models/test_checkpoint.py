@@ -10,7 +10,6 @@ from sdforge.core.errors import (
     CorruptCheckpoint,
     MissingModel,
     ModelError,
-    UnsupportedCheckpoint,
 )
 from sdforge.models.checkpoint import read_header
 
@@ -106,11 +105,6 @@ def test_the_size_of_a_header_is_limited(file: Path) -> None:
         stream.truncate(200_000_000)
     with pytest.raises(CorruptCheckpoint, match="its header would take 100000001 bytes"):
         read_header(file)
-
-
-def test_gguf_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedCheckpoint, match="GGUF"):
-        read_header(tmp_path / "model.gguf")
 
 
 def test_a_file_that_cannot_be_opened_is_missing(tmp_path: Path) -> None:
