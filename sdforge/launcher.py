@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sdforge.engine.runner import Runner
     from sdforge.models.library import Library
     from sdforge.server import Server
+    from sdforge.sweeps.sweeps import Sweeps
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +171,7 @@ class Launch:
         from sdforge.engine import Engine
         from sdforge.extensions.catalog import extensions_by_flags
         from sdforge.models.library import Library
+        from sdforge.sweeps.sweeps import Sweeps
 
         flags, paths = self._flags, self._paths
         library = Library(paths, hashing=not flags["no_hashing"])
@@ -184,12 +186,12 @@ class Launch:
             flags=flags,
         )
         try:
-            self._serve(engine)
+            self._serve(engine, Sweeps(engine, paths))
         finally:
             engine.close()
             log.info("Stopped")
 
-    def _serve(self, engine: Engine) -> None:
+    def _serve(self, engine: Engine, sweeps: Sweeps) -> None:
         import uvicorn
 
         from sdforge.api.app import create_api
@@ -199,9 +201,14 @@ class Launch:
         control = self._control(lambda: stop_once(server, engine))
         try:
             api = create_api(
-                engine, paths=self._paths, flags=flags, version=__version__, process=control
+                engine,
+                paths=self._paths,
+                flags=flags,
+                version=__version__,
+                process=control,
+                sweeps=sweeps,
             )
-            front = Server(api, flags=flags, on_start=lambda: self._on_start(engine, front))
+            front = Server(api, flags=flags, on_start=lambda: self._on_start(engine, sweeps, front))
         except ValueError as error:
             raise StartError(str(error)) from error
         config = uvicorn.Config(
@@ -236,7 +243,7 @@ class Launch:
             startup_seconds=self._seconds,
         )
 
-    def _on_start(self, engine: Engine, front: Server) -> None:
+    def _on_start(self, engine: Engine, sweeps: Sweeps, front: Server) -> None:
         """Say where the server is; go on with what takes longer on a thread of its own."""
         self._loop = asyncio.get_running_loop()
         kind = "API" if self._flags["nowebui"] else "API and page"
@@ -244,13 +251,16 @@ class Launch:
         self._mark("api")
         log.info("API ready after %.1f s", self._seconds["api"])
         threading.Thread(
-            target=self._finish_start, args=(engine, front), name="sdforge-start", daemon=True
+            target=self._finish_start,
+            args=(engine, sweeps, front),
+            name="sdforge-start",
+            daemon=True,
         ).start()
 
     def _mark(self, part: str) -> None:
         self._seconds[part] = round(time.perf_counter() - self._began, 3)
 
-    def _finish_start(self, engine: Engine, front: Server) -> None:
+    def _finish_start(self, engine: Engine, sweeps: Sweeps, front: Server) -> None:
         """Build the page, then let jobs run: both load much, and the page is waited for."""
         if not self._flags["nowebui"]:
             self._build_page(engine, front)
@@ -261,6 +271,7 @@ class Launch:
             _announce_mode(engine)
         preload = bool(checkpoints) and not self._flags["skip_load_model_at_start"]
         engine.start(preload=preload)
+        sweeps.start()
         self._mark("jobs")
 
     def _build_page(self, engine: Engine, front: Server) -> None:

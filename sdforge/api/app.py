@@ -24,6 +24,7 @@ from sdforge.api import (
     settings_table,
     system,
 )
+from sdforge.api import sweeps as sweep_routes
 from sdforge.api.access_log import AccessLog
 from sdforge.api.context import ApiContext, ServerControl
 from sdforge.api.errors import UnexpectedErrors, install_error_handlers
@@ -43,6 +44,7 @@ from sdforge.api.sdapi import (
 from sdforge.api.security import Access, SecurityMiddleware
 from sdforge.core.paths import Paths
 from sdforge.engine import Engine
+from sdforge.sweeps.sweeps import Sweeps
 
 # First parts of the paths that this app answers; the launcher sends the rest to the page.
 PREFIXES = (
@@ -63,6 +65,7 @@ def create_api(
     flags: Mapping[str, Any],
     version: str,
     process: ServerControl | None = None,
+    sweeps: Sweeps | None = None,
 ) -> FastAPI:
     """Return the API as an ASGI app over a running engine.
 
@@ -72,11 +75,13 @@ def create_api(
         flags: command-line flags by their names with underscores; A1111's network flags count.
         version: the program's.
         process: what can be done to the process; None for a server that is not launched.
+        sweeps: of this engine; None makes them.
 
     Raises:
         ValueError: the flag `api_auth` cannot be read.
     """
-    context = ApiContext(engine, paths, flags, version, process or ServerControl())
+    sweeps = sweeps or Sweeps(engine, paths)
+    context = ApiContext(engine, paths, flags, version, sweeps, process or ServerControl())
     app = FastAPI(
         title="sdforge",
         version=version,
@@ -114,6 +119,7 @@ def _routers(context: ApiContext) -> tuple[APIRouter, ...]:
         jobs.router(context),
         inputs.router(context),
         jobs.status_router(context),
+        sweep_routes.router(context),
         prompts.router(context),
         completions.router(context),
         residency.router(context),
@@ -139,7 +145,7 @@ def _add_middleware(app: FastAPI, access: Access, *, log_requests: bool) -> None
         allow_methods=["*"],
         allow_headers=["*"],
         allow_credentials=True,
-        expose_headers=["X-Job-Id", "X-Process-Time"],
+        expose_headers=["X-Job-Id", "X-Process-Time", "X-Sweep-Id"],
     )
     app.add_middleware(AccessLog, enabled=log_requests)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sdforge.core.paths import Paths
 from sdforge.engine import Engine
+from sdforge.sweeps.sweeps import Sweeps
 
 if TYPE_CHECKING:
     from sdforge.models.library import Library
@@ -39,6 +40,7 @@ class ApiContext:
     paths: Paths
     flags: Mapping[str, Any]
     version: str
+    sweeps: Sweeps
     control: ServerControl = field(default_factory=ServerControl)
 
     @property

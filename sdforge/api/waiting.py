@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager
 from sdforge.core.errors import QueueFull
 from sdforge.core.events import JobEvent
 from sdforge.engine import Engine, Job, Subscription
+from sdforge.sweeps.manifest import Sweep
+from sdforge.sweeps.sweeps import Sweeps
 
 
 @asynccontextmanager
@@ -88,3 +90,58 @@ async def job_events(
                 await asyncio.wait_for(changed.wait(), heartbeat)
             except TimeoutError:
                 yield None
+
+
+# --- sweeps --------------------------------------------------------------------------------------
+
+# A grid of tiny pictures changes a hundred times a second; nobody sees more than a few.
+_SWEEP_PAUSE_SECONDS = 0.2
+
+
+async def wait_sweep_ended(sweeps: Sweeps, sweep_id: str) -> Sweep:
+    """Return a sweep once it has ended, or as it is when the server stops."""
+    async with _hearing(sweeps, sweep_id) as changed:
+        while not (sweeps.is_ended(sweep_id) or sweeps.is_closed):
+            await changed.wait()
+            changed.clear()
+    return await asyncio.to_thread(sweeps.get, sweep_id)
+
+
+async def sweep_changes(
+    sweeps: Sweeps, sweep_id: str, heartbeat: float
+) -> AsyncIterator[Sweep | None]:
+    """Yield a sweep as it is now and after each change, at last as it has ended.
+
+    None comes after each `heartbeat` seconds in which nothing happened.
+    """
+    async with _hearing(sweeps, sweep_id) as changed:
+        while True:
+            changed.clear()
+            is_over = sweeps.is_ended(sweep_id) or sweeps.is_closed
+            if sweeps.is_closed:
+                return
+            yield await asyncio.to_thread(sweeps.get, sweep_id)
+            if is_over:
+                return
+            await asyncio.sleep(_SWEEP_PAUSE_SECONDS)
+            while not changed.is_set():
+                try:
+                    await asyncio.wait_for(changed.wait(), heartbeat)
+                except TimeoutError:
+                    yield None
+
+
+@asynccontextmanager
+async def _hearing(sweeps: Sweeps, sweep_id: str) -> AsyncIterator[asyncio.Event]:
+    """Yield an event that is set whenever a sweep may have changed."""
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+
+    def notify() -> None:
+        loop.call_soon_threadsafe(changed.set)
+
+    sweeps.listeners.add(sweep_id, notify)
+    try:
+        yield changed
+    finally:
+        sweeps.listeners.remove(sweep_id, notify)

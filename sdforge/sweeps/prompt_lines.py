@@ -71,10 +71,10 @@ def prompt_lines(
     for number, line in enumerate(lines):
         where = f"line {number + 1}"
         said = _arguments(line, where, find_checkpoint)
-        request = replace(base, **{key: value for key, value in said.items() if key != "prompt"})
         for name in ("prompt", "negative_prompt"):
             if name in said:
-                request = replace(request, **{name: _joined(said[name], base, name, position)})
+                said[name] = _joined(said[name], base, name, position)
+        request = replace(base, **said)
         requests.append(request)
         if iterate_seed:
             base = replace(base, seed=(base.seed + request.image_count) % _SEEDS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from sdforge.core.errors import InvalidRequest
 from sdforge.core.request import GenerationRequest
@@ -59,7 +60,8 @@ def prompt_matrix(
         seed = base.seed
         if different_seeds and seed >= 0:
             seed = (seed + number) % _SEEDS
-        requests.append(replace(base, **{name: DELIMITERS[delimiter].join(texts)}, seed=seed))
+        changes: dict[str, Any] = {name: DELIMITERS[delimiter].join(texts), "seed": seed}
+        requests.append(replace(base, **changes))
     across = math.ceil(len(parts) / 2)
     halves = (parts[:across], parts[across:])
     axes = tuple(

@@ -63,6 +63,9 @@ class SweepScript:
         Raises:
             InvalidRequest: they are neither a list nor an object.
         """
+        if isinstance(arguments, list) and len(arguments) == 1:
+            # Forge's clients send names in a list of one.
+            arguments = arguments[0] if isinstance(arguments[0], Mapping) else arguments
         if isinstance(arguments, Mapping):
             known = {field.name for field in self.fields}
             for name in arguments:

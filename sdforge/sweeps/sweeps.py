@@ -184,7 +184,7 @@ class Sweeps:
             owners = [
                 one.id
                 for one in self._running.values()
-                if job is not None and any(cell.job == job.id for cell in one.running)
+                if any(job is None or cell.job == job.id for cell in one.running)
             ]
         for sweep_id in owners:
             self.cancel(sweep_id)

@@ -37,7 +37,9 @@ def router(context: ApiContext) -> APIRouter:
     @routes.post("/interrupt")
     def interrupt() -> dict[str, Any]:
         """Stop the running job at its next step; its request answers with what there is."""
-        engine.cancel()
+        # A cell is a job; what its user sees and wants to stop is the sweep.
+        if not context.sweeps.interrupt():
+            engine.cancel()
         return {}
 
     @routes.post("/skip")

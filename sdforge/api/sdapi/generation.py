@@ -29,6 +29,7 @@ from sdforge.api.schemas import (
     Txt2ImgRequest,
 )
 from sdforge.api.sdapi.options import change_options
+from sdforge.api.sdapi.sweep_scripts import draw_sweep, sweep_script_of
 from sdforge.api.translate import filled_in, generation_request
 from sdforge.api.translate_control import TITLES as CONTROL_TITLES
 from sdforge.api.waiting import wait_finished
@@ -74,6 +75,8 @@ def router(context: ApiContext) -> APIRouter:
 async def _generate(context: ApiContext, payload: LenientModel, kind: str) -> Response:
     engine = context.engine
     values = filled_in(payload)
+    if (script := sweep_script_of(values)) is not None:
+        return await draw_sweep(context, values, kind, script)
     job = await asyncio.to_thread(_submit, context, values, kind)
     _forget_pictures(values)
     pictures = UnsavedPictures(engine)

@@ -10,6 +10,7 @@ from sdforge.api.context import ApiContext
 from sdforge.core.extension import Extension
 from sdforge.core.fields import Field
 from sdforge.core.script import Script
+from sdforge.sweeps.scripts import SWEEP_SCRIPTS, arguments_info
 
 
 def router(context: ApiContext) -> APIRouter:
@@ -21,7 +22,11 @@ def router(context: ApiContext) -> APIRouter:
         """Titles of scripts, as `alwayson_scripts` and `script_name` take them."""
         # ControlNet is no extension here, but clients look for it among them.
         return {
-            kind: [*map(_title, _of_kind(context, kind)), "controlnet"]
+            kind: [
+                *map(_title, _of_kind(context, kind)),
+                *(script.title.lower() for script in SWEEP_SCRIPTS),
+                "controlnet",
+            ]
             for kind in ("txt2img", "img2img")
         }
 
@@ -29,17 +34,36 @@ def router(context: ApiContext) -> APIRouter:
     def script_info() -> list[dict[str, Any]]:
         """Scripts with their arguments in order."""
         return [
-            {
-                "name": _title(extension),
-                "is_alwayson": not isinstance(extension, Script),
-                "is_img2img": kind == "img2img",
-                "args": [_argument(field) for field in extension.fields],
-            }
+            one
             for kind in ("txt2img", "img2img")
-            for extension in _of_kind(context, kind)
+            for one in (*_extensions_info(context, kind), *_sweeps_info(context, kind))
         ]
 
     return routes
+
+
+def _extensions_info(context: ApiContext, kind: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": _title(extension),
+            "is_alwayson": not isinstance(extension, Script),
+            "is_img2img": kind == "img2img",
+            "args": [_argument(field) for field in extension.fields],
+        }
+        for extension in _of_kind(context, kind)
+    ]
+
+
+def _sweeps_info(context: ApiContext, kind: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": script.title.lower(),
+            "is_alwayson": False,
+            "is_img2img": kind == "img2img",
+            "args": arguments_info(script, kind, context.sweeps.catalog),
+        }
+        for script in SWEEP_SCRIPTS
+    ]
 
 
 def _of_kind(context: ApiContext, kind: str) -> list[Extension]:
