@@ -17,9 +17,11 @@ sys.path.insert(0, str(ROOT))
 
 from sdforge.core.fields import FIELDS  # noqa: E402 - needs the path above
 from sdforge.core.settings import OPTIONS  # noqa: E402
+from sdforge.sweeps.axis_table import axes  # noqa: E402
 from tests.api.contract.page import contract_page  # noqa: E402
 from tests.api.payload_effects import BOTH, EFFECTS, REFUSED, SAME, Effect  # noqa: E402
 
+AXES_START, AXES_END = "<!-- axes: written by scripts/docs.py -->", "<!-- /axes -->"
 TREE_START, TREE_END = "<!-- tree: written by scripts/docs.py -->", "<!-- end of tree -->"
 
 
@@ -125,6 +127,26 @@ def readme_page() -> str:
     return f"{before}{TREE_START}\n{file_tree()}\n{TREE_END}{after}"
 
 
+def sweeps_page() -> str:
+    """Return docs/sweeps.md with a fresh table of axes."""
+    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    before, _, rest = text.partition(AXES_START)
+    _, _, after = rest.partition(AXES_END)
+    of_kind = {kind: axes(kind) for kind in ("txt2img", "img2img")}
+    places = {
+        kind: {axis.label: str(index) for index, axis in enumerate(rows)}
+        for kind, rows in of_kind.items()
+    }
+    every = {axis.label: axis for rows in of_kind.values() for axis in rows}
+    lines = ["| axis | txt2img | img2img | |", "|---|---|---|---|"]
+    for label, axis in every.items():
+        said = f"not in this version: {axis.missing}" if axis.missing else axis.help
+        numbers = " | ".join(places[kind].get(label, "–") for kind in of_kind)
+        lines.append(f"| {label} | {numbers} | {said} |")
+    table = "\n".join(lines)
+    return f"{before}{AXES_START}\n{table}\n{AXES_END}{after}"
+
+
 def main() -> int:
     """Write or check; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -134,6 +156,7 @@ def main() -> int:
         ROOT / "docs" / "settings.md": settings_page(),
         ROOT / "docs" / "payload-fields.md": payload_page(),
         ROOT / "docs" / "conformance.md": contract_page(),
+        ROOT / "docs" / "sweeps.md": sweeps_page(),
         ROOT / "README.md": readme_page(),
     }
     stale = [

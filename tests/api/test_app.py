@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sdforge.api.app import PREFIXES
-from tests.api.conftest import Server, StartServer
+from tests.api.conftest import Server, StartServer, small
 
 A1111_ROUTES = """
 POST txt2img img2img extra-single-image extra-batch-images png-info interrogate interrupt skip
@@ -41,10 +41,13 @@ def test_every_route_of_a1111_is_there(shared_server: Server) -> None:
 
 def test_every_documented_get_answers(server: Server) -> None:
     server.draw(force_task_id="one")
+    sweep = {"id": "one", "request": small(), "axes": [{"axis": "Seed", "values": "1"}]}
+    server.client.post("/api/v1/sweeps", json=sweep)
+    server.client.get("/api/v1/sweeps/one/events")
     for path, methods in schema(server)["paths"].items():
         if "get" in methods:
-            names = {"kind": "checkpoint", "name": "tiny.safetensors"}
-            url = path.format(job_id="one", index=0, sha256="0" * 64, **names)
+            names = {"kind": "checkpoint", "name": "tiny.safetensors", "sweep_id": "one"}
+            url = path.format(job_id="one", index=0, number=0, sha256="0" * 64, **names)
             names_something = "sha256" in path or path.endswith(("/thumb", "{name}/preview"))
             expected = (404,) if names_something else (200, 204)
             assert server.client.get(url).status_code in expected, path
