@@ -32,14 +32,33 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
+class Piece:
+    """One of the files that a header describes; its first byte is counted as `start`."""
+
+    path: Path
+    start: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
 class CheckpointHeader:
-    """The checked header of one file; files that were saved alike share a `layout`."""
+    """The checked header of a file; files that were saved alike share a `layout`.
+
+    A folder in the layout of diffusers has one header too, over its files laid end to end: `path`
+    is the folder then, and `parts` are the files.
+    """
 
     path: Path
     layout: Layout
     metadata: Mapping[str, str]
     data_start: int
     file_bytes: int
+    parts: tuple[Piece, ...] = ()
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The files, in order of their places."""
+        return self.parts or (Piece(self.path, 0, self.file_bytes),)
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -61,7 +80,7 @@ class CheckpointHeader:
 
 
 def read_header(path: Path) -> CheckpointHeader:
-    """Read and check the header of a model file, which its name tells the format of.
+    """Read and check the header of a model file, which its name tells the format of, or folder.
 
     Raises:
         MissingModel: there is no such file, or it cannot be opened.
@@ -69,6 +88,10 @@ def read_header(path: Path) -> CheckpointHeader:
         CorruptCheckpoint: damaged, truncated, or not what its name says.
     """
     suffix = path.suffix.lower()
+    if path.is_dir():
+        from sdforge.models.formats.folder import read_folder
+
+        return read_folder(path)
     try:
         with path.open("rb") as file:
             file_bytes = os.fstat(file.fileno()).st_size

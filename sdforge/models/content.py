@@ -7,12 +7,15 @@ finds candidates without reading a file; before two are taken for one, all their
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import TracebackType
 from typing import IO
 
-from sdforge.models.checkpoint import CheckpointHeader
+from sdforge.models.checkpoint import CheckpointHeader, Piece
 from sdforge.models.families.base import Recipe
 from sdforge.models.hashes import Stamp
 from sdforge.models.quant import Storage
@@ -26,11 +29,12 @@ _PIECE_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class Content:
-    """The weights of one component in one file; `places` are (start, end) in the file."""
+    """The weights of one component; `places` are (start, end) in `pieces` laid end to end."""
 
     stamp: Stamp
     digest: str
     places: tuple[tuple[int, int], ...]
+    pieces: tuple[Piece, ...]
 
     @classmethod
     def of(
@@ -41,12 +45,12 @@ class Content:
         places = outline.places(header.data_start)
         digest = outline.digest.copy()
         step = max(len(places) // _SAMPLES, 1)
-        with header.path.open("rb", buffering=0) as file:
+        with _Reader(header.pieces) as files:
             for start, end in places[::step]:
                 # From the middle: tensors often begin alike, with a row of padding.
-                file.seek((start + end) // 2)
-                digest.update(file.read(min(_SAMPLE_BYTES, end - (start + end) // 2)))
-        return cls(stamp, digest.hexdigest(), places)
+                middle = (start + end) // 2
+                digest.update(files.read(middle, min(_SAMPLE_BYTES, end - middle)))
+        return cls(stamp, digest.hexdigest(), places, header.pieces)
 
     @property
     def key(self) -> str:
@@ -58,10 +62,7 @@ class Content:
         if self.digest != other.digest or len(self.places) != len(other.places):
             return False
         try:
-            with (
-                Path(self.stamp.path).open("rb", buffering=0) as mine,
-                Path(other.stamp.path).open("rb", buffering=0) as theirs,
-            ):
+            with _Reader(self.pieces) as mine, _Reader(other.pieces) as theirs:
                 pairs = sorted(zip(self.places, other.places, strict=True))
                 return (
                     all(_equal(mine, one, theirs, two) for one, two in pairs)
@@ -105,17 +106,46 @@ def _is_current(stamp: Stamp) -> bool:
     return Stamp.of(Path(stamp.path)) == stamp
 
 
-def _equal(mine: IO[bytes], one: tuple[int, int], theirs: IO[bytes], two: tuple[int, int]) -> bool:
-    left = one[1] - one[0]
-    if two[1] - two[0] != left:
+class _Reader:
+    """Reads from files that are laid end to end."""
+
+    def __init__(self, pieces: tuple[Piece, ...]) -> None:
+        self._pieces = pieces
+        self._starts = [piece.start for piece in pieces]
+        self._stack = ExitStack()
+        self._files: dict[int, IO[bytes]] = {}
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def read(self, place: int, size: int) -> bytes:
+        """Return bytes, which lie in one file; fewer where it ends. Raises OSError."""
+        number = bisect_right(self._starts, place) - 1
+        file = self._files.get(number)
+        if file is None:
+            opened = self._pieces[number].path.open("rb", buffering=0)
+            file = self._files[number] = self._stack.enter_context(opened)
+        file.seek(place - self._starts[number])
+        return file.read(size)
+
+
+def _equal(mine: _Reader, one: tuple[int, int], theirs: _Reader, two: tuple[int, int]) -> bool:
+    (place, end), (other, other_end) = one, two
+    if other_end - other != end - place:
         return False
-    mine.seek(one[0])
-    theirs.seek(two[0])
-    while left:
-        size = min(left, _PIECE_BYTES)
-        piece = mine.read(size)
+    while place < end:
+        size = min(end - place, _PIECE_BYTES)
+        piece = mine.read(place, size)
         # A short read ends the comparison: the file was cut meanwhile.
-        if len(piece) != size or piece != theirs.read(size):
+        if len(piece) != size or piece != theirs.read(other, size):
             return False
-        left -= size
+        place, other = place + size, other + size
     return True

@@ -13,10 +13,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 from sdforge.core.errors import MissingModel, StorageError
 from sdforge.core.settings import write_atomically
+from sdforge.models.files import folder_files
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +38,15 @@ class Stamp:
 
     @classmethod
     def of(cls, path: Path) -> Stamp:
-        """Return the stamp of a file as it is now. Raises OSError."""
+        """Return the stamp of a file as it is now, or of all files of a model's folder.
+
+        Raises OSError.
+        """
         stat = path.stat()
+        if S_ISDIR(stat.st_mode):
+            stats = [file.stat() for file in folder_files(path)]
+            size, newest = sum(one.st_size for one in stats), [one.st_mtime_ns for one in stats]
+            return cls(str(path.resolve()), size, max(newest, default=0))
         return cls(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
 
 

@@ -23,7 +23,7 @@ from sdforge.models.adapters.controlnet_library import ControlNetLibrary
 from sdforge.models.adapters.embedding_library import EmbeddingLibrary, EmbeddingTokenizer
 from sdforge.models.adapters.lora_library import LoraLibrary
 from sdforge.models.detect import detect, recommended
-from sdforge.models.files import model_files
+from sdforge.models.files import model_files, model_folders
 from sdforge.models.hashes import HashCache, Stamp, legacy_hash
 from sdforge.models.opening import open_model
 from sdforge.models.tokenizers import clip_tokenizer
@@ -69,7 +69,9 @@ class CheckpointInfo:
     @property
     def model_name(self) -> str:
         """A1111's `model_name`: the relative path without suffix, folders joined by '_'."""
-        return str(PurePosixPath(self.relative).with_suffix("")).replace("/", "_")
+        path = PurePosixPath(self.relative)
+        is_file = path.suffix.lower() in _CHECKPOINT_SUFFIXES
+        return str(path.with_suffix("") if is_file else path).replace("/", "_")
 
     def plain_aliases(self) -> list[str]:
         """Return the names that need no look into the file, best first."""
@@ -182,10 +184,12 @@ class Library:
     def ensure_hash(self, info: CheckpointInfo) -> CheckpointInfo:
         """Return `info` with its SHA-256, reading the whole file when it is not known yet.
 
+        Folders have none.
+
         Raises:
             MissingModel: the file cannot be read.
         """
-        if info.sha256 or not self._hashing:
+        if info.sha256 or not self._hashing or info.path.is_dir():
             return info
         sha256 = self._cache.compute(info.path)
         with self._lock:
@@ -260,18 +264,19 @@ class Library:
     def _scan(self) -> list[CheckpointInfo]:
         found: dict[str, CheckpointInfo] = {}
         for root in self._paths.checkpoints:
-            for path in model_files(root, _CHECKPOINT_SUFFIXES):
+            for path in (*model_files(root, _CHECKPOINT_SUFFIXES), *model_folders(root)):
                 if ".vae." in path.name.lower():
                     # Beside a checkpoint it is its VAE; in a VAE folder it is one of many.
                     continue
-                relative = path.relative_to(root).as_posix()
+                relative = path.relative_to(root).as_posix() if path != root else root.name
                 if relative in found:
                     relative = f"{root.name}/{relative}"
                 found.setdefault(relative, self._inspect(path, relative))
         return sorted(found.values(), key=lambda info: info.relative.casefold())
 
     def _inspect(self, path: Path, relative: str) -> CheckpointInfo:
-        plain = CheckpointInfo(path=path, name=path.stem, relative=relative)
+        name = path.name if path.is_dir() else path.stem
+        plain = CheckpointInfo(path=path, name=name, relative=relative)
         try:
             stamp = Stamp.of(path)
         except OSError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sdforge.models.architectures import denoiser_tensors
 from sdforge.models.checkpoint import CheckpointHeader, read_header
+from sdforge.models.formats.diffusers_names import is_unet, is_vae, original_unet, original_vae
 from sdforge.models.layout import Layout
 
 DENOISER = "model.diffusion_model."
@@ -30,11 +31,21 @@ def open_model(path: Path) -> CheckpointHeader:
 
 @lru_cache(maxsize=16)
 def original_names(layout: Layout) -> Layout:
-    """Return a layout with its denoiser under the prefix of the original checkpoints."""
+    """Return a layout with its denoiser under the prefix of the original checkpoints.
+
+    U-Nets and VAEs that diffusers saved get their original names back.
+    """
     tensors = denoiser_tensors(layout)
-    if tensors is None or tensors.prefix == DENOISER:
+    if tensors is None and is_vae(layout.tensors):
+        return Layout(original_vae(layout.tensors))
+    if tensors is None or any(key.startswith(_COMPANIONS) for key in layout.tensors):
         return layout
-    if tensors.prefix == "" and any(key.startswith(_COMPANIONS) for key in layout.tensors):
+    below = layout.under(tensors.prefix)
+    if is_unet(below) and "conv_in.weight" in below:
+        own = {name: layout.tensors[key] for name, key in below.items()}
+        others = {key: i for key, i in layout.tensors.items() if key not in set(below.values())}
+        return Layout(others | {DENOISER + name: info for name, info in original_unet(own).items()})
+    if tensors.prefix == DENOISER:
         return layout
     return Layout({_renamed(key, tensors.prefix): info for key, info in layout.tensors.items()})
 

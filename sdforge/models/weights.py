@@ -8,45 +8,31 @@ which type each is kept.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import nn
 
-from sdforge.core.errors import CorruptCheckpoint, MissingModel, UnsupportedCheckpoint
+from sdforge.core.errors import UnsupportedCheckpoint
 from sdforge.memory.arena import ALIGNMENT, Arena, aligned_bytes
 from sdforge.memory.component import Component
 from sdforge.models.checkpoint import CheckpointHeader
-from sdforge.models.families.base import Recipe, Source
+from sdforge.models.families.base import Recipe
 from sdforge.models.formats.ggml_types import BLOCK_TYPES
 from sdforge.models.layout import TensorInfo
 from sdforge.models.quant import (
     Kept,
-    Pack,
     Storage,
-    convert,
     kept,
     kept_blocks,
     layer_weights,
     packable,
 )
+from sdforge.models.weight_files import WeightFiles, stored_type
 
-# Large enough to read at full speed, small beside any model.
-BUFFER_BYTES = 16 * 1024 * 1024
-TORCH_DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
 _MOST_ALIGNMENT = max(ALIGNMENT, 8)
 _FLOAT8_NAMES = ("F8_E4M3", "F8_E5M2")
 
@@ -71,7 +57,7 @@ def load_component(
         CorruptCheckpoint: the file became shorter since its header was read.
         UnsupportedCheckpoint: it holds numbers of a type that cannot be converted.
     """
-    with _WeightFile(plan.header) as file:
+    with WeightFiles(plan.header) as file:
         arena = Arena(plan.host_bytes)
         try:
             tensors = {key: file.view(plan.recipe.info(key), plan.kept[key]) for key in plan.mapped}
@@ -131,7 +117,7 @@ class _Places:
 def _places(recipe: Recipe, storage: Storage, alignment: int, data_start: int) -> _Places:
     packed = packable(recipe.skeleton.example) if _has_packed(recipe, storage) else frozenset()
     infos = {name: recipe.info(name) for name in recipe.skeleton.shapes}
-    types = {name: _stored_type(info) for name, info in infos.items()}
+    types = {name: stored_type(info) for name, info in infos.items()}
     how = {
         name: kept(storage, recipe.sources[name].shape, types[name], packs=name in packed)
         for name, info in infos.items()
@@ -170,11 +156,6 @@ def _blocks(recipe: Recipe, storage: Storage, infos: Mapping[str, TensorInfo]) -
     }
 
 
-def _stored_type(info: TensorInfo) -> torch.dtype | None:
-    """Return the type of the numbers in the file; GGUF's blocks are bytes."""
-    return torch.uint8 if info.dtype in BLOCK_TYPES else TORCH_DTYPES.get(info.dtype)
-
-
 def _has_packed(recipe: Recipe, storage: Storage) -> bool:
     """Say whether any weight of a recipe is kept in another type than it is computed in."""
     if storage.packing:
@@ -201,114 +182,3 @@ def _is_mappable(place: int, stored: torch.dtype | None, how: Kept, alignment: i
         return False
     needed = how.dtype.itemsize if how.decode is not None else max(alignment, how.dtype.itemsize)
     return place % needed == 0
-
-
-@lru_cache(maxsize=512)
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the strides, in numbers, of a tensor whose numbers lie one behind the other."""
-    strides: tuple[int, ...] = ()
-    step = 1
-    for size in reversed(shape):
-        strides = (step, *strides)
-        step *= max(size, 1)
-    return strides
-
-
-class _WeightFile:
-    """A model file, open for reading weights."""
-
-    def __init__(self, header: CheckpointHeader) -> None:
-        self._header = header
-        self._map: torch.Tensor | None = None
-        self._numbers: dict[torch.dtype, torch.Tensor] = {}  # the mapping, by type
-        self._buffer = bytearray()
-        self._path: Path = header.path
-
-    def __enter__(self) -> _WeightFile:
-        try:
-            self._file = self._path.open("rb", buffering=0)
-        except OSError as error:
-            raise MissingModel(f"{self._path} cannot be opened: {error.strerror}") from error
-        if os.fstat(self._file.fileno()).st_size != self._header.file_bytes:
-            self._file.close()
-            raise self._changed()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
-
-    def view(self, info: TensorInfo, how: Kept) -> torch.Tensor:
-        """Return a tensor over the mapped file."""
-        if info.size_bytes == 0:
-            return torch.empty(how.shape, dtype=how.dtype)
-        if self._map is None:
-            # Private pages: a stray write would change this process's copy and neither the file
-            # nor, as with a read-only mapping, end the process. Not Python's mmap, which keeps the
-            # file open as long as the mapping lives.
-            self._map = torch.from_file(
-                str(self._path), shared=False, size=self._header.file_bytes, dtype=torch.uint8
-            )
-        numbers = self._numbers.get(how.dtype)
-        if numbers is None:
-            whole = self._map.numel() // how.dtype.itemsize * how.dtype.itemsize
-            numbers = self._numbers[how.dtype] = self._map[:whole].view(how.dtype)
-        place = (self._header.data_start + info.start) // how.dtype.itemsize
-        return numbers.as_strided(how.shape, _strides(how.shape), place)
-
-    def read(
-        self,
-        info: TensorInfo,
-        source: Source,
-        target: torch.Tensor,
-        on_progress: Callable[[int], None],
-        pack: Pack | None = None,
-    ) -> None:
-        """Read a tensor into `target`, converting piece by piece, or whole where it is packed."""
-        stored = _stored_type(info)
-        if stored is None:
-            raise UnsupportedCheckpoint(
-                f"{self._path.name}: {source.key} holds {info.dtype}, which is no type for weights"
-            )
-        if pack is None:
-            self._read_pieces(info, stored, target.view(-1), on_progress)
-        else:
-            shape = (info.size_bytes,) if info.dtype in BLOCK_TYPES else source.shape
-            whole = torch.empty(shape, dtype=stored)
-            self._read_pieces(info, stored, whole.view(-1), on_progress)
-            pack(whole, target)
-
-    def _read_pieces(
-        self,
-        info: TensorInfo,
-        stored: torch.dtype,
-        flat: torch.Tensor,
-        on_progress: Callable[[int], None],
-    ) -> None:
-        self._buffer = self._buffer or bytearray(BUFFER_BYTES)
-        self._file.seek(self._header.data_start + info.start)
-        done, left = 0, info.size_bytes
-        while left:
-            piece = memoryview(self._buffer)[: min(left, BUFFER_BYTES)]
-            self._fill(piece)
-            count = len(piece) // stored.itemsize
-            convert(torch.frombuffer(piece, dtype=stored), flat[done : done + count])
-            done, left = done + count, left - len(piece)
-            on_progress(len(piece))
-
-    def _fill(self, piece: memoryview) -> None:
-        filled = 0
-        while filled < len(piece):
-            count = self._file.readinto(piece[filled:])
-            if not count:
-                raise self._changed()
-            filled += count
-
-    def _changed(self) -> CorruptCheckpoint:
-        return CorruptCheckpoint(
-            f"{self._path.name} changed while it was being loaded; is it still being written?"
-        )

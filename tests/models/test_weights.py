@@ -8,7 +8,7 @@ from torch import nn
 
 from sdforge.core.errors import CorruptCheckpoint, MissingModel, UnsupportedCheckpoint
 from sdforge.memory.component import Component
-from sdforge.models import weights
+from sdforge.models import weight_files, weights
 from sdforge.models.checkpoint import read_header
 from sdforge.models.families.base import Recipe, Source
 from sdforge.models.quant import Storage
@@ -100,7 +100,7 @@ def test_a_write_into_a_mapped_parameter_does_not_reach_the_file(file: Path) -> 
 def test_tensors_larger_than_the_buffer_are_read_in_pieces(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "BUFFER_BYTES", 1024)
+    monkeypatch.setattr(weight_files, "BUFFER_BYTES", 1024)
     progress: list[int] = []
     module = load(file, torch.float32, progress).module
     wanted = load_file(file)["first.weight"].float().view(300, 200)

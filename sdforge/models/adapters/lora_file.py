@@ -31,7 +31,7 @@ from sdforge.models.adapters.kinds import (
     Sum,
 )
 from sdforge.models.checkpoint import CheckpointHeader, read_header
-from sdforge.models.weights import TORCH_DTYPES
+from sdforge.models.weight_files import TORCH_DTYPES
 
 # How names end → what the tensor is. Of several that match, the longest counts.
 _ENDINGS: dict[str, str] = {
