@@ -24,6 +24,7 @@ _DAMAGED = (
     OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError,
     MemoryError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
+_ROWS = 64
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -69,7 +70,8 @@ def decode_picture(data: bytes, field: str, *, max_pixels: int) -> Image.Image:
             # A file may say that it is nothing wide.
             if not image.width or not image.height:
                 raise InvalidRequest(field, "a picture without pixels", _ALLOWED)
-            return _in_colours(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _in_colours(image)
     except InvalidRequest:
         raise
     except _DAMAGED as error:
@@ -85,8 +87,12 @@ def flattened(image: Image.Image, background: str) -> Image.Image:
         colour = ImageColor.getrgb(background)[:3]
     except ValueError:
         colour = (255, 255, 255)
-    ground = Image.new("RGBA", image.size, (*colour, 255))
-    return Image.alpha_composite(ground, image).convert("RGB")
+    ground = Image.new("RGB", image.size, colour)
+    # Some rows at a time, because a large picture need not be there four times over.
+    for top in range(0, image.height, _ROWS):
+        rows = image.crop((0, top, image.width, min(top + _ROWS, image.height)))
+        ground.paste(rows.convert("RGB"), (0, top), rows.getchannel("A"))
+    return ground
 
 
 def _in_colours(image: Image.Image) -> Image.Image:
@@ -100,9 +106,16 @@ def _in_colours(image: Image.Image) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Return a picture of one deep channel with 8 bits, by the range that its numbers are in."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float64))
+    values = np.asarray(image)
+    largest = float(np.nanmax(values, initial=0))
     if image.mode == "F":
-        scale = 255.0 if values.max() <= 1 else 1.0
+        scale = 255.0 if largest <= 1 else 1.0
     else:
-        scale = 1.0 if image.mode == "I" and values.max() <= 255 else 1 / 256
-    return Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
+        scale = 1.0 if image.mode == "I" and largest <= 255 else 1 / 256
+    result = np.empty(values.shape, np.uint8)
+    # Some rows at a time: as double precision a large picture takes eight times its bytes.
+    for start in range(0, len(values), _ROWS):
+        rows = slice(start, start + _ROWS)
+        deep = np.nan_to_num(values[rows].astype(np.float64)) * scale
+        result[rows] = deep.clip(0, 255).astype(np.uint8)
+    return Image.fromarray(result)

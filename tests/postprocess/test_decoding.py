@@ -6,7 +6,10 @@ import base64
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,3 +144,43 @@ def test_damaged_files_and_other_formats_are_refused(data: bytes) -> None:
 def test_a_flipped_byte_is_read_or_refused_and_nothing_else(place: int, byte: int) -> None:
     with contextlib.suppress(InvalidRequest):
         read(PNG[:place] + bytes([byte]) + PNG[place + 1 :])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "transparent",
+        pytest.param("deep", marks=pytest.mark.slow),
+        pytest.param("cmyk", marks=pytest.mark.slow),
+    ],
+)
+def test_the_largest_picture_that_is_taken_needs_a_bounded_share_of_memory(
+    tmp_path: Path, kind: str
+) -> None:
+    """64 megapixels on their way to 64 × 64: measured in a process of its own.
+
+    Three copies as RGBA, and what Python and the reader need, are the most it may ever hold.
+    """
+    made = {
+        "deep": lambda: Image.fromarray(np.full((8192, 8192), 40_000, np.uint16)),
+        "cmyk": lambda: Image.new("CMYK", (8192, 8192), (10, 20, 30, 40)),
+        "transparent": lambda: Image.new("RGBA", (8192, 8192), (10, 20, 30, 40)),
+    }[kind]()
+    path = tmp_path / "large"
+    made.save(path, "JPEG" if kind == "cmyk" else "PNG", compress_level=1)
+    del made
+    code = (
+        "import resource, sys, pathlib\n"
+        "from sdforge.postprocess.decoding import decode_picture, flattened\n"
+        "from sdforge.postprocess.resizing import resized\n"
+        "data = pathlib.Path(sys.argv[1]).read_bytes()\n"
+        "picture = decode_picture(data, 'mask', max_pixels=8192 * 8192)\n"
+        "small = resized(flattened(picture, '#ffffff'), 1, 64, 64)\n"
+        "assert small.size == (64, 64)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    kilobytes = int(done.stdout) // (1024 if sys.platform == "darwin" else 1)
+    assert kilobytes < 3.6 * 4 * 8192 * 8192 / 1024
