@@ -79,6 +79,10 @@ class Script(Extension):
         """Return how many batches `run` will draw of a resolved request."""
         return request.batch_count
 
+    def picture_count(self, request: GenerationRequest, values: Values) -> int:
+        """Return how many pictures those batches have, for the limits of a job."""
+        return self.batch_count(request, values) * request.batch_size
+
     def result_size(self, request: GenerationRequest, values: Values) -> tuple[int, int]:
         """Return (width, height) of the largest picture that `run` makes, in pixels."""
         return request.final_size
@@ -127,7 +131,7 @@ def check_script(request: GenerationRequest, active: Iterable[Active], limits: L
     if width * height > limits.pixels_per_image:
         allowed = f"at most {limits.pixels_per_image} pixels a picture"
         raise InvalidRequest("script_args", f"a result of {width}x{height}", allowed)
-    pictures = script.batch_count(request, values) * request.batch_size
+    pictures = script.picture_count(request, values)
     if pictures > limits.images_per_job:
         allowed = f"at most {limits.images_per_job} a job"
         raise InvalidRequest("script_args", f"{pictures} pictures to draw", allowed)

@@ -102,3 +102,22 @@ def test_loopback_goes_further_from_the_start_with_each_loop(
     source = np.asarray(circle).astype(int)
     distances = [np.abs(one - source).mean() for one in made]
     assert distances[0] < distances[-1]
+
+
+def test_outpainting_continues_the_background_and_keeps_the_picture(
+    client: TestClient, circle: Image.Image
+) -> None:
+    (made,), info = post(
+        client, prompt="red circle", init_images=[encoded(circle)], denoising_strength=0.8,
+        script_name="outpainting mk2", script_args=["", 32, 4, ["left", "right"], 1.0, 0.05],
+    )  # fmt: skip
+    source = np.asarray(circle)
+    assert made.shape == (128, 192, 3)
+    assert "Outpainting mk2" in info["infotexts"][0]
+    # Beyond the blur every bit of the old picture is there.
+    assert np.array_equal(made[:, 32 + 24 : 160 - 24], source[:, 24:-24])
+    # What is new is a background like the old one, and no noise.
+    border = np.concatenate([source[:, :8], source[:, -8:]], axis=1).reshape(-1, 3).mean(0)
+    for new in (made[:, :24], made[:, -24:]):
+        assert np.abs(new.reshape(-1, 3).mean(0) - border).max() < 60
+        assert np.abs(np.diff(new.astype(int), axis=0)).mean() < 20

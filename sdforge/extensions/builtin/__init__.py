@@ -8,8 +8,10 @@ from sdforge.extensions.builtin.cfg_zero import CfgZero
 from sdforge.extensions.builtin.dynamic_thresholding import DynamicThresholding
 from sdforge.extensions.builtin.freeu import FreeU
 from sdforge.extensions.builtin.loopback import Loopback
+from sdforge.extensions.builtin.outpainting_mk2 import OutpaintingMk2
 from sdforge.extensions.builtin.perp_neg import PerpNeg
 from sdforge.extensions.builtin.perturbed_attention import PerturbedAttention
+from sdforge.extensions.builtin.poor_mans_outpainting import PoorMansOutpainting
 from sdforge.extensions.builtin.projected_guidance import AdaptiveProjectedGuidance
 from sdforge.extensions.builtin.sd_upscale import SdUpscale
 from sdforge.extensions.builtin.self_attention import SelfAttentionGuidance
@@ -27,4 +29,6 @@ BUILTIN: tuple[type[Extension], ...] = (
     TokenMerging,
     SdUpscale,
     Loopback,
+    OutpaintingMk2,
+    PoorMansOutpainting,
 )

@@ -56,6 +56,10 @@ class Loopback(Script):
         """Return the loops of all rounds."""
         return request.batch_count * int(values["loops"])
 
+    def picture_count(self, request: GenerationRequest, values: Values) -> int:
+        """Return the pictures: one a loop, whatever the batch size."""
+        return self.batch_count(request, values)
+
     def run(
         self, request: GenerationRequest, values: Values, studio: Studio
     ) -> Iterator[ImageResult]:
