@@ -89,7 +89,7 @@ SECTIONS: dict[str, tuple[Flag, ...]] = {
         _switch("--gradio-debug", OBSOLETE, "debug mode of the page"),
         _switch("--gradio-queue", ALWAYS, "queue the page's events"),
         _switch("--no-gradio-queue", OBSOLETE, "do not queue the page's events"),
-        _text("--gradio-allowed-path", LATER, "folder whose files the page may show", repeat=True),
+        _text("--gradio-allowed-path", ACTS, "a further folder that batches from a directory may read and write", repeat=True),
         _text("--gradio-img2img-tool", OBSOLETE, "the page's picture editor"),
         _text("--gradio-inpaint-tool", OBSOLETE, "the page's mask editor"),
         _text("--theme", LATER, "colours of the page", choices=("light", "dark")),

@@ -10,6 +10,7 @@ import base64
 import html
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from pydantic import BaseModel, Field
 
 from sdforge.api.context import ApiContext
 from sdforge.api.errors import error_response
+from sdforge.api.folders import allowed_folder, pictures_in
 from sdforge.api.jobs import describe_job
 from sdforge.api.links import fetched, is_link
 from sdforge.api.schemas import (
@@ -101,7 +103,9 @@ class StoredPicture(LenientModel):
 class ExtrasJobRequest(ExtrasRequest):
     """Stored pictures to process in a job."""
 
-    images: list[StoredPicture] = Field(description="As /api/v1/inputs answered.")
+    images: list[StoredPicture] = Field(default=[], description="As /api/v1/inputs answered.")
+    input_dir: LenientStr = Field(default="", description="In place of images: all in a folder.")
+    output_dir: LenientStr = Field(default="", description="Where results go; empty: outputs.")
     save_images: LenientBool = Field(default=True, description="Whether results are saved to disk.")
 
 
@@ -157,13 +161,19 @@ def job_router(context: ApiContext) -> APIRouter:
     @routes.post("/extras", status_code=202, responses=_RESPONSES)
     def extras(request: Request, payload: ExtrasJobRequest) -> dict[str, Any]:
         """Queue a job that processes stored pictures, and answer at once with the job."""
-        images = [InputImage(one.sha256, one.width, one.height) for one in payload.images]
-        for image in images:
-            engine.inputs.read(image)
-        asked = GenerationRequest(
-            init_images=tuple(images),
-            extras=extras_of(payload, [one.name for one in payload.images]),
-        )
+        extras = extras_of(payload)
+        extras.check()
+        if payload.output_dir.strip():
+            folder = allowed_folder(context, payload.output_dir, "output_dir")
+            extras = replace(extras, folder=str(folder))
+        if payload.input_dir.strip():
+            images, names = _from_folder(context, payload.input_dir)
+        else:
+            images = [InputImage(one.sha256, one.width, one.height) for one in payload.images]
+            names = _stems([one.name for one in payload.images])
+            for image in images:
+                engine.inputs.read(image)
+        asked = GenerationRequest(init_images=tuple(images), extras=replace(extras, names=names))
         job = engine.submit(asked, save_images=payload.save_images)
         root = request.scope.get("root_path", "")
         return describe_job(job, engine.queue_position(job.id), root)
@@ -173,7 +183,6 @@ def job_router(context: ApiContext) -> APIRouter:
 
 def extras_of(payload: ExtrasRequest, names: Sequence[str] = ()) -> Extras:
     """Return what a payload asks for; `names` are those of the pictures' files."""
-    stems = tuple(PurePath(name.replace("\\", "/")).stem for name in names)
     return Extras(
         resize_mode=payload.resize_mode,
         factor=payload.upscaling_resize,
@@ -186,8 +195,26 @@ def extras_of(payload: ExtrasRequest, names: Sequence[str] = ()) -> Extras:
         second_visibility=payload.extras_upscaler_2_visibility,
         gfpgan_visibility=payload.gfpgan_visibility,
         codeformer_visibility=payload.codeformer_visibility,
-        names=stems if any(stems) else (),
+        names=_stems(names),
     )
+
+
+def _stems(names: Sequence[str]) -> tuple[str, ...]:
+    stems = tuple(PurePath(name.replace("\\", "/")).stem for name in names)
+    return stems if any(stems) else ()
+
+
+def _from_folder(context: ApiContext, text: str) -> tuple[list[InputImage], tuple[str, ...]]:
+    """Store the pictures of a folder and return them with their names.
+
+    Raises:
+        InvalidRequest: the folder may not be read, or one of its pictures cannot be.
+    """
+    engine = context.engine
+    most = engine.settings.current.max_images_per_job
+    paths = pictures_in(context, text, "input_dir", most)
+    images = [engine.add_input(path.read_bytes(), f"input_dir: {path.name}") for path in paths]
+    return images, tuple(path.stem for path in paths)
 
 
 async def _run(

@@ -3,9 +3,10 @@
 // Reading order: tab.js (one tab), form.js (values of its form), jobs.js (from Generate to the
 // picture), results.js and lightbox.js (what is shown), pictures.js (what img2img starts from),
 // fit.js (will it fit?), status.js (server and model), keys.js, paste.js, notify.js, http.js.
-// The tabs without a form: panels.js, then pnginfo.js, models.js, settings.js, system.js.
+// The tabs without a form: panels.js, then extras.js, pnginfo.js, models.js, settings.js, system.js.
 
 import { listenToTyping } from "./complete.js";
+import { ExtrasTab } from "./extras.js";
 import { press } from "./form.js";
 import { isReachable } from "./http.js";
 import { listenToKeys } from "./keys.js";
@@ -26,9 +27,12 @@ for (const name of ["txt2img", "img2img"]) tabs[name] = new Tab(name, tabs);
 const all = Object.values(tabs);
 const status = new ServerStatus();
 let last = tabs.txt2img;
-// The tab with a form that is on screen, or was last.
-const shown = () => (last = all.find((tab) => tab.isShown()) || last);
+const extras = new ExtrasTab(tabs);
+tabs.extras = extras;
+// The tab with jobs that is on screen, or the one with a form that was last.
+const shown = () => (extras.isShown() ? extras : (last = all.find((tab) => tab.isShown()) || last));
 const panels = new Panels({
+  extras,
   pnginfo: new PngInfo(tabs),
   models: new ModelsPanel(() => last, () => ask("show_checkpoint")),
   settings: new SettingsPanel(() => ask("show_checkpoint")),

@@ -33,6 +33,7 @@ export class PngInfo {
       button("Send to txt2img", () => this.toText(), { id: "pnginfo_send_to_txt2img" }),
       button("Send to img2img", () => this.toPicture("img2img"), { id: "pnginfo_send_to_img2img" }),
       button("Send to inpaint", () => this.toPicture("inpaint"), { id: "pnginfo_send_to_inpaint" }),
+      button("Send to extras", () => this.tabs.extras.receive({ url: this.shown.url }), { id: "pnginfo_send_to_extras" }),
       button("Copy text", () => this.copy(), { id: "pnginfo_copy" }),
     ];
   }

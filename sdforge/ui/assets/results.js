@@ -9,7 +9,7 @@ const ENDINGS = {
   cancelled: "Interrupted.",
   interrupted: "The server stopped while this job ran. Generate again to repeat it.",
 };
-const STAGE_NAMES = { load: "load", encode: "prompt", denoise: "sampling", decode: "decode", save: "save" };
+const STAGE_NAMES = { load: "load", encode: "prompt", denoise: "sampling", upscale: "enlarging", decode: "decode", save: "save" };
 
 export class Results {
   constructor(tab) {
@@ -239,7 +239,8 @@ export class Results {
 function stageTexts(job) {
   const { text, step, steps, stage } = job.progress;
   const asked = job.cancel_requested ? "Interrupting…" : "";
-  return [asked, stage === "denoise" ? stepText(step, steps) : "", text];
+  const tiles = stage === "upscale" && steps > 1 ? `tile ${step}/${steps}` : "";
+  return [asked, stage === "denoise" ? stepText(step, steps) : tiles, text];
 }
 
 // How many there will be is not known of samplers that choose their own steps.

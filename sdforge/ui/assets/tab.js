@@ -124,6 +124,7 @@ export class Tab {
       copy_info: () => results.copyInfotext(),
       send_to_img2img: () => this.others.img2img.receive(results.picture(), "img2img"),
       send_to_inpaint: () => this.others.img2img.receive(results.picture(), "inpaint"),
+      send_to_extras: () => this.others.extras.receive(results.picture()),
       upscale: () => this.enlarge(),
     };
     return pictures ? { ...own, ...pictures.clicks() } : own;

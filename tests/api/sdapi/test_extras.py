@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -201,3 +202,66 @@ def test_progress_counts_the_pictures_of_a_batch(server: Server) -> None:
     assert job.progress.batch_count == 3
     assert job.progress.fraction == 1.0
     assert set(job.timings) >= {"input", "upscale"}
+
+
+def write(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(base64.b64decode(picture(8 + number, 8)))
+
+
+def test_a_folder_below_outputs_is_worked_through(server: Server) -> None:
+    source = server.paths.data / "outputs" / "mine"
+    write(source, "b.png", "a.PNG")
+    (source / "note.txt").write_text("no picture")
+    answer = server.client.post(
+        "/api/v1/extras",
+        json={"input_dir": "outputs/mine", "output_dir": "outputs/large", "upscaler_1": "Lanczos"},
+    )
+    assert answer.status_code == 202, answer.text
+    job = server.engine.wait(answer.json()["id"], 20)
+    assert job.status is JobStatus.DONE, job.error
+    made = {path.name: Image.open(path).size for path in (source.parent / "large").iterdir()}
+    assert made == {"a.png": (18, 16), "b.png": (16, 16)}
+
+
+def test_other_folders_are_refused_unless_they_are_allowed(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    write(elsewhere, "a.png")
+    server = start_server()
+    outputs = server.paths.data / "outputs"
+    outputs.mkdir()
+    (outputs / "way-out").symlink_to(elsewhere)
+    write(outputs / "in", "a.png")
+    (outputs / "in" / "b.png").symlink_to(elsewhere / "a.png")
+    for values in (
+        {"input_dir": str(elsewhere)},
+        {"input_dir": "outputs/../elsewhere"},
+        {"input_dir": "outputs/way-out"},
+        {"input_dir": "/"},
+        {"input_dir": "outputs/in", "output_dir": "."},
+        {"input_dir": "outputs/in", "output_dir": str(elsewhere)},
+        {"input_dir": "outputs/nothing-here"},
+        {"input_dir": "outputs/\0"},
+    ):
+        answer = server.client.post("/api/v1/extras", json=values)
+        assert answer.status_code == 422, values
+        assert "_dir" in answer.text
+    answer = server.client.post("/api/v1/extras", json={"input_dir": "outputs/in"})
+    assert len(answer.json()["request"]["init_images"]) == 1
+    server.engine.wait(answer.json()["id"], 20)
+    server.engine.close()
+    allowed = start_server({"gradio_allowed_path": [str(elsewhere)]})
+    answer = allowed.client.post("/api/v1/extras", json={"input_dir": str(elsewhere)})
+    assert answer.status_code == 202, answer.text
+
+
+def test_a_broken_picture_of_a_folder_is_named(server: Server) -> None:
+    source = server.paths.data / "outputs" / "in"
+    write(source, "a.png")
+    (source / "broken.png").write_bytes(b"no picture")
+    answer = server.client.post("/api/v1/extras", json={"input_dir": "outputs/in"})
+    assert answer.status_code == 422
+    assert "broken.png" in answer.text
