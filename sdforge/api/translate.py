@@ -88,30 +88,21 @@ def override_settings(values: Mapping[str, Any] | None) -> dict[str, Any]:
 
     Raises:
         InvalidRequest: forge_additional_modules is no list of names.
-        NotAvailable: forge_additional_modules names more than a VAE.
     """
     overrides = dict(values or {})
-    unknown = [key for key in overrides if key not in OPTIONS and key != MODULES]
+    unknown = [key for key in overrides if key not in OPTIONS]
     if unknown:
         log.warning("override_settings: not known here and without effect: %s", unknown)
     if modules := overrides.pop(MODULES, None):
-        overrides |= _vae_of_modules(modules)
+        overrides[MODULES] = _named_modules(modules)
     return overrides
 
 
-def _vae_of_modules(modules: Any) -> dict[str, str]:
-    """Read Forge's list of VAE and text encoder files as A1111's `sd_vae`."""
+def _named_modules(modules: Any) -> list[str]:
+    """Return the files that Forge's list of VAE and text encoders names."""
     if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules):
         raise InvalidRequest(MODULES, modules, "a list of file names")
-    # Clients send the server's full path, of either kind of system, or the bare name.
-    names = [name.replace("\\", "/").rpartition("/")[2] for name in modules]
-    names = [name for name in names if name not in _SAME_MODULES]
-    if len(names) > 1:
-        raise NotAvailable(
-            f"{MODULES}: separate text encoders are not in this version; "
-            "allowed: at most one VAE file"
-        )
-    return {"sd_vae": names[0]} if names else {}
+    return [name for name in modules if name not in _SAME_MODULES]
 
 
 def _refuse_what_is_missing(values: Mapping[str, Any]) -> None:

@@ -68,6 +68,7 @@ def _hires_parameters(values: Mapping[str, Any], result: Mapping[str, Any]) -> d
         "hires_upscaler": result["hires_upscaler"] or FIELD["hires_upscaler"].default,
         # 0 is A1111's "as in the first pass".
         "hires_cfg_scale": result["hires_cfg_scale"] or None,
+        "hires_distilled_cfg_scale": result["hires_distilled_cfg_scale"] or None,
     }
     first_width, first_height = values["firstphase_width"], values["firstphase_height"]
     if first_width > 0 or first_height > 0:

@@ -135,6 +135,13 @@ FIELDS: tuple[Field, ...] = (
         help="How closely to follow the prompt; at 1 the negative prompt has no effect.",
     ),
     Field(
+        name="distilled_cfg_scale", kind=float, default=3.5, api_default=3.5,
+        label="Distilled CFG Scale", api="distilled_cfg_scale", infotext="Distilled CFG Scale",
+        minimum=0, maximum=30, step=0.1, lowest=0, highest=100, axis="Distilled CFG Scale",
+        elem_id="distilled_cfg_scale",
+        help="How closely to follow the prompt, for models that are told so (Flux dev).",
+    ),
+    Field(
         name="seed", kind=int, default=-1, api_default=-1, label="Seed", api="seed",
         infotext="Seed", lowest=-1, highest=MAX_SEED, axis="Seed", elem_id="seed",
         help="The start of the noise; −1 takes a new one each time.",
@@ -280,6 +287,13 @@ FIELDS: tuple[Field, ...] = (
         name="hires_cfg_scale", kind=float, default=None, label="Hires CFG Scale", api="hr_cfg",
         infotext="Hires CFG Scale", minimum=0, maximum=30, step=0.5, lowest=0, highest=100,
         only="txt2img", elem_id="hr_cfg", help="Of the second pass; left out or 0 for the same.",
+    ),
+    Field(
+        name="hires_distilled_cfg_scale", kind=float, default=None,
+        label="Hires Distilled CFG Scale", api="hr_distilled_cfg",
+        infotext="Hires Distilled CFG Scale", minimum=0, maximum=30, step=0.1, lowest=0,
+        highest=100, only="txt2img", elem_id="hr_distilled_cfg",
+        help="Of the second pass; left out or 0 for the same.",
     ),
     Field(
         name="resize_mode", kind=int, default=0, api_default=0, label="Resize mode",

@@ -87,5 +87,6 @@ def _convert(kind: type, value: Any) -> Any:
     if kind is str:
         return value if isinstance(value, str) else None
     if kind is tuple:
-        return tuple(value) if isinstance(value, (list, tuple)) else None
+        is_names = isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
+        return tuple(value) if is_names else None
     return value if isinstance(value, kind) else None

@@ -110,6 +110,11 @@ class Paths:
         return (self.models / "VAE", *self.extra_vaes)
 
     @property
+    def text_encoders(self) -> tuple[Path, ...]:
+        """Folders searched for text encoders."""
+        return (self.models / "text_encoder", self.models / "text_encoders")
+
+    @property
     def loras(self) -> tuple[Path, ...]:
         """Folders searched for LoRA files and their kin."""
         return (self.models / "Lora", self.models / "LyCORIS", *self.extra_loras)

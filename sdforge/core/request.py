@@ -56,6 +56,7 @@ class GenerationRequest:
     batch_count: int = 1
     batch_size: int = 1
     cfg_scale: float | None = None
+    distilled_cfg_scale: float = 3.5
     seed: int = -1
     subseed: int = -1
     subseed_strength: float = 0.0
@@ -83,6 +84,7 @@ class GenerationRequest:
     hires_prompt: str = ""
     hires_negative_prompt: str = ""
     hires_cfg_scale: float | None = None
+    hires_distilled_cfg_scale: float | None = None
     resize_mode: int = 0
     image_cfg_scale: float | None = None
     initial_noise_multiplier: float | None = None

@@ -81,6 +81,7 @@ class Settings:
     add_version_to_infotext: bool = _option(True, "Add program version to infotext", "infotext")
     sd_model_checkpoint: str = _option("", "Stable Diffusion checkpoint", "sd", infotext="Model")
     sd_vae: str = _option("Automatic", "SD VAE", "vae", infotext="VAE")
+    forge_additional_modules: tuple[str, ...] = _option((), "VAE / Text Encoder: files that bring what a checkpoint lacks, before its own parts", "forge")
     CLIP_stop_at_last_layers: int = _option(1, "Clip skip", "sd", minimum=1, maximum=12, infotext="Clip skip")
     sdxl_clip_l_skip: bool = _option(False, "Clip skip counts for SDXL too, in its smaller text encoder", "sdxl", infotext="Clip skip SDXL")
     sdxl_crop_top: int = _option(0, "SDXL: crop top coordinate that pictures claim to have", "sdxl", minimum=0, maximum=1024)

@@ -34,6 +34,8 @@ from sdforge.memory.estimate import (
 )
 from sdforge.memory.recommend import alternatives, recommend_size
 from sdforge.models.checkpoint import CheckpointHeader
+from sdforge.models.composition import files_of
+from sdforge.models.families import FAMILIES
 from sdforge.models.hashes import Stamp
 from sdforge.models.opening import open_model
 from sdforge.models.precision import precision_names
@@ -201,13 +203,14 @@ class Preflight:
 
     def _sizes(self, settings: Settings, info: CheckpointInfo) -> ModelSizes:
         vae = self._library.find_vae(settings.sd_vae, info)
+        modules = self._library.find_modules(settings.forge_additional_modules)
         precision = precision_names(self.machine().device, self._flags)
-        return model_sizes(
-            info.family or "",
-            _header(info.path),
-            precision,
-            vae=_header(vae) if vae is not None else None,
-        )
+        beside: dict[str, Path] = {}
+        if info.family is not None:
+            files = files_of(FAMILIES.get(info.family), info.path, vae, modules)
+            beside = {role: path for role, path in files.items() if path != info.path}
+        headers = {role: _header(path) for role, path in beside.items()}
+        return model_sizes(info.family or "", _header(info.path), precision, beside=headers)
 
     def _room(self, settings: Settings) -> Room:
         room = room_of(self.machine(), settings.forge_inference_memory)

@@ -174,7 +174,7 @@ class PipelineRunner:
         Raises:
             UnknownName: no checkpoint or VAE of such a name.
         """
-        self._models.expect(titles, vae=settings.sd_vae)
+        self._models.expect(titles, vae=settings.sd_vae, modules=settings.forge_additional_modules)
 
     def unload(self) -> None:
         """Give back all memory that models hold; the next job loads again."""

@@ -34,16 +34,19 @@ SEES = {"inpainting": SEES_MASK, "instruct-pix2pix": SEES_PICTURE}
 class Conditioning:
     """An encoded prompt: `hidden` (rows, tokens, width) and, for some families, `pooled`.
 
-    `against` says of each row whether it is of a negative prompt; () for none. `sizes` are SDXL's
-    numbers about size, (rows, 5 or 6), in fp32 whatever the network computes in. `beside` are
-    further input channels (rows, channels, height/8, width/8) of networks that see more than noise.
+    `against` says of each row whether it is of a negative prompt; () for none. `numbers` are told
+    the network beside the text, (rows, count), in fp32 whatever it computes in: sizes for SDXL, the
+    distilled CFG scale for Flux. `beside` are further input channels (rows, channels, height/8,
+    width/8) of networks that see more than noise. With `is_sequence` the text is a part of what
+    attends, so that repeating it would change something.
     """
 
     hidden: torch.Tensor
     pooled: torch.Tensor | None = None
     against: tuple[bool, ...] = ()
-    sizes: torch.Tensor | None = None
+    numbers: torch.Tensor | None = None
     beside: torch.Tensor | None = None
+    is_sequence: bool = False
 
     @property
     def tokens(self) -> int:
@@ -53,13 +56,13 @@ class Conditioning:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors."""
-        return sum(t.nbytes for t in (self.hidden, self.pooled, self.sizes) if t is not None)
+        return sum(t.nbytes for t in (self.hidden, self.pooled, self.numbers) if t is not None)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Conditioning:
         """Return the same on a device, in the type that the network computes in."""
         pooled = None if self.pooled is None else self.pooled.to(device, dtype)
-        sizes = None if self.sizes is None else self.sizes.to(device)
-        return replace(self, hidden=self.hidden.to(device, dtype), pooled=pooled, sizes=sizes)
+        numbers = None if self.numbers is None else self.numbers.to(device)
+        return replace(self, hidden=self.hidden.to(device, dtype), pooled=pooled, numbers=numbers)
 
     def tiled(self, times: int) -> Conditioning:
         """Return each row with its tokens repeated as a whole, `times` times."""
@@ -68,13 +71,15 @@ class Conditioning:
     def padded(self, empty: Conditioning, tokens: int) -> Conditioning:
         """Return each row with chunks of the empty prompt behind it, up to `tokens`."""
         chunks = (tokens - self.tokens) // empty.tokens
-        if chunks <= 0:
+        if chunks <= 0 or self.is_sequence:
             return self
         return replace(self, hidden=torch.cat([self.hidden, *[empty.hidden] * chunks], dim=1))
 
     def fitted(self, tokens: int) -> Conditioning:
         """Return each row cut to `tokens`, or its last token repeated up to there."""
         missing = tokens - self.tokens
+        if self.is_sequence:
+            return self
         if missing <= 0:
             return replace(self, hidden=self.hidden[:, :tokens])
         last = self.hidden[:, -1:].expand(-1, missing, -1)
@@ -82,22 +87,29 @@ class Conditioning:
 
     def rows(self, start: int, stop: int) -> Conditioning:
         """Return some of the rows, as views."""
-        pooled, sizes, beside = (
+        pooled, numbers, beside = (
             None if rows is None else rows[start:stop]
-            for rows in (self.pooled, self.sizes, self.beside)
+            for rows in (self.pooled, self.numbers, self.beside)
         )
-        against = self.against[start:stop]
-        return Conditioning(self.hidden[start:stop], pooled, against, sizes, beside)
+        return replace(
+            self,
+            hidden=self.hidden[start:stop],
+            pooled=pooled,
+            against=self.against[start:stop],
+            numbers=numbers,
+            beside=beside,
+        )
 
     @staticmethod
     def stack(parts: Sequence[Conditioning]) -> Conditioning:
         """Return the rows of all parts below each other; they must have equally many tokens."""
         pooled = [part.pooled for part in parts if part.pooled is not None]
-        sizes = [part.sizes for part in parts if part.sizes is not None]
+        numbers = [part.numbers for part in parts if part.numbers is not None]
         return Conditioning(
             torch.cat([part.hidden for part in parts]),
             torch.cat(pooled) if pooled else None,
-            sizes=torch.cat(sizes) if sizes else None,
+            numbers=torch.cat(numbers) if numbers else None,
+            is_sequence=parts[0].is_sequence,
         )
 
 
@@ -129,7 +141,14 @@ def zero_terminal_sigmas() -> tuple[float, ...]:
 
 
 class DenoiserModel:
-    """The denoiser of a bundle; call `predict` with the module of a lease on `component`."""
+    """The denoiser of a bundle; call `predict` with the module of a lease on `component`.
+
+    `kind` is the sort of network, as traces of activations have it, `usual_tokens` the length of a
+    prompt that estimates count on.
+    """
+
+    kind = "unet"
+    usual_tokens = 77
 
     def __init__(
         self,
@@ -145,11 +164,11 @@ class DenoiserModel:
         Args:
             component: the network.
             sigmas: of training, rising with timesteps.
-            prediction: 'epsilon' or 'v'.
+            prediction: 'epsilon', 'v' or, in `FlowDenoiser`, 'flow'.
             architecture: the name of its trace in `memory/activations.json`.
             sees: what it is shown beside the noisy latents: "", `SEES_MASK` or `SEES_PICTURE`.
         """
-        if prediction not in ("epsilon", "v"):
+        if prediction not in ("epsilon", "v", "flow"):
             raise UnsupportedCheckpoint(f"{component.name}: no rule for {prediction!r} prediction")
         first = next(component.module.parameters())
         self.component = component
@@ -224,11 +243,11 @@ class DenoiserModel:
 
     def _labels(self, conditioning: Conditioning, device: torch.device) -> dict[str, Any]:
         """Return what SDXL's networks take beside the text states; nothing for others."""
-        if conditioning.pooled is None or conditioning.sizes is None:
+        if conditioning.pooled is None or conditioning.numbers is None:
             return {}
         labels = {
             "text_embeds": conditioning.pooled.to(device=device, dtype=self.dtype),
-            "time_ids": conditioning.sizes.to(device),
+            "time_ids": conditioning.numbers.to(device),
         }
         return {"added_cond_kwargs": labels}
 
@@ -237,7 +256,7 @@ class DenoiserModel:
         batch: int,
         height: int,
         width: int,
-        tokens: int = 77,
+        tokens: int = 0,
         factor: float = START_DENOISER,
     ) -> int:
         """Estimate the activations of one `predict`: what was traced, with a careful factor.
@@ -246,19 +265,19 @@ class DenoiserModel:
             batch: rows, cond and uncond counted apart.
             height: of the latents (pixels / 8).
             width: of the latents.
-            tokens: of the prompt.
+            tokens: of the prompt; 0 for as many as are usual.
             factor: from traced to real bytes, as `Calibration` learned it.
         """
         return int(self.traced_bytes(batch, height, width, tokens) * factor)
 
-    def traced_bytes(self, batch: int, height: int, width: int, tokens: int = 77) -> int:
+    def traced_bytes(self, batch: int, height: int, width: int, tokens: int = 0) -> int:
         """Return the traced activations alone, for `Calibration` to multiply or learn from."""
         return activation_bytes(
             self.architecture,
-            kind="unet",
+            kind=self.kind,
             width=self._width,
             latent_pixels=height * width,
             rows=batch,
-            tokens=tokens,
+            tokens=tokens or self.usual_tokens,
             itemsize=self.dtype.itemsize,
         )

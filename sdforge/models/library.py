@@ -226,6 +226,36 @@ class Library:
                 found.setdefault(path.name, VaeFile(path=path, name=path.name))
         return sorted(found.values(), key=lambda vae: vae.name.casefold())
 
+    def modules(self) -> list[VaeFile]:
+        """Return the files that bring a VAE or text encoders, in order of their names."""
+        found = {vae.name: vae for vae in self.vaes()}
+        for root in self._paths.text_encoders:
+            for path in model_files(root, _VAE_SUFFIXES):
+                found.setdefault(path.name, VaeFile(path=path, name=path.name))
+        return sorted(found.values(), key=lambda file: file.name.casefold())
+
+    def find_modules(self, names: Sequence[str]) -> tuple[Path, ...]:
+        """Return the files of Forge's list of VAE and text encoders, by name or by any path to it.
+
+        Only the last part of a path counts: clients send the paths of other machines.
+
+        Raises:
+            UnknownName: there is no such file.
+        """
+        if not names:
+            return ()
+        files = self.modules()
+        by_name = {file.path.stem.casefold(): file.path for file in files}
+        by_name |= {file.name.casefold(): file.path for file in files}
+        found = []
+        for name in names:
+            wanted = name.strip().replace("\\", "/").rpartition("/")[2].casefold()
+            if wanted not in by_name:
+                known = [file.name for file in files]
+                raise UnknownName("VAE or text encoder", name, known, "forge_additional_modules")
+            found.append(by_name[wanted])
+        return tuple(found)
+
     def find_vae(self, name: str, info: CheckpointInfo) -> Path | None:
         """Return the VAE file to use with a checkpoint, None for its own VAE.
 

@@ -24,6 +24,7 @@ from sdforge.memory.manager import MemoryManager
 from sdforge.memory.store import HostStore
 from sdforge.models.bundle import LazyIdentity, ModelBundle
 from sdforge.models.checkpoint import CheckpointHeader
+from sdforge.models.composition import files_of
 from sdforge.models.compute_types import Precision, choose_precision
 from sdforge.models.content import Content
 from sdforge.models.detect import detect
@@ -44,6 +45,14 @@ _MIB = 1024 * 1024
 
 
 @dataclass(frozen=True)
+class _Beside:
+    """Files that were named beside a checkpoint."""
+
+    vae: Path | None
+    modules: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class _Wanted:
     """What is to be in memory: which file each role comes from, and in which types."""
 
@@ -61,12 +70,6 @@ class _Part:
 
     key: str
     plan: LoadPlan | None = None
-
-
-def _files(family: Family, info: CheckpointInfo, vae_path: Path | None) -> dict[str, Path]:
-    """Return which file each role of a family comes from."""
-    files = dict.fromkeys(family.roles, info.path)
-    return {**files, "vae": vae_path} if vae_path is not None else files
 
 
 def _no_progress(fraction: float) -> None:
@@ -91,9 +94,9 @@ class ModelProvider:
         self._precision = precision
         self._storage_choice = AUTOMATIC
         self._current: Holding | None = None
-        # What was found out about files: (stamp, role, storage) → key in the store, and content by
-        # key for the components that are held.
-        self._known: dict[tuple[Stamp, str, Storage], str] = {}
+        # What was found out about files: (stamp, family, role, storage) → key in the store, and
+        # content by key for the components that are held.
+        self._known: dict[tuple[Stamp, str, str, Storage], str] = {}
         self._contents: dict[str, Content] = {}
         self._prefetch: Prefetch | None = None
 
@@ -119,6 +122,7 @@ class ModelProvider:
         title: str,
         *,
         vae: str = "Automatic",
+        modules: Sequence[str] = (),
         on_progress: Callable[[float], None] = _no_progress,
     ) -> ModelBundle:
         """Return a checkpoint's bundle, loading what is not in memory yet.
@@ -129,6 +133,7 @@ class ModelProvider:
         Args:
             title: any name that `Library.find` knows; "" for the first.
             vae: 'Automatic' or 'None' for the checkpoint's own, else the name of a VAE file.
+            modules: names of files that bring a VAE or text encoders, before all others.
             on_progress: called with the fraction read, 0 to 1, while weights are loaded; what it
                 raises ends the load.
 
@@ -141,10 +146,10 @@ class ModelProvider:
             NotAvailable: the storage type of the settings needs what is not installed.
         """
         info = self._library.find(title)
-        vae_path = self._library.find_vae(vae, info)
-        holding = self._held(info, vae_path)
+        beside = _Beside(self._library.find_vae(vae, info), self._library.find_modules(modules))
+        holding = self._held(info, beside)
         if holding is None:
-            wanted = self._resolve(info, vae_path)
+            wanted = self._resolve(info, beside)
             holding = self._load(wanted, self._parts(wanted), on_progress)
         self._current = holding
         if not isinstance(holding.value, ModelBundle):
@@ -182,7 +187,9 @@ class ModelProvider:
         """Give memory back that the machine needs, or all after the idle time; True if any."""
         return self.store.tend()
 
-    def expect(self, titles: Sequence[str], *, vae: str = "Automatic") -> None:
+    def expect(
+        self, titles: Sequence[str], *, vae: str = "Automatic", modules: Sequence[str] = ()
+    ) -> None:
         """Say which checkpoints come next: those in memory stay, the first other is read ahead.
 
         Raises:
@@ -191,7 +198,8 @@ class ModelProvider:
         protected, ahead = [], None
         for title in titles:
             info = self._library.find(title)
-            holding = self._held(info, self._library.find_vae(vae, info), touch=False)
+            beside = _Beside(self._library.find_vae(vae, info), self._library.find_modules(modules))
+            holding = self._held(info, beside, touch=False)
             if holding is not None:
                 protected.append(holding.key)
             elif ahead is None:
@@ -214,13 +222,11 @@ class ModelProvider:
 
     # --- what is held --------------------------------------------------------------------------
 
-    def _held(
-        self, info: CheckpointInfo, vae_path: Path | None, *, touch: bool = True
-    ) -> Holding | None:
-        """Return a checkpoint that is in memory, going by the files' stamps; opens none."""
+    def _held(self, info: CheckpointInfo, beside: _Beside, *, touch: bool = True) -> Holding | None:
+        """Return a checkpoint that is in memory, going by the files' stamps; opens no known one."""
         if info.family is None or info.error is not None:
             return None
-        files = _files(FAMILIES.get(info.family), info, vae_path)
+        files = files_of(FAMILIES.get(info.family), info.path, beside.vae, beside.modules)
         key = self._holding_key({role: _stamp(path) for role, path in files.items()})
         return self.store.holding(key, touch=touch)
 
@@ -234,15 +240,15 @@ class ModelProvider:
 
     # --- what headers tell ---------------------------------------------------------------------
 
-    def _resolve(self, info: CheckpointInfo, vae_path: Path | None) -> _Wanted:
+    def _resolve(self, info: CheckpointInfo, beside: _Beside) -> _Wanted:
         headers = {info.path: open_model(info.path)}
         match = detect(headers[info.path])
         if match.problem:
             raise UnsupportedCheckpoint(f"{info.path.name}: {match.problem}")
         family = FAMILIES.get(match.family)
-        if vae_path is not None:
-            headers[vae_path] = open_model(vae_path)
-        files = _files(family, info, vae_path)
+        files = files_of(family, info.path, beside.vae, beside.modules)
+        headers |= {path: open_model(path) for path in {*files.values()} - {info.path}}
+        vae_path = files["vae"] if files["vae"] != info.path else None
         return _Wanted(
             info=info,
             vae_path=vae_path,
@@ -261,7 +267,8 @@ class ModelProvider:
 
     def _part(self, wanted: _Wanted, role: str) -> _Part:
         stamp, storage = wanted.stamps[role], self._storage(role)
-        known = self._known.get((stamp, role, storage), "")
+        family = wanted.family.name
+        known = self._known.get((stamp, family, role, storage), "")
         if self.store.component(known) is not None:
             return _Part(known)
         header = wanted.headers[role]
@@ -272,7 +279,7 @@ class ModelProvider:
             raise _unreadable(header.path, error) from error
         equal = [key for key, held in self._contents.items() if content.is_same(held)]
         key = equal[0] if equal else content.key
-        self._known[stamp, role, storage] = key
+        self._known[stamp, family, role, storage] = key
         if equal:
             return _Part(key)
         self._contents[key] = content

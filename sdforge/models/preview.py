@@ -67,7 +67,8 @@ def fit_preview(vae: Vae) -> tuple[Rows, tuple[float, float, float]]:
     latents = vae.encode(picture).cpu()
     if not latents.isfinite().all():
         log.warning("the VAE of %s gives no finite latents", vae.component.name)
-        return SD1_PREVIEW
+        grey = ((0.0, 0.0, 0.0),) * vae.latent_format.channels
+        return SD1_PREVIEW if len(grey) == len(SD1_PREVIEW[0]) else (grey, (0.5, 0.5, 0.5))
     colours = F.adaptive_avg_pool2d(picture, _SAMPLE_LATENTS)
     known = torch.cat([latents, torch.ones_like(latents[:, :1])], dim=1)
     solved = torch.linalg.lstsq(_columns(known), _columns(colours), driver="gelsd")

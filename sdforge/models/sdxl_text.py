@@ -23,6 +23,8 @@ _CLIP_L_SKIP = 2
 class SdxlText:
     """The text encoders of SDXL (two) and of its refiner (the larger one alone)."""
 
+    is_guided = False
+
     def __init__(self, *encoders: TextEncoder, has_aesthetic_score: bool = False) -> None:
         """Take CLIP-L and CLIP-G, or CLIP-G alone; the last one gives the pooled text."""
         self.encoders = encoders
@@ -84,4 +86,4 @@ class SdxlText:
             )
         else:
             numbers += size
-        return replace(encoded, sizes=torch.tensor([numbers], device=encoded.hidden.device))
+        return replace(encoded, numbers=torch.tensor([numbers], device=encoded.hidden.device))

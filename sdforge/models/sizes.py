@@ -38,7 +38,7 @@ def model_sizes(
     header: CheckpointHeader,
     precision: Mapping[str, str],
     *,
-    vae: CheckpointHeader | None = None,
+    beside: Mapping[str, CheckpointHeader] | None = None,
 ) -> ModelSizes:
     """Return the networks of a checkpoint with their bytes in memory.
 
@@ -46,14 +46,21 @@ def model_sizes(
         family: as detected, 'sdxl'.
         header: of the checkpoint.
         precision: type of numbers by role, as `precision_names` returns them.
-        vae: header of a VAE file that stands in for the checkpoint's own.
+        beside: headers of other files that a part comes from, by its role.
     """
     parts = _parts(header)
-    if vae is not None:
-        parts["vae"] = _parts(vae, alone="vae")["vae"]
+    texts = [parts["text_encoder"]]
+    for role, other in (beside or {}).items():
+        kind = "vae" if role == "vae" else "text_encoder"
+        found = _parts(other, alone=kind)[kind]
+        if role == "vae":
+            parts["vae"] = found
+        else:
+            texts.append(found)
+    text_itemsize = ITEMSIZE[precision["text_encoder"]]
     networks = [
         *_denoiser(family, parts["denoiser"], ITEMSIZE[precision["denoiser"]]),
-        *_text_encoders(parts["text_encoder"], ITEMSIZE[precision["text_encoder"]]),
+        *(network for tensors in texts for network in _text_encoders(tensors, text_itemsize)),
         *_vae(parts["vae"], ITEMSIZE[precision["vae"]]),
     ]
     return ModelSizes(family=family, networks=tuple(networks))
@@ -107,7 +114,7 @@ def _text_encoders(tensors: Tensors, itemsize: int) -> Iterator[Network]:
     tables = [
         name
         for name in tensors
-        if name.endswith(("token_embedding.weight", "embed_tokens.weight", ".shared.weight"))
+        if name.endswith(("token_embedding.weight", "embed_tokens.weight", "shared.weight"))
         and len(tensors[name].shape) == 2
     ]
     claimed: set[str] = set()

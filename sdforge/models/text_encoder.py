@@ -55,11 +55,15 @@ class PromptReader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What a text is encoded for, beside itself: pictures of that size in pixels, and its side."""
+    """What a text is encoded for: pictures of that size in pixels, a side, a scale of guidance.
+
+    `distilled_cfg_scale` is for models that are told how closely to follow the prompt (Flux dev).
+    """
 
     width: int
     height: int
     is_negative: bool = False
+    distilled_cfg_scale: float = 0.0
 
 
 class PromptText(Protocol):
@@ -80,6 +84,10 @@ class PromptText(Protocol):
     @property
     def key(self) -> tuple[object, ...]:
         """What encoded text depends on beside the checkpoint and settings."""
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the model is told the distilled CFG scale."""
 
     def use_embeddings(self, entries: Sequence[Entry]) -> None:
         """Let prompts name these embeddings, in place of those before."""
@@ -116,6 +124,8 @@ class ClipRule:
 
 class TextEncoder:
     """One CLIP of a bundle."""
+
+    is_guided = False
 
     def __init__(
         self,
@@ -204,7 +214,7 @@ class TextEncoder:
             states = answer.float()
         if emphasis in ("Original", "No norm"):
             weights = torch.tensor([chunk.weights for chunk in chunks], device=device)
-            states = _emphasise(states, weights, restore_mean=emphasis == "Original")
+            states = emphasised(states, weights, restore_mean=emphasis == "Original")
         return Conditioning(states.flatten(0, 1).unsqueeze(0), pooled)
 
     def _padded(self, ids: tuple[int, ...]) -> tuple[int, ...]:
@@ -230,7 +240,7 @@ class TextEncoder:
         return [[numbers.get(number, number) for number in row] for row in rows], vectors
 
 
-def _emphasise(states: torch.Tensor, weights: torch.Tensor, *, restore_mean: bool) -> torch.Tensor:
+def emphasised(states: torch.Tensor, weights: torch.Tensor, *, restore_mean: bool) -> torch.Tensor:
     """Scale token states (chunks, tokens, width) by weights (chunks, tokens)."""
     scaled = states * weights.unsqueeze(-1)
     if not restore_mean:

@@ -1,4 +1,4 @@
-"""Text to token ids, offline: CLIP's byte-pair encoding from the vocabulary that ships with us.
+"""Text to token ids, offline: CLIP's byte-pair encoding, T5's and Qwen's, all shipped with us.
 
 Built with the `tokenizers` library alone, which loads in a tenth of the time of transformers.
 Cutting into chunks and weights is `prompt.tokens`' work. No torch here.
@@ -89,6 +89,36 @@ def clip_tokenizer() -> Tokenizer:
         pad=end,
         comma=vocabulary[",</w>"],
         vocabulary=len(entries),
+    )
+
+
+@cache
+def t5_tokenizer() -> Tokenizer:
+    """Return the tokenizer of T5 v1.1; made once in a process."""
+    return _shipped("t5", end="</s>", pad="<pad>")
+
+
+@cache
+def qwen_tokenizer() -> Tokenizer:
+    """Return the tokenizer of Qwen 2.5 and 3, which knows the marks of chats."""
+    return _shipped("qwen3", end="<|im_end|>", pad="<|endoftext|>")
+
+
+def _shipped(name: str, *, end: str, pad: str) -> Tokenizer:
+    """Return a tokenizer whose whole description ships with us; it has no mark for the start."""
+    from tokenizers import Tokenizer as Backend
+
+    path = configs_root() / "tokenizers" / name / "tokenizer.json.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        backend = Backend.from_str(file.read())
+    known = backend.get_vocab(with_added_tokens=True)
+    return Tokenizer(
+        backend=backend,
+        bos=known[pad],
+        eos=known[end],
+        pad=known[pad],
+        comma=known[","],
+        vocabulary=len(known),
     )
 
 

@@ -93,12 +93,16 @@ def _parameters(info: GenerationInfo, settings: Settings) -> dict[str, Any]:
     request, model = info.request, info.model
     varied = bool(request.subseed_strength)
     resized = request.seed_resize_from_w > 0 and request.seed_resize_from_h > 0
+    distilled = request.distilled_cfg_scale
     with_hash, with_name = settings.add_model_hash_to_info, settings.add_model_name_to_info
     values: dict[str, Any] = {
         "Steps": request.steps,
         "Sampler": request.sampler,
         "Schedule type": request.schedule,
         "CFG scale": request.cfg_scale,
+        "Distilled CFG Scale": (
+            None if distilled == FIELD["distilled_cfg_scale"].default else distilled
+        ),
         "Seed": info.seed,
         "Size": f"{request.width}x{request.height}" if request.width and request.height else None,
         "Model hash": model.short_hash if with_hash else None,

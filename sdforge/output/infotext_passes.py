@@ -85,6 +85,9 @@ def _hires_parameters(info: GenerationInfo) -> dict[str, Any]:
         "Hires prompt": _unless(prompt, info.prompt),
         "Hires negative prompt": _unless(against, info.negative_prompt),
         "Hires CFG Scale": _unless(cfg_scale, request.cfg_scale),
+        "Hires Distilled CFG Scale": _unless(
+            request.hires_distilled_cfg_scale, request.distilled_cfg_scale
+        ),
         "Hires steps": request.hires_steps or None,
         "Hires upscaler": request.hires_upscaler,
     }

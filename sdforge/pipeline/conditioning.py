@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sdforge.core.settings import Settings
@@ -123,7 +123,7 @@ class PromptText:
 
 
 class PromptEncoder:
-    """Encodes prompts with the settings of one job, for pictures of one size."""
+    """Encodes prompts with the settings of one job, for pictures of one kind."""
 
     def __init__(
         self,
@@ -131,14 +131,14 @@ class PromptEncoder:
         bundle: ModelBundle,
         settings: Settings,
         timeline: Timeline,
-        size: tuple[int, int],
+        situation: Situation,
     ) -> None:
-        """`timeline` is that of the denoiser's calls, `size` (width, height) in pixels."""
+        """`timeline` is that of the denoiser's calls, `situation` that of prompts."""
         self._cache = cache
         self._bundle = bundle
         self._settings = settings
         self._timeline = timeline
-        self._size = size
+        self._situation = situation
 
     def batch(self, prompts: BatchPrompts, *, with_blank: bool = False) -> BatchConditioning:
         """Return the conditioning of a batch of pictures; `with_blank` adds the empty prompt's."""
@@ -176,6 +176,5 @@ class PromptEncoder:
             (prompt, skips, encoder.key),
             lambda: encoder.encode_prompt(prompt, settings),
         )
-        width, height = self._size
-        situation = Situation(width=width, height=height, is_negative=is_negative)
+        situation = replace(self._situation, is_negative=is_negative)
         return encoder.situated(encoded, prompt, situation, settings)

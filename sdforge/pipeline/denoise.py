@@ -82,7 +82,8 @@ def denoise_batch(
     x = start.noised(noise.initial(), sigmas[0], spec, settings, is_flow=first.denoiser.is_flow)
     watcher = _Watcher(context, one, len(sigmas) - 1, first, x, batch)
     step_noise = noise.brownian(_least_positive(sigmas), sigmas[0]) if spec.brownian else noise
-    parts = legs(one, sigmas, first.denoiser, by_steps=settings.refiner_switch_by_sample_steps)
+    levels = one.noise_levels(first.denoiser)
+    parts = legs(one, sigmas, levels, by_steps=settings.refiner_switch_by_sample_steps)
     for leg in parts:
         if leg.checkpoint != one.checkpoint:
             ready = prepare(leg.checkpoint)
@@ -197,7 +198,7 @@ class _Walk:
             conditioning = hooks.conditioning(told, conditioning)
             base = self._prompt_denoiser(model, module, conditioning)
             denoiser = self._masked(hooks.denoiser(told, base))
-            options = _options(request, settings, spec, bundle.denoiser)
+            options = _options(request, settings, spec, one.noise_levels(bundle.denoiser))
             with torch.inference_mode(), _edited(module, tiling=context.tiling):
                 latents = spec.function(denoiser, x, leg.sigmas, noise, on_step, options)
                 return hooks.latents(told, latents) if self.is_last else latents

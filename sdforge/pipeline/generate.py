@@ -10,6 +10,7 @@ from sdforge.core.events import ModelLoading
 from sdforge.core.result import GenerationInfo, ImageResult, ModelIdentity
 from sdforge.memory.ladder import clear_errors, weight_rungs
 from sdforge.models.bundle import ModelBundle
+from sdforge.models.text_encoder import Situation
 from sdforge.pipeline.beside import beside_infotext
 from sdforge.pipeline.conditioning import BatchConditioning, PromptEncoder
 from sdforge.pipeline.context import RunContext
@@ -53,7 +54,12 @@ def load_bundle(context: RunContext, title: str = "") -> ModelBundle:
         context.check_cancelled()
 
     with context.stage("load"):
-        return context.models.get(title, vae=context.settings.sd_vae, on_progress=on_progress)
+        return context.models.get(
+            title,
+            vae=context.settings.sd_vae,
+            modules=context.settings.forge_additional_modules,
+            on_progress=on_progress,
+        )
 
 
 def encode_batch(
@@ -62,8 +68,10 @@ def encode_batch(
     """Return the conditioning of a batch in a pass."""
     settings, memory = context.settings, context.memory
     timeline = one.timeline(old=settings.use_old_scheduling)
-    size = (one.width, one.height)
-    encoder = PromptEncoder(context.conditioning, bundle, settings, timeline, size)
+    situation = Situation(
+        width=one.width, height=one.height, distilled_cfg_scale=one.distilled_cfg_scale
+    )
+    encoder = PromptEncoder(context.conditioning, bundle, settings, timeline, situation)
 
     def attempt() -> BatchConditioning:
         return encoder.batch(prompts, with_blank=bool(context.extensions))
@@ -195,6 +203,8 @@ class _Run:
     def _info(self, index: int, extra: Mapping[str, str]) -> GenerationInfo:
         context = self._context
         request = context.request
+        if self._bundle is not None and self._bundle.text.is_guided:
+            extra = {"Distilled CFG Scale": str(request.distilled_cfg_scale), **extra}
         if notes := context.memory.ladder.notes:
             extra = {**extra, "Memory ladder": "; ".join(notes)}
         models = {title: identify() for title, identify in self._identify.items()}

@@ -15,7 +15,9 @@ import torch
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import Settings
 from sdforge.models.denoiser import DenoiserModel
+from sdforge.pipeline.noise_levels import noise_levels
 from sdforge.prompt.schedule import Timeline
+from sdforge.sampling.model_sigmas import ModelSigmas
 from sdforge.sampling.registry import SAMPLERS, SamplerSpec
 from sdforge.sampling.sigmas import make_sigmas
 
@@ -41,6 +43,7 @@ class Pass:
         schedule: registered label.
         steps: as asked.
         cfg_scale: strength of guidance.
+        distilled_cfg_scale: what models are told that guide themselves (Flux dev).
         strength: how far it goes from the latents that it starts with; None starts from noise.
         all_steps: walk `steps` steps at any strength, else only the share that the strength leaves.
         refiner: title of the checkpoint that takes over on the way, or "".
@@ -58,6 +61,7 @@ class Pass:
     schedule: str
     steps: int
     cfg_scale: float
+    distilled_cfg_scale: float
     strength: float | None = None
     all_steps: bool = False
     refiner: str = ""
@@ -80,6 +84,10 @@ class Pass:
         """Return the prompts' time: all steps as asked, also where a strength leaves out some."""
         return Timeline(self.steps * self.calls_per_step, self.first_pass_calls, old)
 
+    def noise_levels(self, model: DenoiserModel) -> ModelSigmas:
+        """Return the model's noise levels for pictures of this pass's size."""
+        return noise_levels(model, self.width, self.height)
+
     def sigmas(self, model: DenoiserModel, settings: Settings) -> tuple[float, ...]:
         """Return the sigmas to walk; fewer than two when there is nothing to do."""
         spec = SAMPLERS.get(self.sampler)
@@ -89,7 +97,7 @@ class Pass:
         sigmas = make_sigmas(
             self.schedule,
             steps,
-            model,
+            self.noise_levels(model),
             sigma_min=settings.sigma_min,
             sigma_max=settings.sigma_max,
             rho=settings.rho,
@@ -172,6 +180,7 @@ def plan_passes(request: GenerationRequest, settings: Settings) -> tuple[Pass, .
         schedule=request.schedule,
         steps=request.steps,
         cfg_scale=request.cfg_scale,
+        distilled_cfg_scale=request.distilled_cfg_scale,
         strength=request.denoising_strength if request.init_images else None,
         all_steps=settings.img2img_fix_steps,
         refiner=request.refiner if in_base else "",
@@ -190,6 +199,7 @@ def plan_passes(request: GenerationRequest, settings: Settings) -> tuple[Pass, .
         schedule=request.hires_schedule or request.schedule,
         steps=request.hires_steps or request.steps,
         cfg_scale=request.hires_cfg_scale or request.cfg_scale,
+        distilled_cfg_scale=request.hires_distilled_cfg_scale or request.distilled_cfg_scale,
         strength=request.denoising_strength,
         all_steps=True,
         refiner=request.refiner if refined != "first pass" else "",

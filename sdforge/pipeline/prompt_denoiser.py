@@ -331,6 +331,7 @@ def _of_equal_length(
     """
     lengths = sorted({cond.tokens for _, cond in rows})
     common = math.lcm(*lengths)
-    if common <= _MOST_REPEATS * lengths[0]:
+    is_repeatable = not any(cond.is_sequence for _, cond in rows)
+    if common == lengths[0] or (is_repeatable and common <= _MOST_REPEATS * lengths[0]):
         return [[(number, cond.tiled(common // cond.tokens)) for number, cond in rows]]
     return [[row for row in rows if row[1].tokens == length] for length in lengths]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from sdforge.core.errors import UnsupportedCheckpoint
 from sdforge.models.bundle import ModelBundle
-from sdforge.models.denoiser import DenoiserModel
 from sdforge.pipeline.passes import Pass
+from sdforge.sampling.model_sigmas import ModelSigmas
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,7 @@ class Leg:
     first_step: int = 0
 
 
-def legs(
-    one: Pass, sigmas: tuple[float, ...], model: DenoiserModel, *, by_steps: bool
-) -> list[Leg]:
+def legs(one: Pass, sigmas: tuple[float, ...], model: ModelSigmas, *, by_steps: bool) -> list[Leg]:
     """Return the legs of a pass; `by_steps` as the setting `refiner_switch_by_sample_steps`."""
     if not one.refiner or one.refiner == one.checkpoint:
         return [Leg(one.checkpoint, sigmas)]
@@ -36,7 +34,7 @@ def legs(
 
 
 def _switch_step(
-    switch_at: float, sigmas: Sequence[float], model: DenoiserModel, *, by_steps: bool
+    switch_at: float, sigmas: Sequence[float], model: ModelSigmas, *, by_steps: bool
 ) -> int:
     """Return the first step that the refiner does.
 

@@ -83,7 +83,7 @@ def default_values(tab: str) -> dict[str, Any]:
         REFINER_ON: False,
     }
     if tab == TXT2IMG:
-        return values | {"hires_cfg_scale": 0.0}
+        return values | {"hires_cfg_scale": 0.0, "hires_distilled_cfg_scale": 0.0}
     return values | {MODE: MODE_PLAIN, SIZING: SIZE_TO, SCALE: 1.0}
 
 
@@ -143,7 +143,8 @@ def request_parts(
     parts: dict[str, Any] = {}
     if chosen["hires"]:
         # 0 is "as in the first pass".
-        parts["hires_cfg_scale"] = chosen["hires_cfg_scale"] or None
+        for name in ("hires_cfg_scale", "hires_distilled_cfg_scale"):
+            parts[name] = chosen[name] or None
     if pictures.first is not None:
         multiple = FIELD["width"].multiple_of or 1
         parts |= {
@@ -198,7 +199,8 @@ def pasted_values(infotext: Infotext, request: GenerationRequest, tab: str) -> d
         values["hires"] = request.hires
         if request.hires:
             values |= {name: getattr(request, name) for name in _HIRES_NAMES}
-            values["hires_cfg_scale"] = request.hires_cfg_scale or 0.0
+            for name in ("hires_cfg_scale", "hires_distilled_cfg_scale"):
+                values[name] = getattr(request, name) or 0.0
         if request.hires and request.denoising_strength is None:
             values["denoising_strength"] = _STRENGTH[tab]
     return values

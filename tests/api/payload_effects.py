@@ -48,7 +48,7 @@ _HIRES = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.7}
 _MASKED = {"mask": "@mask"}
 _ANCESTRAL = {"sampler_name": "Euler a"}
 # Names a field of another kind of model.
-_NO_FAMILY = "none: a guidance that only distilled models have, of which this version runs none"
+_DISTILLED = "what Flux dev is told of how closely to follow the prompt; nothing on other models"
 
 EFFECTS: tuple[Effect, ...] = (
     # --- what to draw
@@ -166,7 +166,7 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("comments", "none, as in A1111", {"a": "b"}, kind=SAME),
     Effect("do_not_save_samples", "none, as in A1111: save_images decides", True, kind=SAME),
     Effect("do_not_save_grid", "none, as in A1111: save_images decides", True, kind=SAME),
-    Effect("distilled_cfg_scale", _NO_FAMILY, 8.0, 3.5, kind=SAME),
-    Effect("hr_distilled_cfg", _NO_FAMILY, 8.0, 3.5, kind=SAME),
+    Effect("distilled_cfg_scale", _DISTILLED, 8.0, 3.5, kind=SAME),
+    Effect("hr_distilled_cfg", _DISTILLED, 8.0, 3.5, kind=SAME),
     Effect("restore_faces", "face restoration is not in this version: 501", True, kind=REFUSED),
 )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 from sdforge.api.schemas import Txt2ImgRequest
 from sdforge.api.translate import UnknownScript, filled_in, generation_request
-from sdforge.core.errors import InvalidRequest, NotAvailable
+from sdforge.core.errors import InvalidRequest
 from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest
 from sdforge.extensions.catalog import load_extensions
@@ -75,7 +75,7 @@ def test_an_empty_scheduler_leaves_the_choice_to_the_samplers_name(scheduler: ob
         {"script_name": "None"},
         {"alwayson_scripts": {"Sampler": {"args": [20, "Euler", "Automatic"]}, "seed": [1]}},
         {"hr_upscaler": "R-ESRGAN 4x+", "hr_additional_modules": ["Use same choices"]},
-        {"styles": [], "comments": {"a": 1}, "distilled_cfg_scale": 3},
+        {"styles": [], "comments": {"a": 1}, "hr_distilled_cfg": 3},
         {"override_settings": {"forge_additional_modules": []}},
     ],
 )
@@ -90,21 +90,16 @@ def test_styles_and_networks_reach_the_request() -> None:
     assert made.s_min_uncond == 1.5
 
 
-@pytest.mark.parametrize("sent", [["x.vae.safetensors"], ["C:\\models\\VAE\\x.vae.safetensors"]])
-def test_forges_module_list_chooses_the_vae(sent: list[str]) -> None:
+def test_forges_module_list_is_an_override() -> None:
+    sent = ["C:\\models\\VAE\\ae.safetensors", "clip_l.safetensors", "Use same choices"]
     made = request(override_settings={"forge_additional_modules": sent, "sd_vae": "other"})
-    assert dict(made.overrides) == {"sd_vae": "x.vae.safetensors"}
+    assert made.overrides["forge_additional_modules"] == sent[:2]
+    assert made.overrides["sd_vae"] == "other"
 
 
 def test_overrides_without_effect_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     request(override_settings={"CLIP_stop_at_last_layers": 2, "clip_skip": 2})
     assert "['clip_skip']" in caplog.text
-
-
-def test_separate_text_encoders_are_refused() -> None:
-    modules = {"forge_additional_modules": ["ae.safetensors", "clip_l.safetensors"]}
-    with pytest.raises(NotAvailable, match="forge_additional_modules"):
-        request(override_settings=modules)
 
 
 @pytest.mark.parametrize("modules", ["ae.safetensors", [1], {"a": 1}])

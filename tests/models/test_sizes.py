@@ -42,7 +42,7 @@ def test_half_precision_takes_half_and_a_vae_file_stands_in(tmp_path: Path) -> N
     }
     extra = {"decoder.more.weight": (1000, 1000)}
     vae = read_header(sparse_checkpoint(tmp_path / "vae.safetensors", {**names, **extra}))
-    other = by_role(model_sizes("sd1", header, FULL, vae=vae))
+    other = by_role(model_sizes("sd1", header, FULL, beside={"vae": vae}))
     assert other["vae"] == full["vae"] + 4_000_000
     assert other["denoiser"] == full["denoiser"]
 

@@ -10,10 +10,13 @@ import torch
 from sdforge.core.settings import Settings
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.denoiser import Conditioning
+from sdforge.models.text_encoder import Situation
 from sdforge.pipeline.conditioning import BatchConditioning, ConditioningCache, PromptEncoder
 from sdforge.pipeline.prompts import BatchPrompts
 from sdforge.prompt.schedule import Timeline
 from tests.tiny import Parts
+
+SITUATION = Situation(width=64, height=64)
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def encode(
     **settings: Any,
 ) -> BatchConditioning:
     given = Settings().with_overrides(settings)
-    encoder = PromptEncoder(cache or ConditioningCache(), bundle, given, Timeline(10), (64, 64))
+    encoder = PromptEncoder(cache or ConditioningCache(), bundle, given, Timeline(10), SITUATION)
     return encoder.batch(BatchPrompts(positive, (negative,) * len(positive)))
 
 

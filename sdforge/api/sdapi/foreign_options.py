@@ -17,7 +17,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "saving-images": {
         "save_images_replace_action": "Replace", "font": "",
         "save_images_before_face_restoration": False, "save_mask": False,
-        "save_mask_composite": False, "img_max_size_mp": 200, "save_init_img": False,
+        "save_mask_composite": False, "save_init_img": False,
         "notification_volume": 100, "grid_extended_filename": False,
         "grid_prevent_empty_spots": False, "grid_zip_filename_pattern": "",
         "grid_text_active_color": "#000000", "grid_text_inactive_color": "#999999",
@@ -53,11 +53,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "sd": {
         "sd_checkpoints_keep_in_cpu": True, "sd_checkpoint_cache": 0, "sd_unet": "Automatic",
         "enable_batch_seeds": True, "upcast_attn": False, "enable_quantization": False,
-        "sdxl_clip_l_skip": False,
     },
     "sdxl": {
-        "sdxl_crop_top": 0, "sdxl_crop_left": 0, "sdxl_refiner_low_aesthetic_score": 2.5,
-        "sdxl_refiner_high_aesthetic_score": 6.0,
     },
     "vae": {
         "sd_vae_checkpoint_cache": 0, "sd_vae_overrides_per_model_preferences": True,
@@ -65,7 +62,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "auto_vae_precision_bfloat16": False,
     },
     "img2img": {
-        "inpainting_mask_weight": 1.0, "img2img_inpaint_mask_scribble_alpha": 75,
+        "img2img_inpaint_mask_scribble_alpha": 75,
         "return_mask": False, "return_mask_composite": False,
         "img2img_batch_show_results_limit": 32, "img2img_sketch_default_brush_color": "#ffffff",
         "img2img_inpaint_mask_brush_color": "#ffffff",
@@ -84,8 +81,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "use_old_emphasis_implementation": False,
     },
     "extra_networks": {
-        "extra_networks_hidden_models": "When searched", "extra_networks_default_multiplier": 1.0,
-        "extra_networks_add_text_separator": " ", "sd_hypernetwork": "None",
+        "extra_networks_hidden_models": "When searched",
+        "sd_hypernetwork": "None",
         "extra_networks_show_hidden_directories": True,
         "extra_networks_dir_button_function": False, "extra_networks_card_width": 0,
         "extra_networks_card_height": 0, "extra_networks_card_text_scale": 1.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter
@@ -9,6 +10,7 @@ from fastapi import APIRouter
 from sdforge.api.context import ApiContext
 from sdforge.api.waiting import done
 from sdforge.core.device import host_total_bytes
+from sdforge.models.library import VaeFile
 
 
 def router(context: ApiContext) -> APIRouter:
@@ -36,12 +38,12 @@ def router(context: ApiContext) -> APIRouter:
     @routes.get("/sd-vae")
     def sd_vae() -> list[dict[str, Any]]:
         """All VAE files."""
-        return _vae_files(context)
+        return _listed(context.library.vaes())
 
     @routes.get("/sd-modules")
     def sd_modules() -> list[dict[str, Any]]:
-        """Forge's list of VAEs and text encoders; this version has VAEs."""
-        return _vae_files(context)
+        """Forge's list: files that bring a VAE or text encoders (forge_additional_modules)."""
+        return _listed(context.library.modules())
 
     @routes.post("/refresh-checkpoints")
     def refresh_checkpoints() -> None:
@@ -77,8 +79,8 @@ def router(context: ApiContext) -> APIRouter:
     return routes
 
 
-def _vae_files(context: ApiContext) -> list[dict[str, Any]]:
-    return [{"model_name": vae.name, "filename": str(vae.path)} for vae in context.library.vaes()]
+def _listed(files: Iterable[VaeFile]) -> list[dict[str, Any]]:
+    return [{"model_name": file.name, "filename": str(file.path)} for file in files]
 
 
 def _ram() -> dict[str, int]:

@@ -52,8 +52,7 @@ def current_options(context: ApiContext) -> dict[str, Any]:
     """Return all settings; the checkpoint as the title of the one that will run."""
     settings = context.engine.settings.current
     values = FOREIGN_OPTIONS | settings.to_json()
-    is_file = settings.sd_vae not in ("Automatic", "None")
-    values |= {_READ_ONLY: "", MODULES: [settings.sd_vae] if is_file else []}
+    values |= {_READ_ONLY: ""}
     try:
         checkpoint = context.library.find(settings.sd_model_checkpoint)
     except SdforgeError:
@@ -77,8 +76,7 @@ def change_options(context: ApiContext, values: Mapping[str, Any]) -> None:
         if key != _READ_ONLY and not (key in present and present[key] == value)
     }
     if MODULES in changes:
-        # Forge's clients name the VAE so.
-        changes |= {_VAE: "Automatic"} | override_settings({MODULES: changes.pop(MODULES)})
+        changes[MODULES] = _known_modules(context, changes[MODULES])
     for key in [key for key in changes if key in OPTIONS and OPTIONS[key].locked]:
         log.warning("the setting %s cannot be changed over the API and is left alone", key)
         del changes[key]
@@ -105,6 +103,12 @@ def _known_title(context: ApiContext, name: Any) -> str:
     if checkpoint.error is not None:
         raise ModelError(f"{_CHECKPOINT}: {checkpoint.error}")
     return checkpoint.title
+
+
+def _known_modules(context: ApiContext, names: Any) -> list[str]:
+    """Return the names of the files that Forge's list means; raises `UnknownName`."""
+    sent = override_settings({MODULES: names}).get(MODULES, [])
+    return [path.name for path in context.library.find_modules(sent)]
 
 
 def _check_vae(context: ApiContext, name: Any) -> None:

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from sdforge.core.registry import Registry
 from sdforge.models.families.base import Family
+from sdforge.models.families.flux import Flux1
 from sdforge.models.families.sd import StableDiffusion1
 from sdforge.models.families.sd2 import StableDiffusion2
 from sdforge.models.families.sdxl import SdxlRefiner, StableDiffusionXl
 
 FAMILIES: Registry[Family] = Registry("model family")
-for _family in (StableDiffusion1(), StableDiffusion2(), StableDiffusionXl(), SdxlRefiner()):
+for _family in (
+    StableDiffusion1(),
+    StableDiffusion2(),
+    StableDiffusionXl(),
+    SdxlRefiner(),
+    Flux1(),
+):
     FAMILIES.add(_family.name, _family)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sdforge.memory.component import Component
     from sdforge.memory.manager import MemoryManager
     from sdforge.models.bundle import Parts
+    from sdforge.models.parts import Part
     from sdforge.models.skeleton import Skeleton
 
 
@@ -96,8 +97,18 @@ class Family(Protocol):
     def roles(self) -> tuple[str, ...]:
         """Networks that a checkpoint holds; 'vae' is the one that another file may replace."""
 
+    @property
+    def apart(self) -> Mapping[str, tuple[str, str]]:
+        """Roles that usually lie in files of their own: role → (what it is, a usual file's name).
+
+        Where there are none, a checkpoint is taken to hold all its networks.
+        """
+
     def match(self, header: CheckpointHeader) -> Match | None:
         """Return why the file is of this family, or None when it is not."""
+
+    def role_of(self, part: Part) -> str | None:
+        """Return what a network of any file is to this family, None when it has no use for it."""
 
     def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
         """Return how to make the network of `role` from a file, all shapes checked.

@@ -14,6 +14,7 @@ from sdforge.models.families.base import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
+    from sdforge.models.parts import Part
     from sdforge.models.skeleton import Skeleton
 
 # Arguments of a network, as a key.
@@ -41,6 +42,14 @@ def quiet_libraries() -> Iterator[None]:
 def frozen(config: Mapping[str, Any]) -> Config:
     """Return arguments as a key."""
     return tuple(config.items())
+
+
+def kl_vae_only(part: Part, channels: int) -> str | None:
+    """Return 'vae' for a KL VAE of so many latent channels, None for all else.
+
+    For families whose checkpoints hold everything and of which only the VAE is replaced.
+    """
+    return "vae" if part.role == "vae" and part.kind == f"kl-{channels}" else None
 
 
 def skeleton_of(make: Callable[[], nn.Module]) -> Skeleton:

@@ -6,12 +6,13 @@ Recognition reads shapes only. `ldm` and `clips` say how its networks are made.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sdforge.core.request import Recommended
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.base import Match, Recipe
-from sdforge.models.families.building import check_complete
+from sdforge.models.families.building import check_complete, kl_vae_only
 from sdforge.models.families.clips import QUICK_GELU, clip_recipe
 from sdforge.models.families.fast_kinds import fast_kind
 from sdforge.models.families.ldm import STANDARD_VAE_WIDTH, unet_recipe, vae_recipe
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sdforge.memory.component import Component
     from sdforge.memory.manager import MemoryManager
     from sdforge.models.bundle import Parts
+    from sdforge.models.parts import Part
 
 LATENT_CHANNELS, INPAINTING_CHANNELS = 4, 9
 _SIDE = 512
@@ -37,6 +39,7 @@ class StableDiffusion1:
     name = "sd1"
     label = "Stable Diffusion 1.x"
     roles = ("text_encoder", "denoiser", "vae")
+    apart: Mapping[str, tuple[str, str]] = MappingProxyType({})
 
     def match(self, header: CheckpointHeader) -> Match | None:
         """Return why the file is an SD 1.x checkpoint, or None when it is not."""
@@ -65,6 +68,10 @@ class StableDiffusion1:
             problem=_problem(header, variant),
             recommended=kind.recommended if kind else Recommended(),
         )
+
+    def role_of(self, part: Part) -> str | None:
+        """Return what a network of any file is to this family: only the VAE can be replaced."""
+        return kl_vae_only(part, LATENT_CHANNELS)
 
     def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
         """Return how to make the U-Net, the text encoder or the VAE from a file.

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sdforge.core.request import Recommended
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.base import Match, Recipe
-from sdforge.models.families.building import check_complete
+from sdforge.models.families.building import check_complete, kl_vae_only
 from sdforge.models.families.clips import GELU, clip_recipe, clip_width
 from sdforge.models.families.fast_kinds import fast_kind
 from sdforge.models.families.ldm import STANDARD_VAE_WIDTH, unet_recipe, vae_recipe
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sdforge.memory.component import Component
     from sdforge.memory.manager import MemoryManager
     from sdforge.models.bundle import Parts
+    from sdforge.models.parts import Part
 
 _TEXTS = ("cond_stage_model.model.", TEXT)
 _V_SIDE, _EPSILON_SIDE = 768, 512
@@ -50,6 +52,7 @@ class StableDiffusion2:
     name = "sd2"
     label = "Stable Diffusion 2.x"
     roles = ("text_encoder", "denoiser", "vae")
+    apart: Mapping[str, tuple[str, str]] = MappingProxyType({})
 
     def match(self, header: CheckpointHeader) -> Match | None:
         """Return why the file is an SD 2.x checkpoint, or None when it is not."""
@@ -77,6 +80,10 @@ class StableDiffusion2:
             problem=_problem(header, channels, text),
             recommended=kind.recommended if kind else Recommended(width=side, height=side),
         )
+
+    def role_of(self, part: Part) -> str | None:
+        """Return what a network of any file is to this family: only the VAE can be replaced."""
+        return kl_vae_only(part, LATENT_CHANNELS)
 
     def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
         """Return how to make the U-Net, the text encoder or the VAE from a file.

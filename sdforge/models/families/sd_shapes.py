@@ -19,6 +19,8 @@ from sdforge.models.layout import Layout
 UNET = "model.diffusion_model."
 TEXT = "cond_stage_model.transformer."
 VAE = "first_stage_model."
+# In checkpoints of latent diffusion, in those put together of parts, and in a file of its own.
+_VAES = (VAE, "vae.", "")
 # SD 1.x cuts every attention layer of its U-Net into 8 heads, whatever its width; later ones into
 # heads of 64.
 UNET_HEADS = 8
@@ -82,9 +84,10 @@ class Shapes:
 
 def vae_names(layout: Layout) -> Mapping[str, str]:
     """Return the tensors of the VAE, own name → name in the file; alone or in a checkpoint."""
-    if layout.under(VAE):
-        return layout.under(VAE)
-    return layout.under("") if layout.under("decoder.conv_in.") else {}
+    for prefix in _VAES:
+        if layout.under(f"{prefix}decoder.conv_in."):
+            return layout.under(prefix)
+    return layout.under(VAE)
 
 
 @lru_cache(maxsize=8)

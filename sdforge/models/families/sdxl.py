@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sdforge.core.request import Recommended
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.base import Match, Recipe
-from sdforge.models.families.building import check_complete
+from sdforge.models.families.building import check_complete, kl_vae_only
 from sdforge.models.families.clips import GELU, QUICK_GELU, clip_recipe, clip_width
 from sdforge.models.families.fast_kinds import fast_kind
 from sdforge.models.families.ldm import STANDARD_VAE_WIDTH, unet_recipe, vae_recipe
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sdforge.memory.component import Component
     from sdforge.memory.manager import MemoryManager
     from sdforge.models.bundle import Parts
+    from sdforge.models.parts import Part
     from sdforge.models.sdxl_text import SdxlText
 
 _SCALE = 0.13025
@@ -71,6 +73,7 @@ class StableDiffusionXl:
 
     name = "sdxl"
     label = "Stable Diffusion XL"
+    apart: Mapping[str, tuple[str, str]] = MappingProxyType({})
     _texts: tuple[_TextPart, ...] = (_CLIP_L, _CLIP_G)
     _is_refiner = False
 
@@ -110,6 +113,10 @@ class StableDiffusionXl:
             recommended=kind.recommended if kind else Recommended(width=_SIDE, height=_SIDE),
             is_zero_terminal=is_terminal,
         )
+
+    def role_of(self, part: Part) -> str | None:
+        """Return what a network of any file is to this family: only the VAE can be replaced."""
+        return kl_vae_only(part, LATENT_CHANNELS)
 
     def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
         """Return how to make one of the networks from a file.

@@ -23,7 +23,9 @@ def _parameters(frame: Frame) -> None:
     frame.refiner()
     frame.size()
     frame.batch()
-    frame.place("cfg_scale")
+    with gr.Row():
+        frame.place("cfg_scale")
+        frame.place("distilled_cfg_scale")
     frame.seed()
     frame.tiling()
 
@@ -49,5 +51,6 @@ def _hires(frame: Frame) -> None:
                     frame.place("hires_sampler")
                     frame.place("hires_schedule")
                 frame.place("hires_cfg_scale", info="0 takes the first pass's.")
+                frame.place("hires_distilled_cfg_scale", info="0 takes the first pass's.")
                 frame.place("hires_prompt")
                 frame.place("hires_negative_prompt")

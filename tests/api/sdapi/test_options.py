@@ -126,23 +126,23 @@ def test_no_setting_of_ours_is_among_those_without_effect() -> None:
     assert not set(FOREIGN_OPTIONS) & set(OPTIONS)
 
 
-def test_forges_modules_are_the_vae(server: Server) -> None:
+def test_forges_modules_are_files_by_any_path(server: Server) -> None:
     assert options(server)["forge_additional_modules"] == []
     answer = post(server, {"forge_additional_modules": ["/there/no-such.safetensors"]})
     assert answer.status_code == 422
-    folder = server.paths.models / "VAE"
+    folder = server.paths.models / "text_encoder"
     folder.mkdir()
     (folder / "mine.safetensors").symlink_to(
         server.paths.models / "Stable-diffusion/tiny.safetensors"
     )
-    answer = post(server, {"forge_additional_modules": ["C:\\models\\VAE\\mine.safetensors"]})
+    answer = post(server, {"forge_additional_modules": ["C:\\models\\x\\mine.safetensors"]})
     assert answer.status_code == 200, answer.text
     values = options(server)
-    assert values["sd_vae"] == "mine.safetensors"
     assert values["forge_additional_modules"] == ["mine.safetensors"]
     assert post(server, values).status_code == 200
+    assert post(server, {"forge_additional_modules": "mine"}).status_code == 422
     assert post(server, {"forge_additional_modules": []}).status_code == 200
-    assert options(server)["sd_vae"] == "Automatic"
+    assert options(server)["forge_additional_modules"] == []
 
 
 def test_more_inference_memory_than_the_device_has_is_refused(server: Server) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,15 +52,22 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
         mode: str = "",
         device_bytes: int = 10**9,
         settings: dict[str, Any] | None = None,
+        modules: Mapping[str, Path] | None = None,
         **values: Any,
     ) -> Drawn:
         device = SimulatedDevice(device_bytes) if mode else None
         data = tmp_path / f"run{next(numbers)}"
         parts = tiny_server_parts(data, *files, device=device, unit_cap_bytes=CAP)
+        for folder, file in (modules or {}).items():
+            place = parts.paths.models / folder.partition(":")[0]
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, place)
+        names = [file.name for file in (modules or {}).values()]
         pipeline = Pipeline(parts)
-        chosen = {"randn_source": "CPU", **({"memory_mode": mode} if mode else {})}
+        chosen: dict[str, Any] = {"randn_source": "CPU", **({"memory_mode": mode} if mode else {})}
+        chosen["forge_additional_modules"] = names
         values = {"sampler": "Euler", "steps": 3, "cfg_scale": 4.0} | values
         pipeline.draw(settings=chosen | (settings or {}), **values)
-        return Drawn(seen[-1], parts.provider.get(""), pipeline, device)
+        return Drawn(seen[-1], parts.provider.get("", modules=names), pipeline, device)
 
     return make

@@ -213,6 +213,93 @@ def refiner(file: Path, folder: Path) -> Any:
     )
 
 
+FLUX = {
+    "_class_name": "FluxTransformer2DModel",
+    "in_channels": 64,
+    "num_layers": 1,
+    "num_single_layers": 2,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 64,
+    "pooled_projection_dim": 32,
+    "axes_dims_rope": [4, 14, 14],
+}
+KL16 = VAE | {
+    "latent_channels": 16,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+
+
+def flux_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """A file in the authors' names, by diffusers' converter, which knows the real width only."""
+    import inspect
+
+    from diffusers.loaders import single_file_utils
+
+    source = inspect.getsource(single_file_utils.convert_flux_transformer_checkpoint_to_diffusers)
+    names: dict[str, Any] = dict(vars(single_file_utils))
+    exec(source.replace("inner_dim = 3072", "inner_dim = 64"), names)
+    convert = names["convert_flux_transformer_checkpoint_to_diffusers"]
+    made: dict[str, torch.Tensor] = convert(load_file(file))
+    return made
+
+
+def t5(file: Path) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=32128,
+        d_model=64,
+        d_kv=32,
+        d_ff=128,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+    model = T5EncoderModel(config)
+    model.load_state_dict(load_file(file), strict=False)
+    return model.eval()
+
+
+def t5_tokenizer() -> Any:
+    import tempfile
+
+    from transformers import T5TokenizerFast
+
+    with tempfile.NamedTemporaryFile("wb", suffix=".json") as file:
+        path = configs_root() / "tokenizers" / "t5" / "tokenizer.json.gz"
+        file.write(gzip.decompress(path.read_bytes()))
+        file.flush()
+        return T5TokenizerFast(tokenizer_file=file.name, extra_ids=0)
+
+
+def flux(files: Mapping[str, Path], folder: Path, *, guided: bool) -> Any:
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        FluxPipeline,
+        FluxTransformer2DModel,
+    )
+
+    config = {key: value for key, value in FLUX.items() if not key.startswith("_")}
+    transformer = FluxTransformer2DModel(**config, guidance_embeds=guided).eval()
+    transformer.load_state_dict(flux_tensors(files["flux"]))
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=network(AutoencoderKL, KL16, files["ae"], folder / "vae"),
+        text_encoder=clip(files["clip_l"], ""),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=t5(files["t5xxl"]),
+        tokenizer_2=t5_tokenizer(),
+        transformer=transformer,
+    )
+
+
 def drawn(pipe: Any, sigmas: Sequence[float], **values: Any) -> torch.Tensor:
     """The latents that a pipeline ends with."""
     pipe.set_progress_bar_config(disable=True)

@@ -1,0 +1,92 @@
+"""Flux's tensors in the names of its authors (Black Forest Labs) → those of diffusers' module.
+
+Matrices that lie one below the other in a file are rows of it, so this is a table of names and
+rows; nothing is computed. diffusers' own converter knows one width only. No torch here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from sdforge.models.families.base import Source
+from sdforge.models.layout import Layout
+
+_ENDS = {
+    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
+    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
+    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
+    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
+    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
+    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
+    "txt_in": "context_embedder",
+    "img_in": "x_embedder",
+    "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation.1": "norm_out.linear",
+}
+_DOUBLE = {
+    "img_mod.lin": "norm1.linear",
+    "txt_mod.lin": "norm1_context.linear",
+    "img_attn.norm.query_norm": "attn.norm_q",
+    "img_attn.norm.key_norm": "attn.norm_k",
+    "txt_attn.norm.query_norm": "attn.norm_added_q",
+    "txt_attn.norm.key_norm": "attn.norm_added_k",
+    "img_attn.proj": "attn.to_out.0",
+    "txt_attn.proj": "attn.to_add_out",
+    "img_mlp.0": "ff.net.0.proj",
+    "img_mlp.2": "ff.net.2",
+    "txt_mlp.0": "ff_context.net.0.proj",
+    "txt_mlp.2": "ff_context.net.2",
+}
+_SINGLE = {
+    "modulation.lin": "norm.linear",
+    "norm.query_norm": "attn.norm_q",
+    "norm.key_norm": "attn.norm_k",
+    "linear2": "proj_out",
+}
+# Matrices that hold several: their parts, in order.
+_FUSED = {
+    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+}
+_BLOCK = re.compile(r"(double|single)_blocks\.(\d+)\.(.+)\.(weight|bias|scale)")
+
+
+def flux_sources(layout: Layout, prefix: str, width: int) -> dict[str, Source]:
+    """Return parameter name → source for a file in the authors' names.
+
+    Args:
+        layout: of the file.
+        prefix: before all names of the network.
+        width: of its states, which says where fused matrices are cut.
+    """
+    found: dict[str, Source] = {}
+    for name, key in layout.under(prefix).items():
+        shape = layout.tensors[key].shape
+        found.update(_sources(name, key, shape, width))
+    return found
+
+
+def _sources(
+    name: str, key: str, shape: tuple[int, ...], width: int
+) -> Iterator[tuple[str, Source]]:
+    part, _, end = name.rpartition(".")
+    if part in _ENDS:
+        yield f"{_ENDS[part]}.{end}", Source(key, shape)
+        return
+    match = _BLOCK.fullmatch(name)
+    if match is None:
+        return
+    kind, number, inner, end = match.groups()
+    block = f"{'single_' if kind == 'single' else ''}transformer_blocks.{number}"
+    end = "weight" if end == "scale" else end
+    names = _SINGLE if kind == "single" else _DOUBLE
+    if inner in names:
+        yield f"{block}.{names[inner]}.{end}", Source(key, shape)
+        return
+    first = 0
+    for target in _FUSED.get(inner, ()):
+        rows = shape[0] - first if target == "proj_mlp" else width
+        yield f"{block}.{target}.{end}", Source(key, (rows, *shape[1:]), first)
+        first += rows
