@@ -141,7 +141,7 @@ def test_checkpoints_stay_in_memory_and_coming_back_reads_nothing(
     def refuse(path: Path) -> None:
         raise AssertionError(f"{path} was opened")
 
-    monkeypatch.setattr(loader, "read_header", refuse)
+    monkeypatch.setattr(loader, "open_model", refuse)
     assert parts.provider.get("tiny") is first
     assert parts.provider.get("half") is other
     assert torch.equal(picture(parts, first), before)
