@@ -74,6 +74,8 @@ SECTIONS: dict[str, tuple[Flag, ...]] = {
         _switch("--add-stop-route", OBSOLETE, "an older name of --api-server-stop"),
         _text("--gradio-auth", ACTS, "the same as --api-auth; both lists count"),
         _text("--gradio-auth-path", ACTS, "file of user:password pairs, with commas or line breaks between"),
+        _text("--webhook-hosts", ACTS, "hosts that jobs may tell of their end, with commas between; needs --webhook-secret"),
+        _text("--webhook-secret", ACTS, "signs what is told to webhooks"),
         _text("--cors-allow-origins", ACTS, "origins whose pages may use the API, with commas between"),
         _text("--cors-allow-origins-regex", ACTS, "the same, as a regular expression"),
         _text("--tls-keyfile", ACTS, "private key; with --tls-certfile serves https"),
@@ -189,6 +191,7 @@ SECTIONS: dict[str, tuple[Flag, ...]] = {
         _text("--ckpt-dir", ACTS, "a further folder of checkpoints"),
         _text("--vae-dir", ACTS, "a further folder of VAEs"),
         _text("--vae-path", ACTS, "VAE file to use for every checkpoint"),
+        _text("--history-dir", ACTS, "a further folder whose pictures the history can import", repeat=True),
         _text("--ui-settings-file", ACTS, "file of settings (default: config.json in the data folder)"),
         _text("--ui-config-file", LATER, "file of the page's defaults"),
         _text("--styles-file", ACTS, "file of styles (default: styles.csv in the data folder); several, or with *, are read together", repeat=True),
@@ -390,6 +393,12 @@ def _unknown_sentence(argument: str) -> str:
     return f"unknown argument {name}{hint} (launch.py --help lists all)"
 
 
+_PAIRS = (
+    ("tls_keyfile", "tls_certfile", "https"),
+    ("webhook_hosts", "webhook_secret", "webhooks"),
+)
+
+
 def _check(flags: Flags) -> None:
     """Refuse combinations that cannot work, or that would be unsafe unasked."""
     if flags["port"] is not None and not 0 <= flags["port"] <= 65535:
@@ -402,8 +411,7 @@ def _check(flags: Flags) -> None:
             "--share and --ngrok are not in this version; to reach the server from elsewhere use "
             "--listen with --api-auth, an SSH tunnel, or a reverse proxy (--subpath)"
         )
-    if bool(flags["tls_keyfile"]) != bool(flags["tls_certfile"]):
-        raise FlagError("--tls-keyfile and --tls-certfile are needed both, for https")
+    _check_pairs(flags)
     for key in ("tls_keyfile", "tls_certfile", "gradio_auth_path", "ckpt", "vae_path"):
         if flags[key] and not Path(flags[key]).is_file():
             raise FlagError(f"--{key.replace('_', '-')}: there is no file {flags[key]}")
@@ -415,6 +423,13 @@ def _check(flags: Flags) -> None:
             "--listen lets anybody on the network use this server: add --api-auth USER:PASSWORD, "
             "or --insecure to allow that"
         )
+
+
+def _check_pairs(flags: Flags) -> None:
+    for one, other, purpose in _PAIRS:
+        if bool(flags[one]) != bool(flags[other]):
+            names = f"--{one.replace('_', '-')} and --{other.replace('_', '-')}"
+            raise FlagError(f"{names} are needed both, for {purpose}")
 
 
 def _is_public(flags: Flags) -> bool:

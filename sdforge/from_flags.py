@@ -34,6 +34,9 @@ def make_paths(flags: Flags) -> Paths:
         extra_upscalers=_folders(
             *(flags[f"{kind}_models_path"] for kind in ("esrgan", "realesrgan", "bsrgan"))
         ),
+        extra_outputs=tuple(
+            Path(name).expanduser().resolve() for name in flags["history_dir"] or ()
+        ),
         settings_file=_path(flags["ui_settings_file"]),
         styles_files=tuple(
             Path(name).expanduser().absolute() for name in flags["styles_file"] or ()

@@ -163,6 +163,8 @@ def describe_job(job: Job, position: int | None, root: str = "") -> dict[str, An
         "error": asdict(job.error) if job.error else None,
         "request": job.request.to_json(),
         "timings": dict(job.timings),
+        "priority": job.terms.priority,
+        "retry_of": job.terms.retry_of,
     }
 
 

@@ -41,6 +41,7 @@ class Paths:
     extra_embeddings: tuple[Path, ...] = ()
     extra_controlnets: tuple[Path, ...] = ()
     extra_upscalers: tuple[Path, ...] = ()
+    extra_outputs: tuple[Path, ...] = ()
     settings_file: Path | None = None
     styles_files: tuple[Path, ...] = ()
 
@@ -88,6 +89,11 @@ class Paths:
     def sweeps(self) -> Path:
         """Pictures of sweeps that went to no output folder."""
         return self.data / "sweeps"
+
+    @property
+    def trash(self) -> Path:
+        """Pictures that were thrown away, until they are deleted for good."""
+        return self.data / "trash"
 
     @property
     def cache(self) -> Path:

@@ -169,6 +169,7 @@ class Settings:
     max_input_pixels: int = _option(67_108_864, "Largest picture that a client may send, in pixels", "limits", minimum=4096, locked=True)
     inputs_keep_days: float = _option(7.0, "Days that pictures of finished jobs are kept in the folder inputs", "limits", minimum=0, locked=True)
     inputs_max_mib: int = _option(2048, "Most that the folder inputs may hold beside waiting jobs' pictures, in MiB", "limits", minimum=0, locked=True)
+    trash_keep_days: float = _option(30.0, "Days that pictures stay in the trash; 0 keeps them until it is emptied", "limits", minimum=0)
     max_images_per_job: int = _option(1000, "Most pictures that one job may make", "limits", minimum=1, locked=True)
     max_queued_jobs: int = _option(1000, "Most jobs that may wait", "limits", minimum=1, locked=True)
     max_sweep_cells: int = _option(10_000, "Most cells of one sweep (X/Y/Z plot)", "limits", minimum=1, locked=True)

@@ -21,17 +21,30 @@ from sdforge.core.paths import Paths
 from sdforge.core.registry import Registry
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import Settings, SettingsStore
+from sdforge.engine.database import Database
+from sdforge.engine.history import History
+from sdforge.engine.history_store import HistoryStore
 from sdforge.engine.inputs import InputFolder
-from sdforge.engine.job import ACTIVE, Job, JobStatus, check_job_id, new_job_id
+from sdforge.engine.job import (
+    ACTIVE,
+    Job,
+    JobStatus,
+    Terms,
+    check_job_id,
+    check_terms,
+    new_job_id,
+)
 from sdforge.engine.memory_answers import MemoryAnswers
 from sdforge.engine.model_access import ModelAccess
 from sdforge.engine.outcomes import Outcomes
 from sdforge.engine.picture_cache import PictureCache
 from sdforge.engine.preflight import Preflight
 from sdforge.engine.queue import JobQueue
+from sdforge.engine.queueing import PAUSED_NOTE, Queueing
 from sdforge.engine.resolution import CheckpointLibrary, Resolver, permitted
 from sdforge.engine.runner import Runner
 from sdforge.engine.store import JobStore
+from sdforge.engine.webhooks import WebhookRules, Webhooks
 from sdforge.engine.worker import Worker
 from sdforge.extensions.catalog import load_extensions
 from sdforge.memory.monitor import MemoryMonitor
@@ -59,7 +72,7 @@ class Dependent(Protocol):
         """Submit nothing any more."""
 
 
-class Engine(MemoryAnswers, ModelAccess, Outcomes):
+class Engine(MemoryAnswers, ModelAccess, Outcomes, Queueing):
     """One server's jobs, models and pictures."""
 
     def __init__(
@@ -97,8 +110,13 @@ class Engine(MemoryAnswers, ModelAccess, Outcomes):
         )
         self.inputs = InputFolder(paths.inputs)
         self._inputs_cleaned = 0.0
-        self._store = JobStore(paths.database)
-        self._queue = JobQueue(self._store)
+        self._database = Database(paths.database)
+        is_paused = self._database.note(PAUSED_NOTE) == "1"
+        self._webhooks = Webhooks(WebhookRules.from_flags(flags))
+        self._queue = JobQueue(
+            JobStore(self._database), is_paused=is_paused, on_finished=self._webhooks.tell
+        )
+        self.history = History(HistoryStore(self._database), paths, settings)
         self._pictures = PictureCache()
         self._writer = ImageWriter(paths)
         self._worker = Worker(
@@ -146,7 +164,9 @@ class Engine(MemoryAnswers, ModelAccess, Outcomes):
                 log.warning("the running job did not stop within %.0f s", timeout)
             self._writer.close()
             self._queue.close()
-            self._store.close()
+            self._webhooks.close()
+            self.history.close()
+            self._database.close()
 
     # --- jobs --------------------------------------------------------------------------------
 
@@ -157,6 +177,7 @@ class Engine(MemoryAnswers, ModelAccess, Outcomes):
         job_id: str | None = None,
         origin: str = "api",
         save_images: bool | None = None,
+        terms: Terms | None = None,
     ) -> Job:
         """Check and resolve a request and queue it as a job.
 
@@ -166,6 +187,7 @@ class Engine(MemoryAnswers, ModelAccess, Outcomes):
             origin: "ui" or "api".
             save_images: False keeps pictures and grid off the disk; otherwise the settings
                 `samples_save` and `grid_save` decide.
+            terms: what else was agreed with the client.
 
         Raises:
             InvalidRequest: a field cannot be used; it is named as the API names it.
@@ -177,7 +199,7 @@ class Engine(MemoryAnswers, ModelAccess, Outcomes):
         """
         resolved, settings = self.resolve(request)
         return self.submit_resolved(
-            resolved, settings, job_id=job_id, origin=origin, save_images=save_images
+            resolved, settings, job_id=job_id, origin=origin, save_images=save_images, terms=terms
         )
 
     def resolve(
@@ -204,13 +226,18 @@ class Engine(MemoryAnswers, ModelAccess, Outcomes):
         job_id: str | None = None,
         origin: str = "api",
         save_images: bool | None = None,
+        terms: Terms | None = None,
     ) -> Job:
         """Queue what `resolve` returned, at that time or an earlier one.
 
         Raises:
-            InvalidRequest: `job_id` cannot be used.
+            InvalidRequest: `job_id` or `terms` cannot be used.
             DuplicateJob, QueueFull, StorageError: as `submit` does.
         """
+        terms = terms or Terms()
+        check_terms(terms)
+        if terms.webhook is not None:
+            self._webhooks.rules.check(terms.webhook)
         if job_id is not None:
             check_job_id(job_id)
         job = Job(
@@ -221,6 +248,7 @@ class Engine(MemoryAnswers, ModelAccess, Outcomes):
             settings=settings,
             save_images=save_images is not False,
             created_at=time.time(),
+            terms=terms,
         )
         return self._queue.add(job, max_waiting=self.settings.current.max_queued_jobs)
 

@@ -63,7 +63,8 @@ class Progress:
 class JobImage:
     """One finished picture, or with `index` -1 a job's grid; `path` is None when it was not saved.
 
-    `processing` says what extras did to it. Sizes are in pixels.
+    `processing` says what extras did to it. Sizes are in pixels; `bytes` and `sha256` are the encoded
+    file's.
     """
 
     index: int
@@ -74,6 +75,24 @@ class JobImage:
     width: int
     height: int
     processing: str = ""
+    bytes: int = 0
+    sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What was agreed with the client beside the request itself.
+
+    Of jobs that wait, those of a higher `priority` run first. A `key` names the client's intent:
+    the same key again is the same job, if `digest` (of what was sent) is the same too. `webhook` is
+    told when the job ends. `retry_of` is the job whose request this one repeats.
+    """
+
+    priority: int = 0
+    key: str | None = None
+    digest: str = ""
+    webhook: str | None = None
+    retry_of: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +127,7 @@ class Job:
     accepted. `origin` is "ui" or "api". Times are seconds since the epoch; `timings` are seconds by
     stage. Without `save_images` nothing goes to disk, with it the settings decide. `grid` is the
     contact sheet, if there is one. `cancel_requested` turns true as soon as somebody asked, before
-    the job really stops.
+    the job really stops. `rank` orders waiting jobs of one priority.
     """
 
     id: str
@@ -127,6 +146,8 @@ class Job:
     error: JobError | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     cancel_requested: bool = False
+    terms: Terms = field(default_factory=Terms)
+    rank: float = 0.0
 
     @property
     def is_finished(self) -> bool:
@@ -143,10 +164,34 @@ class DuplicateJob(InvalidRequest):
         super().__init__("force_task_id", job_id, "an id that no other job has")
 
 
+class KeyReused(InvalidRequest):
+    """An idempotency key came again with another request."""
+
+    status = 422
+
+    def __init__(self, key: str) -> None:
+        super().__init__("Idempotency-Key", key, "a new key for a new request")
+
+
 def new_job_id(kind: str) -> str:
     """Return a random id in the form of A1111's pages, "task(txt2img-…)"."""
     chosen = random.SystemRandom().choices(_ID_CHARACTERS, k=15)
     return f"task({kind}-{''.join(chosen)})"
+
+
+MOST_PRIORITY = 100
+_MAX_KEY_LENGTH = 255
+
+
+def check_terms(terms: Terms) -> None:
+    """Raise `InvalidRequest` unless priority and key can be used."""
+    if not -MOST_PRIORITY <= terms.priority <= MOST_PRIORITY:
+        allowed = f"a whole number from {-MOST_PRIORITY} to {MOST_PRIORITY}"
+        raise InvalidRequest("priority", terms.priority, allowed)
+    key = terms.key
+    if key is not None and not (0 < len(key) <= _MAX_KEY_LENGTH and key.isprintable()):
+        allowed = f"1 to {_MAX_KEY_LENGTH} printable characters"
+        raise InvalidRequest("Idempotency-Key", key, allowed)
 
 
 def check_job_id(job_id: str) -> None:

@@ -6,6 +6,7 @@ done with them, while the next job may already run. `worker.py` makes one of the
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
@@ -24,8 +25,9 @@ from sdforge.core.settings import Settings
 from sdforge.engine.job import INTERRUPTED_ERROR, Job, JobError, JobImage, JobStatus
 from sdforge.engine.picture_cache import PictureCache
 from sdforge.engine.progress import ProgressMeter
-from sdforge.engine.queue import JobQueue, LiveJob
+from sdforge.engine.queue import JobQueue
 from sdforge.engine.runner import Runner
+from sdforge.engine.waiting import LiveJob
 
 if TYPE_CHECKING:
     from sdforge.output.writer import EncodedImage, ImageWriter
@@ -174,6 +176,8 @@ class JobRun:
             width=encoded.width,
             height=encoded.height,
             processing=encoded.processing,
+            bytes=len(encoded.data),
+            sha256=hashlib.sha256(encoded.data).hexdigest(),
         )
         event = ImageSaved(index=encoded.index, path=path) if path else None
         self._queue.add_image(self._id, image, event)

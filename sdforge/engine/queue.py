@@ -19,6 +19,7 @@ from typing import Any
 from sdforge.core.errors import NotFound, QueueFull, StorageError
 from sdforge.core.events import Event, JobFinished, JobQueued, JobStarted, PreviewReady
 from sdforge.engine.event_log import EventLog
+from sdforge.engine.history_store import picture_of
 from sdforge.engine.job import (
     ACTIVE,
     INTERRUPTED_ERROR,
@@ -27,27 +28,17 @@ from sdforge.engine.job import (
     JobError,
     JobImage,
     JobStatus,
+    KeyReused,
     Progress,
 )
+from sdforge.engine.line import last_rank
 from sdforge.engine.store import JobStore
-from sdforge.pipeline.context import RunControl
+from sdforge.engine.waiting import LiveJob, WaitingJobs
 
 log = logging.getLogger(__name__)
 
 # Finished jobs whose events stay readable, for pages that are reloaded.
 KEEP_FINISHED = 100
-
-
-@dataclass(kw_only=True, eq=False)
-class LiveJob:
-    """A job in memory: its newest snapshot and what is not stored on disk."""
-
-    job: Job
-    log: EventLog
-    control: RunControl = field(default_factory=RunControl)
-    preview: tuple[int, bytes, str] | None = None
-    # Set when the job has finished, or when the queue closes and it will not finish any more.
-    settled: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +49,25 @@ class Chore:
     done: Future[None] = field(default_factory=Future)
 
 
-class JobQueue:
+class JobQueue(WaitingJobs):
     """All jobs of one server; safe to use from any thread."""
 
-    def __init__(self, store: JobStore, *, keep_finished: int = KEEP_FINISHED) -> None:
-        """Take up the jobs that waited when the last server stopped."""
+    def __init__(
+        self,
+        store: JobStore,
+        *,
+        keep_finished: int = KEEP_FINISHED,
+        is_paused: bool = False,
+        on_finished: Callable[[Job], None] = lambda job: None,
+    ) -> None:
+        """Take up the jobs that waited when the last server stopped.
+
+        Args:
+            store: keeps the jobs.
+            keep_finished: how many finished ones keep their events.
+            is_paused: whether waiting jobs are held back.
+            on_finished: told of each job that ends, under the lock: it must return at once.
+        """
         self._store = store
         self._keep_finished = keep_finished
         self._changed = threading.Condition(threading.RLock())
@@ -73,22 +78,29 @@ class JobQueue:
         self._chores: deque[Chore] = deque()
         self._closing = False
         self._closed = False
+        self._paused = is_paused
+        self._on_finished = on_finished
         for job in store.recover():
             self._enter(job)
 
     # --- what clients do ---------------------------------------------------------------------
 
     def add(self, job: Job, *, max_waiting: int) -> Job:
-        """Store a job and put it at the end.
+        """Store a job and put it behind those of its priority.
+
+        A job that came before with the same idempotency key is returned instead.
 
         Raises:
             DuplicateJob: a job of this id exists.
+            KeyReused: the key came before, with another request.
             QueueFull: `max_waiting` jobs wait already, or the server is stopping.
             StorageError: the job could not be stored.
         """
         with self._changed:
             if self._closing:
                 raise QueueFull("the server is stopping and takes no more jobs")
+            if (earlier := self._of_same_key(job)) is not None:
+                return earlier
             if job.id in self._live:
                 raise DuplicateJob(job.id)
             if len(self._waiting) >= max_waiting:
@@ -96,6 +108,7 @@ class JobQueue:
                     f"{len(self._waiting)} jobs wait already, the most that may "
                     "(setting max_queued_jobs); try again when some are done"
                 )
+            job = replace(job, rank=last_rank(self._places()))
             self._store.add(job)
             self._enter(job)
             self._changed.notify_all()
@@ -213,7 +226,7 @@ class JobQueue:
             while not self._closing:
                 if self._chores:
                     return self._chores.popleft()
-                if self._waiting:
+                if self._waiting and not self._paused:
                     return self._start(next(iter(self._waiting)))
                 self._changed.wait()
             return None
@@ -245,7 +258,7 @@ class JobQueue:
                 images = sorted((*live.job.images, image), key=lambda one: one.index)
                 live.job = replace(live.job, images=tuple(images))
             try:
-                self._store.add_image(job_id, image)
+                self._store.add_image(job_id, image, picture_of(live.job, image))
             except StorageError as error:
                 log.warning("picture %d of job %s is not recorded: %s", image.index, job_id, error)
             if event is not None:
@@ -280,6 +293,7 @@ class JobQueue:
             live.log.append(_finished(live.job))
             live.log.end()
             live.settled.set()
+            self._on_finished(live.job)
             self._finished.append(job_id)
             while len(self._finished) > self._keep_finished:
                 del self._live[self._finished.popleft()]
@@ -318,7 +332,17 @@ class JobQueue:
         live = LiveJob(job=job, log=EventLog(job.id))
         self._live[job.id] = live
         self._waiting[job.id] = live
-        live.log.append(JobQueued(position=len(self._waiting) - 1 + len(self._running)))
+        self._sort()
+        live.log.append(JobQueued(position=self.position(job.id) or 0))
+
+    def _of_same_key(self, job: Job) -> Job | None:
+        key = job.terms.key
+        earlier = self._store.of_key(key) if key is not None else None
+        if earlier is None:
+            return None
+        if earlier.terms.digest != job.terms.digest:
+            raise KeyReused(key or "")
+        return self._live[earlier.id].job if earlier.id in self._live else earlier
 
     def _start(self, job_id: str) -> LiveJob:
         live = self._waiting.pop(job_id)

@@ -21,8 +21,9 @@ from sdforge.core.settings import Settings
 from sdforge.engine.job import JobError, JobStatus
 from sdforge.engine.job_run import JobRun, log_failure
 from sdforge.engine.picture_cache import PictureCache
-from sdforge.engine.queue import Chore, JobQueue, LiveJob
+from sdforge.engine.queue import Chore, JobQueue
 from sdforge.engine.runner import Runner
+from sdforge.engine.waiting import LiveJob
 
 if TYPE_CHECKING:
     from sdforge.output.writer import ImageWriter

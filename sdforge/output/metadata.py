@@ -42,6 +42,21 @@ def read_infotext(source: Path | str | bytes) -> str:
     return read_text_items(source).get("parameters", "").strip("\0")
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """Return a picture's (width, height) in pixels, from its header alone.
+
+    Raises:
+        OSError, ValueError, SyntaxError: it cannot be read, or is no picture.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+            return image.size
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
+
+
 def read_text_items(source: Path | str | bytes) -> dict[str, str]:
     """Return all texts a picture file carries, by keyword; the infotext is `parameters`.
 

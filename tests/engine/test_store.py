@@ -8,10 +8,20 @@ import pytest
 
 from sdforge.core.errors import InvalidRequest, StorageError
 from sdforge.core.settings import Settings
-from sdforge.engine import store as store_module
+from sdforge.engine import database as database_module
+from sdforge.engine.database import Database
 from sdforge.engine.job import DuplicateJob, Job, JobError, JobImage, JobStatus, Progress
 from sdforge.engine.store import JobStore
 from tests.engine.fakes import a_request
+
+
+def open_store(path: Path) -> JobStore:
+    return JobStore(Database(path))
+
+
+def close(store: JobStore) -> None:
+    store._database.close()
+
 
 PICTURE = JobImage(
     index=0, path="/x/0.png", media_type="image/png", infotext="a", seed=1, width=64, height=64
@@ -31,9 +41,9 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[JobStore]:
-    store = JobStore(path)
+    store = open_store(path)
     yield store
-    store.close()
+    close(store)
 
 
 def test_a_job_comes_back_as_it_was_stored(path: Path) -> None:
@@ -47,12 +57,12 @@ def test_a_job_comes_back_as_it_was_stored(path: Path) -> None:
         error=JobError(kind="OutOfMemory", message="too large", status=507),
         timings={"load": 1.5},
     )
-    store = JobStore(path)
+    store = open_store(path)
     store.add(job)
-    store.close()
-    again = JobStore(path)
+    close(store)
+    again = open_store(path)
     assert again.get("a") == job
-    again.close()
+    close(again)
 
 
 def test_text_that_utf8_cannot_hold_is_stored_all_the_same(store: JobStore) -> None:
@@ -119,27 +129,27 @@ def test_recovery_marks_what_was_cut_off_and_returns_what_waits(store: JobStore)
 def test_a_second_server_on_the_same_file_is_refused(
     store: JobStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(database_module, "_LOCK_SECONDS", 0.1)
     with pytest.raises(StorageError, match="in use by another server"):
-        JobStore(path)
+        open_store(path)
 
 
 def test_a_file_of_a_newer_version_is_refused_and_kept(path: Path) -> None:
-    JobStore(path).close()
+    close(open_store(path))
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     with pytest.raises(StorageError, match="newer version"):
-        JobStore(path)
+        open_store(path)
     assert path.exists()
 
 
 def test_a_file_that_is_no_database_is_put_aside(path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(b"this is not SQLite" * 100)
-    store = JobStore(path)
+    store = open_store(path)
     store.add(a_job())
-    store.close()
+    close(store)
     kept = [one for one in path.parent.iterdir() if "unreadable" in one.name]
     assert [one.read_bytes() for one in kept] == [b"this is not SQLite" * 100]
 
@@ -147,22 +157,22 @@ def test_a_file_that_is_no_database_is_put_aside(path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="could not create"):
-        JobStore(tmp_path / "file" / "sdforge.sqlite3")
+        open_store(tmp_path / "file" / "sdforge.sqlite3")
 
 
 def test_a_stored_setting_that_is_no_longer_allowed_falls_back_to_its_default(
     store: JobStore, path: Path
 ) -> None:
     store.add(a_job())
-    store.close()
+    close(store)
     with sqlite3.connect(path) as connection:
         connection.execute(
             "UPDATE jobs SET settings = json_set(settings, '$.emphasis', 'Sideways')"
         )
     connection.close()
-    again = JobStore(path)
+    again = open_store(path)
     job = again.get("a")
-    again.close()
+    close(again)
     assert job is not None
     assert job.settings.emphasis == "Original"
     assert job.settings.jpeg_quality == 55
@@ -171,28 +181,28 @@ def test_a_stored_setting_that_is_no_longer_allowed_falls_back_to_its_default(
 def test_one_damaged_job_does_not_hide_the_others(store: JobStore, path: Path) -> None:
     store.add(a_job("good"))
     store.add(a_job("bad"))
-    store.close()
+    close(store)
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE jobs SET request = '{' WHERE id = 'bad'")
     connection.close()
-    again = JobStore(path)
+    again = open_store(path)
     assert [job.id for job in again.recover()] == ["good"]
-    again.close()
+    close(again)
 
 
 def test_a_full_disk_is_a_storage_error_and_passes(store: JobStore) -> None:
     store.add(a_job("a"))
-    store._connection.execute("PRAGMA max_page_count = 1")
+    store._database._connection.execute("PRAGMA max_page_count = 1")
     with pytest.raises(StorageError):
         for number in range(100):
             store.add(a_job(f"many {number}"))
-    store._connection.execute("PRAGMA max_page_count = 100000")
+    store._database._connection.execute("PRAGMA max_page_count = 100000")
     store.add(a_job("later"))
     assert store.get("later") is not None
 
 
 def test_after_closing_calls_are_storage_errors(store: JobStore) -> None:
-    store.close()
+    close(store)
     with pytest.raises(StorageError):
         store.add(a_job())
     with pytest.raises(StorageError):

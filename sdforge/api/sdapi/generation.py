@@ -6,10 +6,10 @@ import asyncio
 import string
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Header, Response
 
 from sdforge.api.context import ApiContext
 from sdforge.api.control_maps import detected_maps
@@ -20,7 +20,6 @@ from sdforge.api.generation_response import (
     generation_info,
     shown_grid,
 )
-from sdforge.api.links import without_links
 from sdforge.api.schemas import (
     ErrorBody,
     GenerationResponse,
@@ -28,12 +27,12 @@ from sdforge.api.schemas import (
     LenientModel,
     Txt2ImgRequest,
 )
-from sdforge.api.sdapi.options import change_options
 from sdforge.api.sdapi.sweep_scripts import draw_sweep, sweep_script_of
-from sdforge.api.translate import filled_in, generation_request
+from sdforge.api.submission import submitted, terms_of
+from sdforge.api.translate import filled_in
 from sdforge.api.translate_control import TITLES as CONTROL_TITLES
 from sdforge.api.waiting import wait_finished
-from sdforge.core.errors import NotFound, SdforgeError
+from sdforge.core.errors import NotFound
 from sdforge.engine import Engine, Job, JobStatus
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -44,6 +43,9 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     501: {"model": ErrorBody, "description": "A field asks for what this version lacks."},
     507: {"model": ErrorBody, "description": "Not enough memory, or a disk is full."},
 }
+Key = Annotated[
+    str | None, Header(description="The same key again within a day answers with the same job.")
+]
 # Where pictures come in; megabytes each.
 _PICTURE_KEYS = ("init_images", "mask", "latent_mask", "firstpass_image")
 
@@ -53,31 +55,34 @@ def router(context: ApiContext) -> APIRouter:
     routes = APIRouter(prefix="/sdapi/v1", tags=["generation"])
 
     @routes.post("/txt2img", responses=_RESPONSES, response_class=Response)
-    async def txt2img(payload: Txt2ImgRequest) -> Response:
+    async def txt2img(payload: Txt2ImgRequest, idempotency_key: Key = None) -> Response:
         """Draw pictures from a prompt; answers when they are done.
 
         The header X-Job-Id names the job. An interrupted job answers 200 with what there was.
         A client that hangs up does not stop its job.
         """
-        return await _generate(context, payload, "txt2img")
+        return await _generate(context, payload, "txt2img", idempotency_key)
 
     @routes.post("/img2img", responses=_RESPONSES, response_class=Response)
-    async def img2img(payload: Img2ImgRequest) -> Response:
+    async def img2img(payload: Img2ImgRequest, idempotency_key: Key = None) -> Response:
         """Draw over pictures, or over the masked part of them; answers when they are done.
 
         Pictures come as base64, with or without a data: prefix. The rest is as with txt2img.
         """
-        return await _generate(context, payload, "img2img")
+        return await _generate(context, payload, "img2img", idempotency_key)
 
     return routes
 
 
-async def _generate(context: ApiContext, payload: LenientModel, kind: str) -> Response:
+async def _generate(
+    context: ApiContext, payload: LenientModel, kind: str, key: str | None
+) -> Response:
     engine = context.engine
     values = filled_in(payload)
     if (script := sweep_script_of(values)) is not None:
         return await draw_sweep(context, values, kind, script)
-    job = await asyncio.to_thread(_submit, context, values, kind)
+    terms = terms_of(payload, kind, key=key)
+    job = await asyncio.to_thread(submitted, context, values, kind, terms)
     _forget_pictures(values)
     pictures = UnsavedPictures(engine)
     watch = pictures.collect if values["send_images"] else _ignore
@@ -97,33 +102,6 @@ def _forget_pictures(values: dict[str, Any]) -> None:
             for title, sent in scripts.items()
             if title.strip().casefold() not in CONTROL_TITLES
         }
-
-
-def _submit(context: ApiContext, values: Mapping[str, Any], kind: str) -> Job:
-    engine = context.engine
-    values = without_links(values, engine.settings.current)
-    request = generation_request(values, engine.extensions, kind=kind, add_input=engine.add_input)
-    job = engine.submit(
-        request,
-        job_id=values["force_task_id"] or None,
-        save_images=bool(values["save_images"]),
-    )
-    if values["override_settings"] and not values["override_settings_restore_afterwards"]:
-        _keep_overrides(context, job)
-    return job
-
-
-def _keep_overrides(context: ApiContext, job: Job) -> None:
-    """Make a job's overrides the settings; when they can't be, the job is not wanted either."""
-    overrides = dict(job.request.overrides)
-    if "sd_model_checkpoint" in overrides:
-        # A job may name its checkpoint by a part of its title, a setting may not.
-        overrides["sd_model_checkpoint"] = job.request.checkpoint
-    try:
-        change_options(context, overrides)
-    except SdforgeError:
-        context.engine.cancel(job.id)
-        raise
 
 
 class UnsavedPictures:
