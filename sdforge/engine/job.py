@@ -63,8 +63,8 @@ class Progress:
 class JobImage:
     """One finished picture, or with `index` -1 a job's grid; `path` is None when it was not saved.
 
-    `processing` says what extras did to it. Sizes are in pixels; `bytes` and `sha256` are the encoded
-    file's.
+    `processing` says what extras did to it. Sizes are in pixels; `bytes` and `sha256` are those of
+    the encoded file.
     """
 
     index: int

@@ -174,7 +174,7 @@ def test_of_threads_that_post_the_same_id_exactly_one_wins(waiting: Engine) -> N
 
 
 def test_a_job_that_cannot_be_stored_is_not_accepted(waiting: Engine) -> None:
-    waiting._store.close()
+    waiting._database.close()
     with pytest.raises(StorageError):
         waiting.submit(a_request())
     assert waiting.queue_position("anything") is None
