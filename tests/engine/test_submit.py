@@ -184,7 +184,7 @@ def test_a_job_that_cannot_be_stored_is_not_accepted(waiting: Engine) -> None:
 def test_two_engines_cannot_share_a_data_folder(
     waiting: Engine, tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdforge.engine.store._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("sdforge.engine.database._LOCK_SECONDS", 0.1)
     with pytest.raises(StorageError, match="another server"):
         build()
 
