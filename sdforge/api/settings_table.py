@@ -15,7 +15,7 @@ from sdforge.api.sdapi.options import current_options
 from sdforge.core.option import Option
 from sdforge.core.setting_sections import sections
 from sdforge.core.settings import OPTIONS
-from sdforge.postprocess.upscalers import UPSCALERS
+from sdforge.postprocess.upscalers import picture_upscaler_names
 
 
 def router(context: ApiContext) -> APIRouter:
@@ -52,7 +52,7 @@ def _lists(context: ApiContext) -> Mapping[str, Callable[[], list[str]]]:
             row.title for row in library.checkpoints() if not row.error
         ],
         "sd_vae": lambda: ["Automatic", "None", *(row.name for row in library.vaes())],
-        "upscaler_for_img2img": lambda: list(UPSCALERS.names()),
+        "upscaler_for_img2img": lambda: picture_upscaler_names(library.upscalers),
     }
 
 

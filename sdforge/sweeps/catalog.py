@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 from sdforge.core.extension import Extension
 from sdforge.core.registry import Registry
 from sdforge.engine import Engine
-from sdforge.postprocess.upscalers import LATENT_MODES, UPSCALERS
+from sdforge.postprocess.upscalers import LATENT_MODES, picture_upscaler_names
 
 if TYPE_CHECKING:
     from sdforge.models.library import Library
@@ -48,4 +48,4 @@ class EngineCatalog:
 
     def upscalers(self) -> list[str]:
         """Names of upscalers for hires fix."""
-        return [*LATENT_MODES.names(), *UPSCALERS.names()]
+        return [*LATENT_MODES.names(), *picture_upscaler_names(self._engine.library.upscalers)]

@@ -198,3 +198,15 @@ def test_an_img2img_form_is_remembered(backend: Backend) -> None:
     values = tab.load(json.dumps({"checkpoint": "small.safetensors", "values": kept}))
     assert (values["mode"], values["scale"], values["sizing"]) == ("inpaint", 2.5, "to")
     assert (values["masked_content"], values["only_masked"]) == (2, True)
+
+
+def test_hires_fix_offers_upscaler_models_and_forgets_those_that_are_gone(backend: Backend) -> None:
+    stored = {"values": {"hires_upscaler": "4x-Gone"}, "checkpoint": ""}
+    for remembered in ("", json.dumps(stored)):
+        choice = backend.tab.load(remembered)["hires_upscaler"]
+        names = [value for _, value in choice.options]
+        assert names[0] == "Latent"
+        assert names[-1] == "R-ESRGAN AnimeVideo"
+        assert choice.value == "Latent"
+    again = backend.tab.refresh_lists({"hires_upscaler": "R-ESRGAN AnimeVideo"})["hires_upscaler"]
+    assert again.value == "R-ESRGAN AnimeVideo"

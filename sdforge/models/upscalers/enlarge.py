@@ -92,6 +92,7 @@ class Enlarging:
         self._memory = memory
         self._asked = asked
         self._on_tile = on_tile
+        self._tiles = asked
         self._needs_fp32 = False
 
     @torch.inference_mode()
@@ -106,9 +107,8 @@ class Enlarging:
             SdforgeError: the network gives not-a-number.
         """
         height, width = pixels.shape[:2]
-        tiles = fitting_tiles(self._loaded, self._memory, self._asked, height, width)
+        self._tiles = fitting_tiles(self._loaded, self._memory, self._asked, height, width)
         rungs = [*weight_rungs(self._memory), Rung("smaller tiles", self._halve, times=4)]
-        self._tiles = tiles
         return self._memory.ladder.run("upscaler", partial(self._attempt, pixels), rungs)
 
     def _halve(self) -> str | None:

@@ -19,7 +19,7 @@ from sdforge.models.files import model_files
 from sdforge.models.hashes import Stamp
 from sdforge.models.upscalers.shapes import upscaler_shape
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 # Stems of published files → A1111's names.
 PUBLISHED: Mapping[str, str] = {
     "realesr-animevideov3": "R-ESRGAN AnimeVideo",

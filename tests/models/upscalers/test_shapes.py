@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,45 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
 def test_kinds_say_what_they_are() -> None:
     assert ESRGAN in esrgan_shape().reason
     assert "×2" in compact_shape(2).reason
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize("wrapper", [None, "params", "params_ema", "state_dict"])
+def test_pytorch_files_are_the_same_networks(
+    tmp_path: Path, is_old: bool, wrapper: str | None
+) -> None:
+    shape = esrgan_shape()
+    weights = random_weights(shape)
+    renamed = oldest_names(weights)
+    path = tmp_path / "x.pth"
+    content = renamed if wrapper is None else {wrapper: renamed}
+    torch.save(content, path, _use_new_zipfile_serialization=not is_old)
+    assert facts(upscaler_shape(read_header(path))) == facts(shape)
+    for name, value in loaded_network(path).state_dict().items():
+        torch.testing.assert_close(value, weights[name], rtol=0, atol=0)
+
+
+def test_averaged_weights_count_in_pytorch_files_too(tmp_path: Path) -> None:
+    plain, averaged = random_weights(compact_shape(), 1), random_weights(compact_shape(), 2)
+    path = tmp_path / "both.pth"
+    torch.save({"params": plain, "params_ema": averaged}, path)
+    module = loaded_network(path)
+    torch.testing.assert_close(module.state_dict()["body.0.weight"], averaged["body.0.weight"])
+
+
+class _Run:
+    """Runs something when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("exit 1",)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pth"
+    torch.save({"params": random_weights(compact_shape()), "more": _Run()}, path)
+    library = UpscalerLibrary(_no_paths(path))
+    info = library.find("evil")
+    assert info is not None and info.error
+    assert library.canonical("evil") is None
+    with pytest.raises(UnsupportedCheckpoint):
+        library.usable_one("evil")
