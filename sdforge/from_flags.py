@@ -23,11 +23,12 @@ class StartError(Exception):
 def make_paths(flags: Flags) -> Paths:
     """Return the folders that the flags name."""
     data = _path(flags["data_dir"]) or install_root()
-    return Paths(
+    paths = Paths(
         data=data,
         models=_path(flags["models_dir"]) or data / "models",
         extra_checkpoints=_folders(flags["ckpt_dir"], file=flags["ckpt"]),
         extra_vaes=_folders(flags["vae_dir"], file=flags["vae_path"]),
+        extra_text_encoders=_folders(flags["text_encoder_dir"]),
         extra_loras=_folders(flags["lora_dir"], flags["lyco_dir_backcompat"]),
         extra_embeddings=_folders(flags["embeddings_dir"]),
         extra_controlnets=_folders(flags["controlnet_dir"]),
@@ -42,6 +43,8 @@ def make_paths(flags: Flags) -> Paths:
             Path(name).expanduser().absolute() for name in flags["styles_file"] or ()
         ),
     )
+    home = _path(flags["forge_ref_a1111_home"])
+    return paths.and_those_of(home) if home else paths
 
 
 def _path(text: str | None) -> Path | None:

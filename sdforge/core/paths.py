@@ -5,7 +5,7 @@ The layout of the data folder is A1111's, so an existing one can be used in plac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -37,6 +37,7 @@ class Paths:
     models: Path
     extra_checkpoints: tuple[Path, ...] = ()
     extra_vaes: tuple[Path, ...] = ()
+    extra_text_encoders: tuple[Path, ...] = ()
     extra_loras: tuple[Path, ...] = ()
     extra_embeddings: tuple[Path, ...] = ()
     extra_controlnets: tuple[Path, ...] = ()
@@ -49,6 +50,24 @@ class Paths:
     def under(cls, data: Path, models: Path | None = None) -> Paths:
         """Return the standard layout below a data folder."""
         return cls(data=data, models=models or data / "models")
+
+    def and_those_of(self, home: Path) -> Paths:
+        """Return these folders and, for searching, the model folders of another installation.
+
+        Args:
+            home: of A1111, Forge, or another server of this kind, used in place.
+        """
+        other = Paths.under(home)
+        return replace(
+            self,
+            extra_checkpoints=(*self.extra_checkpoints, *other.checkpoints),
+            extra_vaes=(*self.extra_vaes, *other.vaes),
+            extra_text_encoders=(*self.extra_text_encoders, *other.text_encoders),
+            extra_loras=(*self.extra_loras, *other.loras),
+            extra_embeddings=(*self.extra_embeddings, *other.embeddings),
+            extra_controlnets=(*self.extra_controlnets, *other.controlnets),
+            extra_upscalers=(*self.extra_upscalers, *other.upscalers),
+        )
 
     @property
     def settings(self) -> Path:
@@ -118,7 +137,8 @@ class Paths:
     @property
     def text_encoders(self) -> tuple[Path, ...]:
         """Folders searched for text encoders."""
-        return (self.models / "text_encoder", self.models / "text_encoders")
+        own = (self.models / "text_encoder", self.models / "text_encoders")
+        return (*own, *self.extra_text_encoders)
 
     @property
     def loras(self) -> tuple[Path, ...]:

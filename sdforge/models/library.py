@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _CHECKPOINT_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".gguf")
 _VAE_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".bin")
+_MODULE_SUFFIXES = (*_VAE_SUFFIXES, ".gguf")
 _OWN_VAE = ("", "automatic", "none")
 _SHORT_HASH = 10
 
@@ -230,7 +231,7 @@ class Library:
         """Return the files that bring a VAE or text encoders, in order of their names."""
         found = {vae.name: vae for vae in self.vaes()}
         for root in self._paths.text_encoders:
-            for path in model_files(root, _VAE_SUFFIXES):
+            for path in model_files(root, _MODULE_SUFFIXES):
                 found.setdefault(path.name, VaeFile(path=path, name=path.name))
         return sorted(found.values(), key=lambda file: file.name.casefold())
 

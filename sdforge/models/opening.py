@@ -13,6 +13,7 @@ from pathlib import Path
 from sdforge.models.architectures import denoiser_tensors
 from sdforge.models.checkpoint import CheckpointHeader, read_header
 from sdforge.models.formats.diffusers_names import is_unet, is_vae, original_unet, original_vae
+from sdforge.models.formats.ggml_names import is_text_encoder, original_text_name
 from sdforge.models.layout import Layout
 
 DENOISER = "model.diffusion_model."
@@ -33,9 +34,15 @@ def open_model(path: Path) -> CheckpointHeader:
 def original_names(layout: Layout) -> Layout:
     """Return a layout with its denoiser under the prefix of the original checkpoints.
 
-    U-Nets and VAEs that diffusers saved get their original names back.
+    U-Nets and VAEs that diffusers saved get their original names back, and so do text encoders that
+    llama.cpp's tools made.
     """
     tensors = denoiser_tensors(layout)
+    if tensors is None and is_text_encoder(layout.tensors):
+        is_t5 = "enc.output_norm.weight" in layout.tensors
+        return Layout(
+            {original_text_name(key, is_t5=is_t5): info for key, info in layout.tensors.items()}
+        )
     if tensors is None and is_vae(layout.tensors):
         return Layout(original_vae(layout.tensors))
     if tensors is None or any(key.startswith(_COMPANIONS) for key in layout.tensors):

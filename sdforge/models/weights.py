@@ -92,13 +92,40 @@ class LoadPlan:
     def __init__(
         self, recipe: Recipe, header: CheckpointHeader, storage: Storage, alignment: int
     ) -> None:
-        """Decide for every tensor of a file of the recipe's layout; reads nothing."""
+        """Decide for every tensor of a file of the recipe's layout; reads nothing.
+
+        Raises:
+            UnsupportedCheckpoint: weights are stored in a way that would be misread.
+        """
+        _refuse_scaled(recipe, header)
         self.recipe = recipe
         self.header = header
         places = _places(recipe, storage, alignment, header.data_start % _MOST_ALIGNMENT)
         self.kept, self.mapped, self.copied = places.kept, places.mapped, places.copied
         self.file_bytes = places.mapped_bytes + places.copied_bytes
         self.mapped_bytes, self.host_bytes = places.mapped_bytes, places.host_bytes
+
+
+def _refuse_scaled(recipe: Recipe, header: CheckpointHeader) -> None:
+    """Refuse weights whose numbers mean nothing without others that no recipe asks for."""
+    for source in recipe.sources.values():
+        lead = source.key.removesuffix("weight")
+        for ending, kind in _BESIDE.items():
+            if lead + ending in recipe.layout.tensors:
+                raise UnsupportedCheckpoint(
+                    f"{header.path.name} holds {source.key} as {kind}, which this version cannot "
+                    "load; take the fp16, plain fp8 or GGUF file of this model"
+                )
+
+
+# What lies beside a weight that is not plain numbers, by the end of its name.
+_BESIDE = {
+    "scale_weight": "scaled fp8",
+    "weight_scale": "scaled fp8",
+    "weight.absmax": "bitsandbytes NF4 or FP4",
+    "weight.SCB": "bitsandbytes int8",
+    "SCB": "bitsandbytes int8",
+}
 
 
 @dataclass(frozen=True)

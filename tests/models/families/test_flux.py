@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from scripts.tiny_models import text, transformers, vae
-from scripts.tiny_models.files import random_tensors, with_prefix, write_safetensors
+from scripts.tiny_models.files import (
+    random_tensors,
+    with_prefix,
+    write_safetensors,
+    write_scaled_fp8,
+)
 from sdforge.core.errors import MissingModel, UnknownName, UnsupportedCheckpoint
 from sdforge.models.checkpoint import read_header
 from sdforge.models.composition import files_of
@@ -17,6 +23,7 @@ from sdforge.models.detect import detect
 from sdforge.models.families import FAMILIES
 from sdforge.sampling.flow_sigmas import FlowSigmas, flux_shift
 from sdforge.sampling.sigmas import make_sigmas
+from tests.gguf_files import write_gguf
 from tests.models.families import peers
 from tests.models.families.conftest import Draw
 from tests.real_headers import flux as real_flux
@@ -111,8 +118,6 @@ def test_memory_modes_draw_the_same(files: dict[str, Path], draw: Draw) -> None:
 
 
 def test_one_file_may_hold_everything(files: dict[str, Path], draw: Draw, tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     prefixes = {
         "flux": "model.diffusion_model.",
         "ae": "vae.",
@@ -128,6 +133,95 @@ def test_one_file_may_hold_everything(files: dict[str, Path], draw: Draw, tmp_pa
     together = draw(file, prompt=PROMPT, steps=1).latents
     apart = draw(files["flux"], modules=beside(files), prompt=PROMPT, steps=1).latents
     assert torch.allclose(together, apart, atol=1e-5)
+
+
+def test_the_request_of_forge_with_a_packed_transformer_draws(
+    files: dict[str, Path], draw: Draw, tmp_path: Path
+) -> None:
+    packed = tmp_path / "flux1-dev-Q4_0.gguf"
+    meant = write_gguf(files["flux"], packed, "Q4_0", arch="flux")
+    plain = write_safetensors(
+        tmp_path / "plain.safetensors",
+        {name: torch.from_numpy(numbers.copy()) for name, numbers in meant.items()},
+        "F32",
+    )
+    small = tmp_path / "t5xxl_fp8_e4m3fn.safetensors"
+    write_safetensors(small, load_file(files["t5xxl"]), "F8_E4M3")
+    others = {**beside(files), "text_encoder:2": small}
+    values: dict[str, Any] = {"prompt": PROMPT, "steps": 2, "cfg_scale": 1.0}
+    asked = {
+        "forge_unet_storage_dtype": "Automatic (fp16 LoRA)",
+        "forge_additional_modules": [
+            "models/VAE/ae.safetensors",
+            "models/text_encoder/clip_l.safetensors",
+            "models/text_encoder/t5xxl_fp8_e4m3fn.safetensors",
+        ],
+    }
+    drawn = draw(packed, modules=others, settings=asked, **values)
+    transformer = drawn.bundle.components["denoiser"]
+    assert any(master.stored.dtype == torch.uint8 for master in transformer.masters)
+    wanted = draw(plain, modules=others, settings=asked, **values).latents
+    assert torch.equal(drawn.latents, wanted)
+    streamed = draw(packed, modules=others, settings=asked, mode="lowvram", **values)
+    assert torch.equal(streamed.latents, wanted)
+
+
+def test_a_packed_t5_under_the_names_of_llama_cpp_is_the_same(
+    files: dict[str, Path], draw: Draw, tmp_path: Path
+) -> None:
+    names = {theirs: name for name in load_file(files["t5xxl"]) if (theirs := ggml_t5_name(name))}
+    source = write_safetensors(
+        tmp_path / "named.safetensors",
+        {theirs: load_file(files["t5xxl"])[name] for theirs, name in names.items()},
+        "F32",
+    )
+    packed = tmp_path / "t5-v1_1-xxl-encoder-Q8_0.gguf"
+    meant = write_gguf(source, packed, "Q8_0", arch="t5encoder")
+    plain = write_safetensors(
+        tmp_path / "t5xxl.safetensors",
+        {names[theirs]: torch.from_numpy(n.copy()) for theirs, n in meant.items()},
+        "F32",
+    )
+    values: dict[str, Any] = {"prompt": PROMPT, "steps": 1, "cfg_scale": 1.0}
+    found, wanted = (
+        draw(files["flux"], modules={**beside(files), "text_encoder:2": file}, **values).latents
+        for file in (packed, plain)
+    )
+    assert torch.equal(found, wanted)
+
+
+def ggml_t5_name(name: str) -> str:
+    """Return llama.cpp's name of a tensor of T5's encoder, '' for the table's second name."""
+    if name == "encoder.embed_tokens.weight":
+        return ""
+    table = {"shared": "token_embd", "encoder.final_layer_norm": "enc.output_norm"}
+    lead = name.removesuffix(".weight")
+    if lead in table:
+        return f"{table[lead]}.weight"
+    parts = {
+        "0.SelfAttention.q": "attn_q", "0.SelfAttention.k": "attn_k", "0.SelfAttention.v": "attn_v",
+        "0.SelfAttention.o": "attn_o", "0.SelfAttention.relative_attention_bias": "attn_rel_b",
+        "0.layer_norm": "attn_norm", "1.DenseReluDense.wi_0": "ffn_gate",
+        "1.DenseReluDense.wi_1": "ffn_up", "1.DenseReluDense.wo": "ffn_down",
+        "1.layer_norm": "ffn_norm",
+    }  # fmt: skip
+    number, _, rest = lead.removeprefix("encoder.block.").partition(".layer.")
+    return f"enc.blk.{number}.{parts[rest]}.weight"
+
+
+def test_scaled_and_bitsandbytes_weights_are_refused_by_name(
+    files: dict[str, Path], draw: Draw, tmp_path: Path
+) -> None:
+    scaled = tmp_path / "t5xxl_fp8_e4m3fn_scaled.safetensors"
+    write_scaled_fp8(scaled, load_file(files["t5xxl"]))
+    with pytest.raises(UnsupportedCheckpoint, match="as scaled fp8"):
+        draw(files["flux"], modules={**beside(files), "text_encoder:2": scaled}, prompt=PROMPT)
+    tensors = load_file(files["flux"])
+    weight = "double_blocks.0.img_attn.qkv.weight"
+    tensors[f"{weight}.absmax"] = torch.ones(4)
+    file = write_safetensors(tmp_path / "nf4.safetensors", tensors, "F32")
+    with pytest.raises(UnsupportedCheckpoint, match="as bitsandbytes NF4"):
+        draw(file, modules=beside(files), prompt=PROMPT)
 
 
 def test_diffusers_names_are_understood(files: dict[str, Path], draw: Draw, tmp_path: Path) -> None:
