@@ -1,7 +1,8 @@
-"""Accordions for extensions, made from their fields: one per extension, closed.
+"""Accordions for extensions and boxes for scripts, made from their fields, all closed.
 
-A widget is named `extension.field` among the form's values. As in `form.py`, values are plain; only
-`build_accordions` knows Gradio.
+A widget is named `extension.field` among the form's values; scripts have a box to tick as well,
+`script.enabled`, since naming one is what switches it on. As in `form.py`, values are plain; only
+the functions that build know Gradio.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from sdforge.core.extension import Extension, typed_value
 from sdforge.core.fields import Field
 from sdforge.core.registry import Registry
 from sdforge.core.script import Script
+from sdforge.extensions.values import ENABLED
+from sdforge.postprocess.upscalers import UPSCALERS
 
 Extensions = Registry[Extension]
 
@@ -38,13 +41,46 @@ def build_accordions(tab: str, extensions: Extensions) -> dict[str, Component]:
     return widgets
 
 
+def build_scripts(tab: str, extensions: Extensions) -> dict[str, Component]:
+    """Lay out a tab's scripts, each a box that opens when it is ticked; return the widgets."""
+    widgets: dict[str, Component] = {}
+    for script in of_tab(extensions, tab):
+        if not isinstance(script, Script):
+            continue
+        elem_id = f"{tab}_script_{script.name}"
+        with gr.Column(elem_id=elem_id, elem_classes=["switched"]):
+            widgets[widget_name(script, ENABLED)] = gr.Checkbox(
+                label=f"Script: {script.label}",
+                elem_id=f"{elem_id}_enabled",
+                elem_classes=["switch"],
+                container=False,
+            )
+            with gr.Column(elem_classes=["switched-body"]):
+                if script.help:
+                    gr.Markdown(script.help, elem_classes=["extension-help"])
+                for field in script.fields:
+                    made = _widget(field, f"{elem_id}_{field.name}")
+                    widgets[widget_name(script, field)] = made
+    return widgets
+
+
+def of_tab(extensions: Extensions, tab: str) -> Extensions:
+    """Return the extensions without the scripts of other tabs."""
+    kept: Extensions = Registry(extensions.kind)
+    for extension in extensions:
+        if not isinstance(extension, Script) or tab in extension.kinds:
+            kept.add(extension.name, extension, (extension.label,) if extension.label else ())
+    return kept
+
+
 def _widget(field: Field, elem_id: str) -> Component:
     info = field.help or None
     if field.kind is bool:
         return gr.Checkbox(field.default, label=field.label, info=info, elem_id=elem_id)
-    if field.options:
+    options = UPSCALERS.names() if field.choices == "upscalers" else list(field.options)
+    if options:
         return gr.Dropdown(
-            list(field.options), value=field.default, label=field.label, info=info, elem_id=elem_id
+            options, value=field.default, label=field.label, info=info, elem_id=elem_id
         )
     if field.kind is str:
         return gr.Textbox(field.default, label=field.label, info=info, elem_id=elem_id)
@@ -64,6 +100,11 @@ def _widget(field: Field, elem_id: str) -> Component:
 def widget_name(extension: Extension, field: Field) -> str:
     """Return the name of a field's widget among the form's values."""
     return f"{extension.name}.{field.name}"
+
+
+def upscaler_widgets(extensions: Extensions) -> list[str]:
+    """Return the names of widgets that choose what enlarges pictures."""
+    return [name for name, _, field in _all(extensions) if field.choices == "upscalers"]
 
 
 def default_values(extensions: Extensions) -> dict[str, Any]:
@@ -87,15 +128,21 @@ def values_by_extension(
         except InvalidRequest as error:
             label = f"{extension.label}: {field.label}"
             raise InvalidRequest(label, value, field.allowed()) from error
+    for script in (one for one in extensions if isinstance(one, Script)):
+        if not found[script.name].pop(ENABLED.name):
+            del found[script.name]
     return {name: kept for name, kept in found.items() if extensions.get(name).is_active(kept)}
 
 
 def form_values(asked: Mapping[str, Mapping[str, Any]], extensions: Extensions) -> dict[str, Any]:
     """Return the values of all widgets for a request; what it does not name is at its default."""
-    return {
+    values = {
         name: asked.get(extension.name, {}).get(field.name, field.default)
         for name, extension, field in _all(extensions)
     }
+    for script in (one for one in extensions if isinstance(one, Script)):
+        values[widget_name(script, ENABLED)] = script.name in asked
+    return values
 
 
 def stored_values(text: str, extensions: Extensions) -> dict[str, Any]:
@@ -119,5 +166,6 @@ def stored_values(text: str, extensions: Extensions) -> dict[str, Any]:
 
 def _all(extensions: Extensions) -> Iterator[tuple[str, Extension, Field]]:
     for extension in extensions:
-        for field in () if isinstance(extension, Script) else extension.fields:
+        extra = (ENABLED,) if isinstance(extension, Script) else ()
+        for field in (*extra, *extension.fields):
             yield widget_name(extension, field), extension, field

@@ -45,12 +45,13 @@ class TabActions:
         self.tab = tab
         self._engine = engine
         self._checkpoints = checkpoints
+        self._extensions = extensions.of_tab(engine.extensions, tab)
 
     def load(self, text: str) -> Values:
         """Fill the form: what this browser remembers, else what the checkpoint recommends."""
         current = self._checkpoints.current()
         recommended = current.recommended if current else Recommended()
-        known = self._engine.extensions
+        known = self._extensions
         result = form.default_values(recommended, self.tab) | extensions.default_values(known)
         stored, stored_for = form.stored_values(text, self.tab)
         result.update(stored | extensions.stored_values(text, known))
@@ -64,7 +65,7 @@ class TabActions:
                 result[name] = self._checkpoint_choice(name, result[name])
         if UPSCALER in result:
             result[UPSCALER] = self._upscaler_choice(result[UPSCALER])
-        return result
+        return result | self._picture_upscalers(result)
 
     def refresh_lists(self, values: Mapping[str, Any]) -> Values:
         """Look for model files again, and offer what there is where they are chosen."""
@@ -102,7 +103,7 @@ class TabActions:
         Raises:
             InvalidRequest: a value cannot be used, or a picture is missing.
         """
-        asked = extensions.values_by_extension(values, self._engine.extensions)
+        asked = extensions.values_by_extension(values, self._extensions)
         pictures = passes.Pictures.from_text(str(values.get(PICTURES) or ""))
         given = dict(values)
         if pictures.first is not None:
@@ -128,7 +129,7 @@ class TabActions:
         result.update(passes.pasted_values(infotext, request, self.tab))
         if self.tab == passes.IMG2IMG and {"width", "height"} & result.keys():
             result[passes.SIZING] = passes.SIZE_TO
-        known = self._engine.extensions
+        known = self._extensions
         result.update(extensions.form_values(values_of_extensions(text, known), known))
         result.update(prompt=infotext.prompt, negative_prompt=infotext.negative_prompt)
         result[OVERRIDES] = choice_of(request.overrides)
@@ -177,6 +178,15 @@ class TabActions:
         names = (*LATENT_MODES.names(), *picture_upscaler_names(models))
         known = chosen if chosen in names else FIELD[UPSCALER].default
         return Choice(tuple((name, name) for name in names), known)
+
+    def _picture_upscalers(self, values: Mapping[str, Any]) -> Values:
+        """Return what extensions may enlarge pictures with; one that is gone becomes none."""
+        names = picture_upscaler_names(self._engine.library.upscalers)
+        options = tuple((name, name) for name in names)
+        return {
+            name: Choice(options, values[name] if values.get(name) in names else names[0])
+            for name in extensions.upscaler_widgets(self._extensions)
+        }
 
     def _known_upscaler(self, name: str) -> str | None:
         try:

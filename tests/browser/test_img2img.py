@@ -172,3 +172,18 @@ def test_the_img2img_tab_fits_a_phone(visitor: Visitor, picture: Path) -> None:
     page.check("#txt2img_hr-checkbox input")
     page.check("#txt2img_enable-checkbox input")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_script_opens_when_it_is_ticked_and_enlarges_the_picture(
+    visitor: Visitor, picture: Path
+) -> None:
+    page = visitor.open()
+    start_with(page, picture)
+    overlap = page.locator("#img2img_script_sd_upscale_overlap")
+    assert overlap.is_hidden()
+    page.check("#img2img_script_sd_upscale_enabled input")
+    overlap.wait_for(state="visible")
+    set_number(page, "img2img", "script_sd_upscale_scale", 1.5)
+    generate(page, "img2img", "an upscaled fox")
+    assert wait_for_picture(page, "img2img", "an upscaled fox").shape == (96, 144, 3)
+    assert "SD upscale:" in page.locator("#html_info_img2img").inner_text()

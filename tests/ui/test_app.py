@@ -72,8 +72,8 @@ def test_the_load_event_fills_the_form_without_touching_settings(
     data = visit(app, use)
     message = json.loads(data[-1])
     assert message["page"]["checkpoint"] == "small.safetensors"
-    # Width and height of both tabs.
-    assert data.count(64) == 4
+    # Width and height of both tabs, and the overlap of SD upscale.
+    assert data.count(64) == 4 + 1
     assert not backend.paths.settings.exists()
 
 

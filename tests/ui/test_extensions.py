@@ -45,3 +45,28 @@ def test_a_browser_remembers_values_and_forgets_bad_ones() -> None:
     assert extensions.stored_values(text, KNOWN) == {"freeu.b1": 1.5}
     for broken in ("", "[", "[]", '{"values": 3}'):
         assert extensions.stored_values(broken, KNOWN) == {}
+
+
+def test_a_script_is_asked_for_by_its_box_alone() -> None:
+    known = extensions.of_tab(KNOWN, "img2img")
+    values = extensions.default_values(known) | {"loopback.loops": "3"}
+    assert extensions.values_by_extension(values, known) == {}
+    asked = extensions.values_by_extension(values | {"loopback.enabled": True}, known)
+    assert asked == {"loopback": {"loops": 3, "final_denoising_strength": 0.5, "curve": "Linear"}}
+    back = extensions.form_values(asked, known)
+    assert back["loopback.enabled"] is True
+    assert back["loopback.loops"] == 3
+    assert back["sd_upscale.enabled"] is False
+
+
+def test_a_tab_has_its_own_scripts_and_all_extensions() -> None:
+    txt2img, img2img = (
+        set(extensions.of_tab(KNOWN, tab).names()) for tab in ("txt2img", "img2img")
+    )
+    assert img2img - txt2img == {
+        "sd_upscale", "loopback", "outpainting_mk2", "poor_mans_outpainting",
+    }  # fmt: skip
+    assert "freeu" in txt2img
+    assert not any(name.startswith("loopback") for name in extensions.default_values(
+        extensions.of_tab(KNOWN, "txt2img")
+    ))  # fmt: skip

@@ -15,7 +15,7 @@ from gradio.components import Component
 
 from sdforge.core.extension import Extension
 from sdforge.core.registry import Registry
-from sdforge.ui.extensions import build_accordions
+from sdforge.ui.extensions import build_accordions, build_scripts
 from sdforge.ui.fields import make_widget
 from sdforge.ui.form import SEED_EXTRAS, STYLES
 from sdforge.ui.markup import fragment
@@ -58,6 +58,7 @@ class Frame:
                 ):
                     parameters(self)
                     self._overrides()
+                    self.widgets |= build_scripts(tab, extensions)
                     self.widgets |= build_accordions(tab, extensions)
                 with gr.Column(
                     scale=6, min_width=320, elem_id=f"{tab}_results", elem_classes=["results-side"]
