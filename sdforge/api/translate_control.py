@@ -29,6 +29,18 @@ _RESIZE_ALIASES = {
     "envelope (outer fit)": _FILL,
     "3": _JUST_RESIZE,
 }
+# Members of the extension's enumerations, which some clients send as Python prints them.
+_ENUMERATIONS = {
+    "controlmode.balanced": CONTROL_MODES[0],
+    "controlmode.prompt": CONTROL_MODES[1],
+    "controlmode.control": CONTROL_MODES[2],
+    "resizemode.resize": _JUST_RESIZE,
+    "resizemode.inner_fit": _CROP,
+    "resizemode.outer_fit": _FILL,
+    "hiresfixoption.both": HIRES_OPTIONS[0],
+    "hiresfixoption.low_res_only": HIRES_OPTIONS[1],
+    "hiresfixoption.high_res_only": HIRES_OPTIONS[2],
+}
 _ALIASES = {"input_image": "image", "mask": "mask_image", "guidance": "guidance_end"}
 
 
@@ -135,9 +147,8 @@ def _option(
     """Return one of a few words, which clients give as such or by their number."""
     value = values.get(key, default)
     folded = str(value).strip().casefold()
-    # Some clients send what Python calls an enumeration's member.
-    folded = folded.rpartition(".")[2] if folded.startswith("controlmode.") else folded
     known = {option.casefold(): option for option in options}
+    known |= {key: option for key, option in _ENUMERATIONS.items() if option in options}
     known |= {str(number): option for number, option in enumerate(options)}
     found = (known | dict(aliases or {})).get(folded)
     if found is None:

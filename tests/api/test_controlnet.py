@@ -46,6 +46,25 @@ def units(sent: Any) -> tuple[ControlUnit, ...]:
     return control_units(sent, lambda data, field: STORED)
 
 
+# What the client library webuiapi sends for a unit, and what Forge's page saves of one.
+WEBUIAPI_UNIT = {
+    "input_image": PICTURE, "image": PICTURE, "mask": None, "module": "none", "model": "canny",
+    "weight": 1.0, "resize_mode": "Crop and Resize", "low_vram": False, "processor_res": -1,
+    "threshold_a": -1, "threshold_b": -1, "guidance": 1.0, "guidance_start": 0.0,
+    "guidance_end": 1.0, "control_mode": 0, "pixel_perfect": False, "hr_option": "Both",
+    "enabled": True, "effective_region_mask": None,
+}  # fmt: skip
+FORGE_UNIT = {
+    "enabled": True, "module": "None", "model": "canny", "image": None, "mask_image": None,
+    "image_fg": None, "mask_image_fg": None, "generated_image": None, "input_mode": "simple",
+    "use_preview_as_input": False, "batch_image_dir": "", "batch_mask_dir": "",
+    "batch_input_gallery": None, "batch_mask_gallery": None, "control_mode": "Balanced",
+    "inpaint_crop_input_image": False, "advanced_weighting": None, "pulid_mode": "Fidelity",
+    "ipadapter_input": None, "union_control_type": "Unknown", "animatediff_batch": False,
+    "batch_modifiers": [], "save_detected_map": True,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -56,6 +75,9 @@ def units(sent: Any) -> tuple[ControlUnit, ...]:
         {"args": [{"model": "canny", "image": [PICTURE], "lowvram": True, "pulid_mode": "x"}]},
         {"args": [{"enabled": True, "model": "canny", "image": PICTURE, "low_vram": False}]},
         {"args": [{"enabled": False, "model": "x"}, {"model": "canny", "image": PICTURE}, None]},
+        {"args": [{"model": "canny", "input_image": [{"image": PICTURE, "mask": ""}], "mask_image": None}]},
+        {"args": [WEBUIAPI_UNIT], "is_enabled": True},
+        {"args": [FORGE_UNIT | {"image": PICTURE}]},
         {"args": [{"model": "None", "module": "none", "image": ""}, {"model": "canny",
          "module": "None", "image": PICTURE, "control_mode": 0, "resize_mode": 1,
          "hr_option": "HiResFixOption.BOTH".partition(".")[2]}]},
@@ -74,6 +96,17 @@ def test_units_are_read_in_every_shape(sent: Any) -> None:
         ({"resize_mode": "Outer Fit (Shrink to Fit)"}, {"resize_mode": "Resize and Fill"}),
         ({"resize_mode": "Scale to Fit (Inner Fit)"}, {"resize_mode": "Crop and Resize"}),
         ({"resize_mode": 3}, {"resize_mode": "Just Resize"}),
+        ({"resize_mode": 2}, {"resize_mode": "Resize and Fill"}),
+        ({"resize_mode": "Inner Fit (Scale to Fit)"}, {"resize_mode": "Crop and Resize"}),
+        ({"resize_mode": "Envelope (Outer Fit)"}, {"resize_mode": "Resize and Fill"}),
+        ({"control_mode": 2}, {"control_mode": CONTROL_FIRST}),
+        ({"control_mode": "ControlMode.PROMPT"}, {"control_mode": PROMPT_FIRST}),
+        ({"hr_option": 1}, {"hires_option": "Low res only"}),
+        ({"hr_option": "HiResFixOption.HIGH_RES_ONLY"}, {"hires_option": "High res only"}),
+        ({"image": ""}, {"image": None}),
+        ({"processor_res": -1}, {"processor_res": -1}),
+        ({"module": "Canny"}, {"module": "canny"}),
+        ({"module": "invert (from white bg & black line)"}, {"module": "invert"}),
         ({"hr_option": "High res only"}, {"hires_option": "High res only"}),
         ({"guidance": 0.5}, {"guidance_end": 0.5}),
         ({"module": "INPAINT"}, {"module": "inpaint_only"}),
@@ -123,6 +156,8 @@ def test_lists_and_detection_answer_as_the_extension_does(server: Server) -> Non
     edges = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))))
     assert edges.shape == (64, 64, 3)
     assert 0 < (edges == 255).mean() < 0.2
+    short = {"controlnet_images" if "images" in key else key: one for key, one in body.items()}
+    assert client.post("/controlnet/detect", json=short).json() == answer
     for change, words in (
         ({"controlnet_module": "nothing"}, "Module not available"),
         ({"controlnet_input_images": []}, "No image selected"),

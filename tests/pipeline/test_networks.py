@@ -1,6 +1,7 @@
 """LoRA and embeddings from the prompt to the picture and its infotext."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from safetensors.torch import save_file
 
 from sdforge.core.events import Notice
 from sdforge.core.result import ImageResult
+from sdforge.memory.simulated import SimulatedDevice
 from sdforge.pipeline.networks import BadNetwork, network_use
 from sdforge.prompt.networks import take_networks
 from tests.pipeline.conftest import Pipeline
 from tests.tiny_lora import kohya_names, write_lora
 
+MakePipeline = Callable[..., Pipeline]
+# As in test_memory.py: small units, and cards as small as the tiny model.
+CAP, GB = 200_000, 10**9 // 400
 TEXT_LAYER = "lora_te_text_model_encoder_layers_1_mlp_fc1"
 
 
@@ -119,6 +124,28 @@ def test_what_cannot_be_applied_is_told_and_the_picture_drawn(
         "<lora:style> was left out: its te is 'much', not a number",
         "there is no LoRA named 'stile'; did you mean style?",
     ]
+
+
+@pytest.mark.parametrize(("mode", "gigabytes"), [("normal", 16), ("medvram", 8), ("lowvram", 4)])
+def test_a_lora_draws_the_same_in_every_memory_mode(
+    pipeline: Pipeline, data: Path, make_pipeline: MakePipeline, mode: str, gigabytes: int
+) -> None:
+    """Merged once where weights rest, whenever they arrive where they stream: equal to the bit."""
+    prompt = "a cat<lora:style:1>"
+    expected = next(iter(pipeline.start(prompt=prompt, steps=1))).pixels
+    device = SimulatedDevice(gigabytes * GB)
+    placed = make_pipeline(device, CAP)
+    folder = placed.parts.paths.data / "models" / "Lora"
+    shutil.copytree(data / "models" / "Lora", folder)
+    settings = {"memory_mode": mode}
+    drawn, plain = (
+        next(iter(placed.start(settings, prompt=text, steps=1))).pixels for text in (prompt, "a cat")
+    )
+    assert np.array_equal(drawn, expected)
+    assert not np.array_equal(drawn, plain)
+    assert device.peak_bytes <= gigabytes * GB
+    placed.parts.provider.unload()
+    assert device.own_bytes() == 0
 
 
 @pytest.mark.parametrize(

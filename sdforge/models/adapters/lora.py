@@ -363,8 +363,13 @@ def _layers(component: Component) -> list[str]:
 def _shape(component: Component, parameter: str) -> tuple[int, ...] | None:
     """Return the shape that a parameter is computed with, None where there is none."""
     owner, _, name = parameter.rpartition(".")
-    found = getattr(component.module.get_submodule(owner), name, None)
-    return tuple(found.shape) if isinstance(found, torch.Tensor) else None
+    if getattr(component.module.get_submodule(owner), name, None) is None:
+        return None
+    master = component.master(parameter)
+    if master.decode is None:
+        return tuple(master.stored.shape)
+    # Packed numbers lie in any shape; on torch's meta device unpacking computes nothing.
+    return tuple(master.decode(master.stored.to("meta")).shape)
 
 
 def _key(patches: Mapping[str, LayerPatch]) -> str:
