@@ -172,10 +172,11 @@ class MemoryManager:
         """Put a lease's component in place; `stack` gets what undoes it. For `Lease` only."""
         component = lease.component
         entry = self._entry(component)
-        self._clock += 1
-        entry.last_used = self._clock
+        self._clock = entry.last_used = self._clock + 1
         on_host = self.device.is_host or component.role in self._cpu_roles
         if on_host and is_plain(component) and entry.residency is None:
+            if not entry.leases:
+                stack.callback(self._leave, entry)
             self._take(entry, stack)
             return
         if not on_host:
@@ -210,11 +211,11 @@ class MemoryManager:
             entry.execution.recover()
 
     def replan(self, lease: Lease) -> str:
-        """Place a leased component anew, as `pressure` has it now; return what changed."""
+        """Place a leased component anew, as `pressure` and patches are now; return what changed."""
         entry = self._entries[id(lease.component)]
-        before = entry.plan
         self._stop(entry)
-        if before is None or self.device.is_host:
+        if (before := entry.plan) is None:
+            self._place_on_host(entry)
             return "nothing changed"
         self._place(entry, lease.work)
         lease.plan = entry.plan

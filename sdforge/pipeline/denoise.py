@@ -15,7 +15,9 @@ from sdforge.core.extension import DenoiseContext, Guided
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import OPTIONS, Settings
 from sdforge.memory.lease import Lease
+from sdforge.models.adapters.lora_patches import NetworksOverSteps
 from sdforge.models.bundle import ModelBundle
+from sdforge.models.denoiser import Conditioning
 from sdforge.models.edits import circular_padding
 from sdforge.pipeline.beside import Beside, beside_of
 from sdforge.pipeline.conditioning import BatchConditioning
@@ -41,10 +43,14 @@ class _Stopped(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """A loaded checkpoint, and the prompts of a batch in its terms."""
+    """A loaded checkpoint, and the prompts of a batch in its terms.
+
+    `networks` are those whose weight changes while a pass goes on.
+    """
 
     bundle: ModelBundle
     conditioning: BatchConditioning
+    networks: NetworksOverSteps | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +177,7 @@ class _Walk:
         )
         units = self._units(stack, rows, x)
         lease = self._lease(rows, x, units)
+        self._set_networks(leg.sigmas[0])
         with lease as module:
             told = DenoiseContext(
                 request=request,
@@ -196,7 +203,7 @@ class _Walk:
                 watcher.step(info)
 
             conditioning = hooks.conditioning(told, conditioning)
-            base = self._prompt_denoiser(model, module, conditioning)
+            base = self._prompt_denoiser(model, lease, module, conditioning)
             denoiser = self._masked(hooks.denoiser(told, base))
             options = _options(request, settings, spec, one.noise_levels(bundle.denoiser))
             with torch.inference_mode(), _edited(module, tiling=context.tiling):
@@ -231,6 +238,13 @@ class _Walk:
             learns=None if units else learns,
         )
 
+    def _set_networks(self, sigma: float) -> bool:
+        """Give networks the weight that they have at `sigma`; say whether it is another."""
+        if self.ready.networks is None:
+            return False
+        done = sum(one > sigma * (1 + 1e-6) for one in self.sigmas)
+        return self.ready.networks.set(done, len(self.sigmas) - 1)
+
     def _masked(self, denoiser: Guided) -> Guided:
         latents, mask = self.start.latents, self.start.mask
         if latents is None or mask is None:
@@ -238,12 +252,22 @@ class _Walk:
         return MaskedDenoiser(denoiser, latents, mask)
 
     def _prompt_denoiser(
-        self, model: GuardedDenoiser, module: nn.Module, conditioning: BatchConditioning
+        self,
+        model: GuardedDenoiser,
+        lease: Lease,
+        module: nn.Module,
+        conditioning: BatchConditioning,
     ) -> PromptDenoiser:
         settings = self.context.settings
         asked, calls_per_step = self.context.request.s_min_uncond, self.one.calls_per_step
+
+        def forward(x: Tensor, sigma: float, cond: Conditioning) -> Tensor:
+            if self._set_networks(sigma):
+                lease.replan()
+            return model.predict(module, x, sigma, cond)
+
         denoiser = PromptDenoiser(
-            lambda x, sigma, cond: model.predict(module, x, sigma, cond),
+            forward,
             conditioning,
             cfg_scale=self.one.cfg_scale,
             skips=UncondSkips(

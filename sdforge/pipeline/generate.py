@@ -146,7 +146,9 @@ class _Run:
             network_infotext(context, bundle, applied, texts)
             for texts in zip(prompts.positive, prompts.negative, strict=True)
         ]
-        ready = Ready(bundle, encode_batch(context, bundle, prompts, one, batch))
+        ready = Ready(
+            bundle, encode_batch(context, bundle, prompts, one, batch), applied.over_steps
+        )
         self._encoded = _Encoded(one, prompts, ready)
         return ready
 

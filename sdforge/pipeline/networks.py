@@ -10,13 +10,23 @@ from dataclasses import dataclass
 from sdforge.core.errors import SdforgeError
 from sdforge.core.events import Notice
 from sdforge.models.adapters.block_weights import BlockWeights, parse_block_weights
-from sdforge.models.adapters.lora import Applied, NetworkUse
+from sdforge.models.adapters.lora import Applied
+from sdforge.models.adapters.network_use import NetworkUse
+from sdforge.models.adapters.step_weights import (
+    Moment,
+    StepWeights,
+    parse_moment,
+    parse_points,
+    parse_range,
+)
 from sdforge.models.bundle import ModelBundle
 from sdforge.pipeline.context import RunContext
 from sdforge.prompt.networks import ExtraNetwork, take_networks
 from sdforge.prompt.tokens import chunk_prompt
 
 log = logging.getLogger(__name__)
+
+Points = tuple[tuple[Moment, float], ...]
 
 # A1111 once had a kind of its own for LyCORIS files.
 _KINDS = ("lora", "lyco")
@@ -55,21 +65,60 @@ def apply_networks(
 def network_use(network: ExtraNetwork) -> NetworkUse:
     """Return what `<lora:name:te:unet:dyn>` means; te, unet, dyn and lbw may be given by name.
 
+    A weight may be a list over time, `1@0,0.5@10`; `step`, `start` and `stop` bound the steps.
+
     Raises:
-        BadNetwork: a multiplier is no number.
+        BadNetwork: a multiplier is no number, or a time none.
     """
     values = dict(zip(("te", "unet", "dyn"), network.args[1:], strict=False)) | {
         key: value for key, value in network.named.items() if key in ("te", "unet", "dyn")
     }
+    points = _points(network, values)
     numbers = {key: _number(network, key, text) for key, text in values.items() if text}
     dyn = numbers.get("dyn")
     return NetworkUse(
         name=network.name,
-        te=numbers.get("te", 1.0),
-        unet=numbers.get("unet"),
+        te=numbers.get("te", points[0][1] if points else 1.0),
+        unet=1.0 if points else numbers.get("unet"),
         dyn=int(dyn) if dyn else None,
         blocks=_blocks(network),
+        over_steps=_over_steps(network, points),
     )
+
+
+def _points(network: ExtraNetwork, values: dict[str, str]) -> Points:
+    """Take the weight that is a list over time out of `values`; () where it is a number."""
+    for key in ("unet", "te"):
+        text = values.get(key, "")
+        if "@" in text or "~" in text:
+            found = parse_points(text)
+            if found is None:
+                raise BadNetwork(
+                    f"<{network.kind}:{network.name}> was left out: {text[:60]!r} is no list of "
+                    "weights over steps such as 1@0,0.5@10"
+                )
+            del values[key]
+            return found
+    return ()
+
+
+def _over_steps(network: ExtraNetwork, points: Points) -> StepWeights | None:
+    """Return the weights over steps of a list, `step=`, `start=` and `stop=`; None for none."""
+    named = network.named
+    start, stop = (parse_moment(named[key]) if key in named else None for key in ("start", "stop"))
+    is_wrong = ("start" in named and start is None) or ("stop" in named and stop is None)
+    if "step" in named:
+        found = parse_range(named["step"])
+        start, stop = found or (None, None)
+        is_wrong = found is None
+    if is_wrong:
+        raise BadNetwork(
+            f"<{network.kind}:{network.name}> was left out: step takes a range such as 5-10 or "
+            "0.2-0.8, start and stop take one of its ends"
+        )
+    if not points and start is None and stop is None:
+        return None
+    return StepWeights(points=points, start=start, stop=stop)
 
 
 def _number(network: ExtraNetwork, key: str, text: str) -> float:

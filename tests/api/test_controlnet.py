@@ -75,7 +75,7 @@ FORGE_UNIT = {
         {"args": [{"model": "canny", "image": [PICTURE], "lowvram": True, "pulid_mode": "x"}]},
         {"args": [{"enabled": True, "model": "canny", "image": PICTURE, "low_vram": False}]},
         {"args": [{"enabled": False, "model": "x"}, {"model": "canny", "image": PICTURE}, None]},
-        {"args": [{"model": "canny", "input_image": [{"image": PICTURE, "mask": ""}], "mask_image": None}]},
+        {"args": [{"model": "canny", "input_image": [{"image": PICTURE, "mask": ""}]}]},
         {"args": [WEBUIAPI_UNIT], "is_enabled": True},
         {"args": [FORGE_UNIT | {"image": PICTURE}]},
         {"args": [{"model": "None", "module": "none", "image": ""}, {"model": "canny",

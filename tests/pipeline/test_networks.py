@@ -126,6 +126,38 @@ def test_what_cannot_be_applied_is_told_and_the_picture_drawn(
     ]
 
 
+def test_a_lora_acts_in_the_steps_that_it_is_given(
+    pipeline: Pipeline, data: Path, make_pipeline: MakePipeline
+) -> None:
+    """Text parts are out, so that what is left is the denoiser's; of two steps one has it."""
+
+    def drawn(tag: str) -> np.ndarray:
+        text = f"a cat<lora:style:te=0:{tag}>"
+        return next(iter(pipeline.start(prompt=text, steps=2, sampler="Euler"))).pixels
+
+    plain, whole = drawn("unet=0"), drawn("unet=1")
+    early, late = drawn("unet=1:step=0-1"), drawn("unet=1:start=0.5")
+    assert np.array_equal(drawn("unet=1:stop=0.5"), early)
+    assert np.array_equal(drawn("unet=1:step=2-9"), plain)
+    pictures = [plain, whole, early, late, drawn("unet=1@0,0.2@1")]
+    for number, one in enumerate(pictures):
+        assert not any(np.array_equal(one, other) for other in pictures[number + 1 :])
+    assert np.array_equal(drawn("unet=1"), whole)
+
+    device = SimulatedDevice(4 * GB)
+    placed = make_pipeline(device, CAP)
+    shutil.copytree(data / "models" / "Lora", placed.parts.paths.data / "models" / "Lora")
+    result = placed.draw(
+        {"memory_mode": "lowvram"},
+        prompt="a cat<lora:style:te=0:unet=1:step=0-1>",
+        steps=2,
+        sampler="Euler",
+    )
+    assert np.array_equal(result[0].pixels, early)
+    placed.parts.provider.unload()
+    assert device.own_bytes() == 0
+
+
 @pytest.mark.parametrize(("mode", "gigabytes"), [("normal", 16), ("medvram", 8), ("lowvram", 4)])
 def test_a_lora_draws_the_same_in_every_memory_mode(
     pipeline: Pipeline, data: Path, make_pipeline: MakePipeline, mode: str, gigabytes: int
@@ -139,7 +171,8 @@ def test_a_lora_draws_the_same_in_every_memory_mode(
     shutil.copytree(data / "models" / "Lora", folder)
     settings = {"memory_mode": mode}
     drawn, plain = (
-        next(iter(placed.start(settings, prompt=text, steps=1))).pixels for text in (prompt, "a cat")
+        next(iter(placed.start(settings, prompt=text, steps=1))).pixels
+        for text in (prompt, "a cat")
     )
     assert np.array_equal(drawn, expected)
     assert not np.array_equal(drawn, plain)
@@ -168,6 +201,7 @@ def test_block_weights_are_read_and_bad_ones_refused() -> None:
     use = network_use(take_networks(f"<lora:x:1:lbw={numbers}>")[1][0])
     assert use.blocks is not None
     assert use.blocks.numbers[:2] == (1.0, 0.5)
-    for text in ("<lora:x:1:lbw=OUTALL>", "<lora:x:nan>", "<lora:x:1:1:-2>"):
+    for text in ("<lora:x:1:lbw=OUTALL>", "<lora:x:nan>", "<lora:x:1:1:-2>", "<lora:x:1:step=5>",
+                 "<lora:x:1@a>", "<lora:x:1@0,b@1>", "<lora:x:1:start=-1>"):  # fmt: skip
         with pytest.raises(BadNetwork, match="left out"):
             network_use(take_networks(text)[1][0])

@@ -9,8 +9,9 @@ from sdforge.core.errors import MissingModel
 from sdforge.models.adapters.embedding import read_embedding
 from sdforge.models.adapters.embedding_library import EmbeddingInfo, EmbeddingLibrary
 from sdforge.models.adapters.embedding_table import Entry
-from sdforge.models.adapters.lora import Applied, BundledEmbedding, LoraPatcher, NetworkUse
+from sdforge.models.adapters.lora import Applied, BundledEmbedding, LoraPatcher
 from sdforge.models.adapters.lora_library import LoraInfo, LoraLibrary
+from sdforge.models.adapters.network_use import NetworkUse
 from sdforge.models.bundle import ModelBundle
 
 log = logging.getLogger(__name__)

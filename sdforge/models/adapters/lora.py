@@ -6,57 +6,28 @@ the way to where it computes, so taking a LoRA away costs nothing and leaves not
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-
-import torch
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from sdforge.core.errors import SdforgeError
 from sdforge.memory.component import Component
-from sdforge.models.adapters.block_weights import BlockWeights
 from sdforge.models.adapters.embedding import Embedding, bundled_embedding
 from sdforge.models.adapters.embedding_library import width_problem
-from sdforge.models.adapters.kinds import Kind, Lora, OnRows, RowsOf, Sum
+from sdforge.models.adapters.kinds import Kind, OnRows, RowsOf, Sum
 from sdforge.models.adapters.lora_family import LABELS
 from sdforge.models.adapters.lora_file import LoraFile, read_lora
-from sdforge.models.adapters.lora_keys import KeyTable, Target, key_table, original_unet_name
+from sdforge.models.adapters.lora_keys import KeyTable, Target, key_table
 from sdforge.models.adapters.lora_library import LoraInfo, LoraLibrary
+from sdforge.models.adapters.lora_patches import Fitted, NetworksOverSteps, set_patches
+from sdforge.models.adapters.network_use import NetworkUse
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.hashes import Stamp
 
 log = logging.getLogger(__name__)
 
 _EXAMPLES = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkUse:
-    """One mention of a LoRA: `te` multiplies in text encoders, `unet` in the denoiser.
-
-    Attributes:
-        name: any that `LoraLibrary.find` knows.
-        te: multiplier.
-        unet: multiplier; None for the same.
-        dyn: use this many ranks only.
-        blocks: further multipliers by block of the denoiser.
-    """
-
-    name: str
-    te: float = 1.0
-    unet: float | None = None
-    dyn: int | None = None
-    blocks: BlockWeights | None = None
-
-    def multiplier(self, role: str, layer: Callable[[], str]) -> float:
-        """Return what counts for a layer; `layer` gives its original name."""
-        if role != "denoiser":
-            return self.te if self.blocks is None else self.te * self.blocks.base
-        plain = self.te if self.unet is None else self.unet
-        return plain if self.blocks is None else plain * self.blocks.of_layer(layer())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,47 +58,14 @@ class Applied:
         bundled: embeddings that these files bring along.
         notes: sentences about what was left out, for the user.
         missing: names that no file has.
+        over_steps: sets patches by step; None where nothing changes while a pass goes on.
     """
 
     loras: tuple[AppliedLora, ...] = ()
     bundled: tuple[BundledEmbedding, ...] = ()
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One adapter on one weight; equal when file, layer and multiplier are."""
-
-    file: Stamp
-    name: str
-    multiplier: float
-    rank: int | None
-    kind: Kind = field(compare=False)
-
-
-@dataclass(frozen=True)
-class LayerPatch:
-    """What several adapters make of a weight, one after the other."""
-
-    steps: tuple[_Step, ...]
-
-    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return the changed weight, in fp32 as it came."""
-        for step in self.steps:
-            weight = step.kind.apply(weight, step.multiplier)
-        return weight
-
-
-@dataclass(frozen=True, eq=False)
-class _Fitted:
-    """A file matched against a bundle: what changes each parameter, by role and its name."""
-
-    file: LoraFile
-    stamp: Stamp
-    changes: tuple[tuple[Target, str, str, Kind], ...]
-    layers: int
-    notes: tuple[str, ...]
+    over_steps: NetworksOverSteps | None = None
 
 
 class LoraPatcher:
@@ -201,7 +139,7 @@ class LoraPatcher:
         missing: tuple[str, ...],
         keep: int,
     ) -> Applied:
-        fitted: dict[str, _Fitted] = {}
+        fitted: dict[str, Fitted] = {}
         notes = [self._missing_note(name) for name in missing]
         bundled: list[BundledEmbedding] = []
         infos = {str(info.path): info for _, info in found}
@@ -215,7 +153,9 @@ class LoraPatcher:
             notes += fitted[path].notes
             bundled += _bundled(bundle, info, fitted[path], notes)
         used = [(use, fitted[str(info.path)]) for use, info in found if str(info.path) in fitted]
-        self._set_patches(bundle, used)
+        is_timed = any(use.over_steps is not None for use, _ in used)
+        now = [(use.at(0, 1), fit) for use, fit in used]
+        set_patches(bundle, now)
         self._trim([fit.stamp for _, fit in used], keep)
         for note in notes:
             log.warning("%s", note)
@@ -227,6 +167,7 @@ class LoraPatcher:
             bundled=tuple(bundled),
             notes=tuple(notes),
             missing=missing,
+            over_steps=NetworksOverSteps(bundle, used) if is_timed else None,
         )
 
     def _missing_note(self, name: str) -> str:
@@ -234,22 +175,7 @@ class LoraPatcher:
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         return f"there is no LoRA named {name!r}{hint}"
 
-    def _set_patches(self, bundle: ModelBundle, used: Sequence[tuple[NetworkUse, _Fitted]]) -> None:
-        steps: dict[str, dict[str, list[_Step]]] = {role: {} for role in bundle.components}
-        original = original_unet_name(_layers(bundle.components["denoiser"]))
-        for use, fit in used:
-            for target, parameter, name, kind in fit.changes:
-                multiplier = use.multiplier(target.role, partial(original, target.layer))
-                if multiplier == 0:
-                    continue
-                cut = kind.cut(use.dyn) if isinstance(kind, Lora) and use.dyn else kind
-                step = _Step(fit.stamp, name, multiplier, use.dyn, cut)
-                steps[target.role].setdefault(parameter, []).append(step)
-        for role, by_parameter in steps.items():
-            patches = {name: LayerPatch(tuple(row)) for name, row in by_parameter.items()}
-            bundle.components[role].set_patches(patches, key=_key(patches))
-
-    def _fit(self, bundle: ModelBundle, info: LoraInfo) -> _Fitted:
+    def _fit(self, bundle: ModelBundle, info: LoraInfo) -> Fitted:
         """Match a file against the bundle.
 
         Raises:
@@ -281,7 +207,7 @@ class LoraPatcher:
             more = ", …" if len(unmatched) > _EXAMPLES else ""
             what = f"{len(unmatched)} of {layers + len(unmatched)} parts of the LoRA {info.name}"
             notes = (f"{what} belong to nothing in this model: {listed}{more}",)
-        return _Fitted(file, stamp, fitting, layers, notes)
+        return Fitted(file, stamp, fitting, layers, notes)
 
     def _read(self, info: LoraInfo, stamp: Stamp) -> LoraFile:
         if stamp not in self._files:
@@ -322,7 +248,7 @@ class LoraPatcher:
 
 
 def _bundled(
-    bundle: ModelBundle, info: LoraInfo, fit: _Fitted, notes: list[str]
+    bundle: ModelBundle, info: LoraInfo, fit: Fitted, notes: list[str]
 ) -> Iterator[BundledEmbedding]:
     """Yield the embeddings of a file that the model can use; say why others are left out."""
     for name, parts in fit.file.bundled.items():
@@ -370,14 +296,3 @@ def _shape(component: Component, parameter: str) -> tuple[int, ...] | None:
         return tuple(master.stored.shape)
     # Packed numbers lie in any shape; on torch's meta device unpacking computes nothing.
     return tuple(master.decode(master.stored.to("meta")).shape)
-
-
-def _key(patches: Mapping[str, LayerPatch]) -> str:
-    """Return what a set of patches is equal by: files, layers and multipliers."""
-    rows = sorted(
-        f"{name}|{step.file.path}|{step.file.size}|{step.file.mtime_ns}|{step.name}|"
-        f"{step.multiplier!r}|{step.rank}"
-        for name, patch in patches.items()
-        for step in patch.steps
-    )
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest() if rows else ""
