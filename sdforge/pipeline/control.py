@@ -18,7 +18,6 @@ from torch import Tensor
 from sdforge.core.control import ControlUnit
 from sdforge.core.errors import InvalidRequest, ModelError, NotFound, SdforgeError
 from sdforge.core.events import Notice
-from sdforge.models.adapters.controlnet import check_fits
 from sdforge.models.adapters.controlnet_library import ControlNetInfo
 from sdforge.models.bundle import ModelBundle
 from sdforge.pipeline.context import RunContext
@@ -108,8 +107,7 @@ class ControlUnits:
         if info.error is not None:
             raise NotFound(info.error)
         seen = self._look(number, unit, one)
-        component = stack.enter_context(nets.lease(info, wanted=len(self._units)))
-        check_fits(component, bundle)
+        component = stack.enter_context(nets.lease(info, bundle, wanted=len(self._units)))
         lease = context.memory.lease(component, working_bytes=working_bytes)
         network = stack.enter_context(lease)
         self._infos[number] = info

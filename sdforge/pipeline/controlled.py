@@ -7,7 +7,7 @@ nothing of it. What its networks see is made by `control.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,9 +16,11 @@ from torch.nn import functional as F
 
 from sdforge.core.control import BALANCED, CONTROL_FIRST, ControlUnit
 from sdforge.memory.lease import Lease
+from sdforge.models.adapters.controlnet import is_adapter
 
 # What a layer weighs beside the next deeper one, where the prompt or the network shall lead.
 _FALLOFF = 0.825
+_ADAPTER_SHARES = (0.25, 0.62, 0.825, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,7 @@ class PlacedUnit:
         network: where it computes.
         hint: what it sees, (1, 3, height, width).
         mask: where it acts, (1, 1, height, width) from 0 to 1; None for everywhere.
+        features: what a T2I-Adapter said of the picture, which it is asked once; [] before.
     """
 
     unit: ControlUnit
@@ -38,6 +41,7 @@ class PlacedUnit:
     network: nn.Module
     hint: Tensor
     mask: Tensor | None = None
+    features: list[Tensor] = field(default_factory=list)
 
 
 class Control:
@@ -98,19 +102,30 @@ class _Controlled(nn.Module):
     ) -> Any:
         """Run the units on the U-Net's inputs, add up what they say, and run the U-Net."""
         added: list[Tensor] = []
+        inside: list[Tensor] = []
         for placed, rows in self._units:
+            if is_adapter(placed.network):
+                features = _features(placed, rows, sample)
+                inside = (
+                    [a + b for a, b in zip(inside, features, strict=True)] if inside else features
+                )
+                continue
             # Of networks that see more than latents, they see the latents.
             channels = placed.network.get_parameter("conv_in.weight").shape[1]
             latents = sample[:, :channels]
             said = _asked(placed, rows, latents, timestep, encoder_hidden_states, extra)
-            added = [a + b for a, b in zip(added, said, strict=True)] if added else said
-        *skips, middle = added
+            added = _sum(added, said)
+        if added:
+            *skips, middle = added
+            extra["down_block_additional_residuals"] = tuple(skips)
+            extra["mid_block_additional_residual"] = middle
+        if inside:
+            # The U-Net takes them off the list as it goes.
+            extra["down_intrablock_additional_residuals"] = inside
         return self._call(
             sample,
             timestep,
             encoder_hidden_states=encoder_hidden_states,
-            down_block_additional_residuals=tuple(skips),
-            mid_block_additional_residual=middle,
             return_dict=return_dict,
             **extra,
         )
@@ -148,10 +163,46 @@ def _asked(
     ]
 
 
+def _sum(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
+    """Return the sums of two lists; an empty one is nothing."""
+    return [a + b for a, b in zip(first, second, strict=True)] if first else second
+
+
+def _features(placed: PlacedUnit, rows: list[int] | None, sample: Tensor) -> list[Tensor]:
+    """Return what a T2I-Adapter adds to each level of the way down, weighted, for all rows."""
+    if not placed.features:
+        config = getattr(placed.network, "config", None) or {}
+        hint, fold = placed.hint.to(sample), int(config["downscale_factor"])
+        if config["in_channels"] == 1:
+            hint = hint.mean(1, keepdim=True)
+        size = [-(-side // fold) * fold for side in hint.shape[-2:]]
+        if list(hint.shape[-2:]) != size:
+            hint = F.interpolate(hint, size=size, mode="bilinear")
+        placed.features.extend(placed.network(hint))
+    weights = adapter_weights(placed.unit, len(placed.features))
+    acting = list(range(len(sample))) if rows is None else rows
+    return [
+        _spread(
+            _masked(one * weight, placed.mask).expand(len(acting), -1, -1, -1), rows, len(sample)
+        )
+        for one, weight in zip(placed.features, weights, strict=True)
+    ]
+
+
+def adapter_weights(unit: ControlUnit, count: int) -> list[float]:
+    """Return what each level of a T2I-Adapter is multiplied by, the deepest last.
+
+    Unless balanced, outer levels count less, by the numbers of A1111's extension.
+    """
+    if unit.control_mode == BALANCED:
+        return [unit.weight] * count
+    return [unit.weight * share for share in _ADAPTER_SHARES[-count:]]
+
+
 def said_bytes(network: nn.Module, rows: int, latents: int, dtype: torch.dtype) -> int:
     """Return the bytes of what a ControlNet adds in one call, for `latents` places a row."""
     config = getattr(network, "config", None) or {}
-    widths = tuple(config.get("block_out_channels") or ())
+    widths = tuple(config.get("block_out_channels") or config.get("channels") or ())
     each = int(config.get("layers_per_block") or 0) + 1
     numbers = sum(width * each * latents / 4**level for level, width in enumerate(widths))
     return int(rows * numbers * dtype.itemsize)

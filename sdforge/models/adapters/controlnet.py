@@ -7,7 +7,6 @@ steer. What they add to a picture is `pipeline.control`'s. Model thread only.
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +20,19 @@ from sdforge.memory.component import Component
 from sdforge.memory.holdings import Holding, Limits, StoreReport
 from sdforge.memory.manager import MemoryManager
 from sdforge.memory.store import HostStore
+from sdforge.models.adapters.control_lora import control_lora
 from sdforge.models.adapters.controlnet_library import ControlNetInfo, ControlNetLibrary
 from sdforge.models.adapters.controlnet_shapes import (
+    CONTROL_LORA,
     ORIGINAL,
+    T2I_ADAPTER,
     controlnet_config,
+    hint_name,
     layers_per_block,
     match_controlnet,
     original_names,
 )
+from sdforge.models.adapters.t2i_adapter import FULL_XL, adapter_shape
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.checkpoint import CheckpointHeader, read_header
 from sdforge.models.content import Content
@@ -44,7 +48,6 @@ log = logging.getLogger(__name__)
 ROLE = "controlnet"
 # Beside those of the running job, so many stay in memory for the next.
 _KEPT = 2
-_HINT = re.compile(r"input_hint_block\.(\d+)\.(weight|bias)")
 _VECTOR = (
     ("label_emb.0.0.", "add_embedding.linear_1."),
     ("label_emb.0.2.", "add_embedding.linear_2."),
@@ -64,6 +67,8 @@ def controlnet_recipe(header: CheckpointHeader) -> Recipe:
     from sdforge.models.attention import use_direct_attention
 
     match = match_controlnet(header)
+    if match.layout == T2I_ADAPTER:
+        return _adapter_recipe(header)
     sources = _original(header) if match.layout == ORIGINAL else _diffusers(header)
     config = controlnet_config({name: source.shape for name, source in sources.items()}, header)
     try:
@@ -74,6 +79,17 @@ def controlnet_recipe(header: CheckpointHeader) -> Recipe:
         raise UnsupportedCheckpoint(
             f"the ControlNet in {header.path.name} cannot be run: {error}"
         ) from error
+    _check(header, module, sources)
+    return Recipe(role=ROLE, layout=header.layout, skeleton=Skeleton(module), sources=sources)
+
+
+def _adapter_recipe(header: CheckpointHeader) -> Recipe:
+    from diffusers.models.adapter import T2IAdapter
+
+    shape = adapter_shape(header)
+    with torch.device("meta"):
+        module = T2IAdapter(**dict(shape.config))
+    sources = {name: Source(key, header.tensors[key].shape) for name, key in shape.names.items()}
     _check(header, module, sources)
     return Recipe(role=ROLE, layout=header.layout, skeleton=Skeleton(module), sources=sources)
 
@@ -105,20 +121,10 @@ def _original(header: CheckpointHeader) -> dict[str, Source]:
     others = {name: key for name, key in names.items() if name not in hints}
     sources = key_map(header.layout, others, convert)
     for name, key in (hints | others).items():
-        target = _hint_name(name, hints) or _vector_name(name)
+        target = hint_name(name, hints) or _vector_name(name)
         if target:
             sources[target] = Source(key, header.tensors[key].shape)
     return sources
-
-
-def _hint_name(name: str, hints: dict[str, str]) -> str | None:
-    found = _HINT.fullmatch(name)
-    if found is None:
-        return None
-    numbers = sorted({int(one[1]) for one in map(_HINT.fullmatch, hints) if one})
-    place = numbers.index(int(found[1]))
-    part = {0: "conv_in", len(numbers) - 1: "conv_out"}.get(place, f"blocks.{place - 1}")
-    return f"controlnet_cond_embedding.{part}.{found[2]}"
 
 
 def _vector_name(name: str) -> str | None:
@@ -146,7 +152,8 @@ def _check(header: CheckpointHeader, module: nn.Module, sources: dict[str, Sourc
 
 def check_fits(component: Component, bundle: ModelBundle) -> None:
     """Raise `UnsupportedCheckpoint` unless what a ControlNet adds fits a bundle's denoiser."""
-    control, network = _facts(component.module), _facts(bundle.denoiser.component.module)
+    facts = _adapter_facts if is_adapter(component.module) else _facts
+    control, network = facts(component.module), facts(bundle.denoiser.component.module)
     differing = [
         f"{what} {control[what]} instead of {network[what]}"
         for what in control
@@ -158,6 +165,25 @@ def check_fits(component: Component, bundle: ModelBundle) -> None:
             f"{bundle.info.title} ({bundle.family}): it has {', '.join(differing)}; take one for "
             "this kind"
         )
+
+
+def is_adapter(module: nn.Module) -> bool:
+    """Say whether a network is a T2I-Adapter and no ControlNet."""
+    return "adapter_type" in (getattr(module, "config", None) or {})
+
+
+def _adapter_facts(module: nn.Module) -> dict[str, object]:
+    """Return what adapters and U-Nets must agree in.
+
+    SDXL's U-Net has three levels; the adapter's fourth is for its middle.
+    """
+    config = getattr(module, "config", None) or {}
+    kind = config.get("adapter_type")
+    widths = tuple(config.get("channels") or config.get("block_out_channels") or ())
+    is_xl = len(widths) == 3 if kind is None else kind == FULL_XL
+    if len(widths) == 3:
+        widths = (*widths, widths[-1])
+    return {"levels of widths": widths, "halvings of the picture": 4 if is_xl else 3}
 
 
 def _facts(module: nn.Module) -> dict[str, object]:
@@ -203,11 +229,28 @@ class ControlNets:
         return component
 
     @contextmanager
-    def lease(self, info: ControlNetInfo, *, wanted: int = 1) -> Iterator[Component]:
-        """Keep a ControlNet in main memory while the block runs, as `get` returns it."""
+    def lease(
+        self, info: ControlNetInfo, bundle: ModelBundle, *, wanted: int = 1
+    ) -> Iterator[Component]:
+        """Keep a ControlNet in main memory while the block runs, as `get` returns it.
+
+        A Control-LoRA is made of the bundle's own weights, and is gone after the block.
+
+        Raises:
+            UnsupportedCheckpoint: it does not fit the bundle, too.
+        """
+        if info.layout == CONTROL_LORA:
+            component = control_lora(info, bundle)
+            try:
+                yield component
+            finally:
+                self._memory.release(component)
+            return
         holding = self._holding(info, wanted)
         with self.store.lease(holding):
-            yield self.get(info, wanted=wanted)
+            component = self.get(info, wanted=wanted)
+            check_fits(component, bundle)
+            yield component
 
     def unload(self) -> int:
         """Give back all memory; return the bytes freed."""

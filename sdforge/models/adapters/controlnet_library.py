@@ -27,12 +27,16 @@ _WORDS = re.compile(r"[^a-z0-9]+")
 
 @dataclass(frozen=True, kw_only=True)
 class ControlNetInfo:
-    """One file. `family` is what it was made for, `error` says why it cannot be used."""
+    """One file. `family` is what it was made for, `error` says why it cannot be used.
+
+    `layout` is that of `controlnet_shapes`.
+    """
 
     path: Path
     relative: str
     stamp: Stamp
     family: str | None = None
+    layout: str = ""
     reason: str = ""
     error: str | None = None
     preprocessor: str = ""
@@ -122,7 +126,13 @@ class ControlNetLibrary:
         except ModelError as error:
             return replace(plain, error=error.message)
         said = header.metadata.get("sdforge.preprocessor", "").strip()
-        return replace(plain, family=match.family, reason=match.reason, preprocessor=said)
+        return replace(
+            plain,
+            family=match.family,
+            layout=match.layout,
+            reason=match.reason,
+            preprocessor=said,
+        )
 
 
 def _match(infos: Sequence[ControlNetInfo], name: str) -> ControlNetInfo | None:

@@ -8,26 +8,27 @@ rules of the U-Nets (`families.sd_shapes`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
+from sdforge.models.adapters.t2i_adapter import adapter_shape, is_t2i_adapter
 from sdforge.models.checkpoint import CheckpointHeader
 
 ORIGINAL, DIFFUSERS = "original", "diffusers"
+# Not layouts of a ControlNet, but of what acts in its place.
+T2I_ADAPTER, CONTROL_LORA = "T2I-Adapter", "Control-LoRA"
 _PREFIX = "control_model."
 _HEADS = 8
 _HEAD_WIDTH = 64
+_HINT = re.compile(r"input_hint_block\.(\d+)\.(weight|bias)")
 _GROUPS = "sdforge.unet_norm_groups"
 _TIME_WIDTH = 256
 Shapes = Mapping[str, tuple[int, ...]]
 # Relatives that steer too, but in other ways; the more particular first.
 _RELATIVES = (
     ("lllite_", "a ControlNet-LLLite"),
-    ("lora_controlnet", "a Control-LoRA"),
-    ("adapter.body.", "a T2I-Adapter"),
-    ("body.0.", "a T2I-Adapter"),
     ("ip_adapter.", "an IP-Adapter"),
     ("controlnet_x_embedder.", "a ControlNet of a transformer model"),
     ("controlnet_blocks.", "a ControlNet of a transformer model"),
@@ -59,6 +60,13 @@ def match_controlnet(header: CheckpointHeader) -> ControlMatch:
                 f"{name} is {kind}, which is not supported in this version; "
                 "take a ControlNet of Stable Diffusion 1.x or XL"
             )
+    if is_t2i_adapter(header):
+        shape = adapter_shape(header)
+        widths = ", ".join(map(str, shape.config["channels"]))
+        reason = f"T2I-Adapter of widths {widths}: {shape.family}"
+        return ControlMatch(layout=T2I_ADAPTER, family=shape.family, reason=reason)
+    if "lora_controlnet" in header.tensors:
+        return _match_control_lora(header)
     names = original_names(header)
     if "zero_convs.0.0.weight" in names:
         layout, signs = ORIGINAL, "zero_convs and input_hint_block"
@@ -85,9 +93,37 @@ def match_controlnet(header: CheckpointHeader) -> ControlMatch:
     )
 
 
+def _match_control_lora(header: CheckpointHeader) -> ControlMatch:
+    """Return the match of a Control-LoRA; its factors tell the width of the text states."""
+    names = header.under("")
+    down = _first(header, names, r".*attn2\.to_k\.down")
+    width = down[1] if down and len(down) > 1 else None
+    if width is None:
+        raise UnsupportedCheckpoint(
+            f"{header.path.name} is no Control-LoRA that can be run: it has no attn2.to_k.down"
+        )
+    family = "sdxl" if "label_emb.0.0.weight" in names or "label_emb.0.0.up" in names else "sd1"
+    return ControlMatch(
+        layout=CONTROL_LORA,
+        family=family,
+        reason=f"Control-LoRA, text states of width {width}: {family}",
+    )
+
+
 def original_names(header: CheckpointHeader) -> Mapping[str, str]:
     """Return the tensors in the original's names without prefix → name in the file."""
     return header.under(_PREFIX) if header.has_prefix(_PREFIX) else header.under("")
+
+
+def hint_name(name: str, hints: Collection[str]) -> str | None:
+    """Return diffusers' name of a tensor of the original's hint block, None for others."""
+    found = _HINT.fullmatch(name)
+    if found is None:
+        return None
+    numbers = sorted({int(one[1]) for one in map(_HINT.fullmatch, hints) if one})
+    place = numbers.index(int(found[1]))
+    part = {0: "conv_in", len(numbers) - 1: "conv_out"}.get(place, f"blocks.{place - 1}")
+    return f"controlnet_cond_embedding.{part}.{found[2]}"
 
 
 def layers_per_block(names: Mapping[str, str]) -> int:
