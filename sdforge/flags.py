@@ -218,7 +218,7 @@ SECTIONS: dict[str, tuple[Flag, ...]] = {
         _text("--gfpgan-model", LATER, "GFPGAN model"),
         _text("--clip-models-path", LATER, "folder of CLIP models"),
         _text("--textual-inversion-templates-dir", LATER, "folder of training templates"),
-        _text("--localizations-dir", LATER, "folder of translations"),
+        _text("--localizations-dir", ACTS, "folder of translations"),
         _text("--forge-ref-a1111-home", ACTS, "an installation of A1111 or Forge whose model folders to search too, in place"),
         _text("--model-ref", LATER, "a folder of models to use too"),
         _text("--config", OBSOLETE, "the first checkpoint's configuration"),

@@ -39,6 +39,7 @@ def make_paths(flags: Flags) -> Paths:
             Path(name).expanduser().resolve() for name in flags["history_dir"] or ()
         ),
         settings_file=_path(flags["ui_settings_file"]),
+        localizations_folder=_path(flags["localizations_dir"]),
         styles_files=tuple(
             Path(name).expanduser().absolute() for name in flags["styles_file"] or ()
         ),

@@ -12,6 +12,7 @@ from fastapi import APIRouter
 
 from sdforge.api.context import ApiContext
 from sdforge.api.sdapi.options import current_options
+from sdforge.core.localization import AUTOMATIC, NONE, Localizations
 from sdforge.core.option import Option
 from sdforge.core.setting_sections import sections
 from sdforge.core.settings import OPTIONS
@@ -46,12 +47,13 @@ def router(context: ApiContext) -> APIRouter:
 
 def _lists(context: ApiContext) -> Mapping[str, Callable[[], list[str]]]:
     """Return what offers names for settings that take one."""
-    library = context.library
+    library, folder = context.library, context.paths.localizations
     return {
         "sd_model_checkpoint": lambda: [
             row.title for row in library.checkpoints() if not row.error
         ],
         "sd_vae": lambda: ["Automatic", "None", *(row.name for row in library.vaes())],
+        "localization": lambda: [AUTOMATIC, NONE, *Localizations(folder).names()],
         "upscaler_for_img2img": lambda: picture_upscaler_names(library.upscalers),
     }
 

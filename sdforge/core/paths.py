@@ -45,6 +45,7 @@ class Paths:
     extra_outputs: tuple[Path, ...] = ()
     settings_file: Path | None = None
     styles_files: tuple[Path, ...] = ()
+    localizations_folder: Path | None = None
 
     @classmethod
     def under(cls, data: Path, models: Path | None = None) -> Paths:
@@ -88,6 +89,11 @@ class Paths:
     def tags(self) -> Path:
         """Folder of word lists that the page completes prompts from."""
         return self.data / "tags"
+
+    @property
+    def localizations(self) -> Path:
+        """Folder of the user's translations of the page, JSON files as A1111 has them."""
+        return self.localizations_folder or self.data / "localizations"
 
     @property
     def database(self) -> Path:

@@ -29,7 +29,7 @@ _SECTIONS = (
     ("Postprocessing", "interrogate", "Interrogate"),
     ("System", "forge", "Memory and precision"),
     ("System", "system", "System"),
-    ("System", "api", "API"),
+    ("System", "API", "API"),
     ("System", "limits", "Limits"),
 )
 _OTHER_GROUP = "Other"

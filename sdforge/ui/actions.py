@@ -123,6 +123,8 @@ class PageActions:
             "title": current.title if current else "",
             "sizes": form.size_presets(recommended),
             "poll_ms": settings.live_preview_refresh_period,
+            "sound": settings.notification_audio,
+            "volume": settings.notification_volume,
         }
 
 

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdforge.core.control import ControlUnit
 from sdforge.core.errors import InvalidRequest
 from sdforge.core.fields import FIELD
 from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest
 from sdforge.output.infotext import Infotext
+from sdforge.ui.control import read_units
 
 TXT2IMG = "txt2img"
 IMG2IMG = "img2img"
@@ -47,12 +49,16 @@ CHECKPOINT_NAMES = ("refiner", "hires_checkpoint")
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """The stored pictures that come with a form; `seed` belongs to `first`, which is enlarged."""
+    """The stored pictures that come with a form; `seed` belongs to `first`, which is enlarged.
+
+    `control` are the ControlNet units that are on.
+    """
 
     init: InputImage | None = None
     mask: InputImage | None = None
     first: InputImage | None = None
     seed: int | None = None
+    control: tuple[ControlUnit, ...] = ()
 
     @classmethod
     def from_text(cls, text: str) -> Pictures:
@@ -69,7 +75,10 @@ class Pictures:
                 if sent.get(name)
             }
             seed = sent.get("seed")
-            return cls(**images, seed=None if seed is None else int(seed))
+            control = read_units(sent.get("control"))
+            return cls(**images, seed=None if seed is None else int(seed), control=control)
+        except InvalidRequest:
+            raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InvalidRequest("Pictures", text[:80], "what the page sends") from error
 
@@ -139,8 +148,8 @@ def request_parts(
         InvalidRequest: a picture is missing, or a value cannot be used.
     """
     if tab == IMG2IMG:
-        return _img2img_parts(values, chosen, pictures)
-    parts: dict[str, Any] = {}
+        return _img2img_parts(values, chosen, pictures) | {"control": pictures.control}
+    parts: dict[str, Any] = {"control": pictures.control}
     if chosen["hires"]:
         # 0 is "as in the first pass".
         for name in ("hires_cfg_scale", "hires_distilled_cfg_scale"):

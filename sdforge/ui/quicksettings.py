@@ -38,4 +38,5 @@ def build_quicksettings(device_mib: int | None) -> dict[str, Component]:
                 min_width=200,
             )
         fragment("checkpoint_tools")
+        fragment("quick_settings")
     return widgets

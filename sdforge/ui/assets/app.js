@@ -2,19 +2,25 @@
 //
 // Reading order: tab.js (one tab), form.js (values of its form), jobs.js (from Generate to the
 // picture), results.js and lightbox.js (what is shown), pictures.js (what img2img starts from),
-// fit.js (will it fit?), status.js (server and model), keys.js, paste.js, notify.js, http.js.
-// The tabs without a form: panels.js, then extras.js, pnginfo.js, models.js, settings.js, system.js.
+// controlnet.js (its units), fit.js (will it fit?), status.js (server and model), keys.js, paste.js,
+// notify.js, http.js. The tabs without a form: panels.js, then extras.js, pnginfo.js, queue.js,
+// models.js, settings.js, system.js.
 
 import { listenToTyping } from "./complete.js";
+import { setDoneFacts } from "./done.js";
 import { ExtrasTab } from "./extras.js";
+import { listenToMenus } from "./forever.js";
 import { press } from "./form.js";
 import { isReachable } from "./http.js";
 import { listenToKeys } from "./keys.js";
+import { localize } from "./locale.js";
 import { ModelsPanel } from "./models.js";
 import { notify } from "./notify.js";
 import { listenToPaste } from "./paste.js";
 import { Panels } from "./panels.js";
 import { PngInfo } from "./pnginfo.js";
+import { QueuePanel } from "./queue.js";
+import { QuickSettings } from "./quick.js";
 import { SettingsPanel } from "./settings.js";
 import { ServerStatus } from "./status.js";
 import { SystemPanel } from "./system.js";
@@ -26,6 +32,7 @@ const tabs = {};
 for (const name of ["txt2img", "img2img"]) tabs[name] = new Tab(name, tabs);
 const all = Object.values(tabs);
 const status = new ServerStatus();
+const quick = new QuickSettings(tabs, () => ask("show_checkpoint"));
 let last = tabs.txt2img;
 const extras = new ExtrasTab(tabs);
 tabs.extras = extras;
@@ -34,6 +41,7 @@ const shown = () => (extras.isShown() ? extras : (last = all.find((tab) => tab.i
 const panels = new Panels({
   extras,
   pnginfo: new PngInfo(tabs),
+  queue: new QueuePanel(tabs),
   models: new ModelsPanel(() => last, () => ask("show_checkpoint")),
   settings: new SettingsPanel(() => ask("show_checkpoint")),
   system: new SystemPanel(),
@@ -45,6 +53,8 @@ const answers = {
     const message = JSON.parse(answer || "{}");
     if (message.page) {
       status.setChosen(message.page);
+      setDoneFacts(message.page);
+      quick.load();
       for (const tab of all) {
         tab.form.setPage(message.page);
         tab.jobs.setPeriod(message.page.poll_ms);
@@ -107,7 +117,7 @@ function openRememberedTab() {
 }
 
 // Gradio makes these parts later than the scripts, and may make them again: then all is drawn anew.
-const PARTS = ["gallery", "size_presets", "pictures", "hr_finalres"];
+const PARTS = ["gallery", "size_presets", "pictures", "hr_finalres", "controlnet"];
 const drawn = {};
 new MutationObserver(() => {
   panels.check();
@@ -117,14 +127,17 @@ new MutationObserver(() => {
     if (!parts[0] || parts.every((part, index) => part === before?.[index])) continue;
     if (!Object.keys(drawn).length) setTimeout(openRememberedTab);
     drawn[tab.name] = parts;
+    quick.draw();
     tab.redraw();
     status.draw();
   }
 }).observe(document.documentElement, { childList: true, subtree: true });
 
+localize();
 listenToPaste(shown, panels.panels.pnginfo);
 listenToKeys(shown);
 listenToTyping();
+listenToMenus(shown);
 document.addEventListener("focusin", ({ target }) => {
   if (target.closest?.(".prompt")) shown().focused(target);
 });

@@ -6,7 +6,7 @@
 import { button, make } from "./dom.js";
 import { address, isReachable, request, upload } from "./http.js";
 import { JobFollower } from "./jobs.js";
-import { openLightbox } from "./lightbox.js";
+import { openLightbox, pin } from "./lightbox.js";
 import { clearErrors, notify } from "./notify.js";
 import { Results } from "./results.js";
 
@@ -86,6 +86,7 @@ export class ExtrasTab {
       extras_interrupt: () => jobs.cancel(),
       extras_skip: () => jobs.skip(),
       extras_enlarge: () => openLightbox(results),
+      extras_pin: () => pin(results.picture()),
       extras_copy_info: () => results.copyInfotext(),
       extras_send_to_extras: () => this.receive(results.picture()),
       extras_send_to_img2img: () => this.others.img2img.receive(results.picture(), "img2img"),

@@ -222,6 +222,6 @@ function sizeButton(width, height) {
   button.className = "button small";
   button.dataset.size = `${width}x${height}`;
   button.textContent = width === height ? `${width}²` : `${width}×${height}`;
-  button.setAttribute("aria-label", `${width} by ${height} pixels`);
+  button.title = `${width} by ${height} pixels`;
   return button;
 }

@@ -5,6 +5,7 @@
 // for progress instead of keeping a stream open: browsers allow six connections to one server, and
 // every open tab would hold one.
 
+import { tellDone } from "./done.js";
 import { Refused, Unreachable, isReachable, request } from "./http.js";
 import { clearErrors, notify } from "./notify.js";
 import { press } from "./form.js";
@@ -74,6 +75,7 @@ export class JobFollower {
     if (found && accepted) found.accepted = true;
     if (!problem) return;
     this.drop(task);
+    this.forget(task);
     this.tab.showProblem(problem);
   }
 
@@ -160,6 +162,7 @@ export class JobFollower {
       this.results.show(job);
       this.drop(task.id);
       this.tab.fit.again();
+      tellDone(job);
       return;
     }
     if (live.live_preview) this.preview = live.id_live_preview;
@@ -186,6 +189,12 @@ export class JobFollower {
   giveUp(task) {
     this.drop(task.id);
     notify("The server does not know this job. The form is unchanged: generate again.", "error");
+  }
+
+  // A job that was refused is none to come back to.
+  forget(id) {
+    if (!readTasks("localStorage", this.lastKey).some((task) => task.id === id)) return;
+    localStorage.removeItem(this.lastKey);
   }
 
   drop(id) {

@@ -1,4 +1,5 @@
-// Hot keys: Ctrl/⌘+Enter generates, Alt+Enter skips, Esc interrupts, Ctrl/⌘+↑↓ weighs a word.
+// Hot keys: Ctrl/⌘+Enter generates, Alt+Enter skips, Esc interrupts, Ctrl/⌘+↑↓ weighs a word,
+// Alt+←→ moves an item of the prompt past its neighbour.
 
 const WEIGHT_STEP = 0.1;
 const DELIMITERS = /[\s.,\\/!?%^*;:{}=`~()<>[\]|]/;
@@ -19,6 +20,8 @@ export function listenToKeys(shown) {
       if (!closesSomething(event.target) && jobs.isRunning()) jobs.cancel();
     } else if (withControl && ["ArrowUp", "ArrowDown"].includes(event.key)) {
       weighInPrompt(event);
+    } else if (event.altKey && ["ArrowLeft", "ArrowRight"].includes(event.key) && isPrompt(event.target)) {
+      moveInPrompt(event);
     } else if (["ArrowLeft", "ArrowRight"].includes(event.key) && event.target.closest?.(".results, dialog")) {
       event.preventDefault();
       results.move(event.key === "ArrowLeft" ? -1 : 1);
@@ -33,12 +36,41 @@ function closesSomething(target) {
   return Boolean(document.querySelector("dialog[open]")) || target.getAttribute?.("aria-expanded") === "true";
 }
 
+function isPrompt(box) {
+  return box.tagName === "TEXTAREA" && Boolean(box.closest(".prompt"));
+}
+
 function weighInPrompt(event) {
   const box = event.target;
-  if (box.tagName !== "TEXTAREA" || !box.closest(".prompt")) return;
+  if (!isPrompt(box)) return;
   event.preventDefault();
   const by = event.key === "ArrowUp" ? WEIGHT_STEP : -WEIGHT_STEP;
-  const changed = weigh(box.value, box.selectionStart, box.selectionEnd, by);
+  put(box, weigh(box.value, box.selectionStart, box.selectionEnd, by));
+}
+
+function moveInPrompt(event) {
+  event.preventDefault();
+  const box = event.target;
+  put(box, moveItem(box.value, box.selectionStart, event.key === "ArrowLeft" ? -1 : 1));
+}
+
+// Returns the text with the item at the caret and its neighbour exchanged; null at either end.
+export function moveItem(text, caret, by) {
+  const items = text.split(",");
+  let [index, before] = [0, 0];
+  while (index < items.length - 1 && caret > before + items[index].length) before += items[index++].length + 1;
+  const other = index + by;
+  if (other < 0 || other >= items.length) return null;
+  // What is exchanged are the words; the spaces around them stay where they are.
+  const [mine, its] = [items[index].trim(), items[other].trim()];
+  if (!mine) return null;
+  items[index] = items[index].trim() ? items[index].replace(mine, () => its) : its;
+  items[other] = items[other].trim() ? items[other].replace(its, () => mine) : ` ${mine}`;
+  const start = items.slice(0, other).reduce((sum, item) => sum + item.length + 1, 0) + items[other].indexOf(mine);
+  return { text: items.join(","), start, end: start + mine.length };
+}
+
+function put(box, changed) {
   if (!changed) return;
   box.value = changed.text;
   box.setSelectionRange(changed.start, changed.end);

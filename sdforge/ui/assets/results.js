@@ -188,7 +188,9 @@ export class Results {
     });
     const hadFocus = strip.contains(document.activeElement);
     if (hadFocus) strip.children[this.selected]?.focus();
-    strip.children[this.selected]?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    const chosen = strip.children[this.selected];
+    // The strip alone: the page must not move under the user.
+    if (chosen) strip.scrollLeft = chosen.offsetLeft - strip.offsetLeft - (strip.clientWidth - chosen.clientWidth) / 2;
   }
 
   drawTools() {

@@ -1,5 +1,6 @@
 // System: who held how many bytes over the last minutes, which models lie where, and versions.
 
+import { playTones, requestNotifications } from "./done.js";
 import { button, bytes, make, moment } from "./dom.js";
 import { request } from "./http.js";
 import { notify } from "./notify.js";
@@ -26,6 +27,13 @@ export class SystemPanel {
         button("Load the checkpoint", () => this.act("sdapi/v1/reload-checkpoint"), { id: "sett_reload_sd_model" })
       ),
       this.models,
+      make("h2", {}, "When a job is done"),
+      make(
+        "div",
+        { class: "tools" },
+        button("Request notifications", () => requestNotifications(), { id: "request_notifications" }),
+        button("Play the sound", () => playTones(1), { id: "play_sound" })
+      ),
       make("h2", {}, "Versions and machine"),
       this.facts
     );

@@ -1,10 +1,12 @@
 // One tab: its form, its jobs and results, its pictures; and what its buttons do.
 
+import { ControlPanel } from "./controlnet.js";
 import { FitChip } from "./fit.js";
+import { Forever } from "./forever.js";
 import { Form } from "./form.js";
 import { upload } from "./http.js";
 import { JobFollower } from "./jobs.js";
-import { openLightbox } from "./lightbox.js";
+import { openLightbox, pin } from "./lightbox.js";
 import { notify } from "./notify.js";
 import { PictureBox } from "./pictures.js";
 import { Results } from "./results.js";
@@ -18,7 +20,9 @@ export class Tab {
     this.results = new Results(name);
     this.pictures = name === "img2img" ? new PictureBox(this) : null;
     this.jobs = new JobFollower(this);
+    this.control = new ControlPanel(this);
     this.fit = new FitChip(this);
+    this.forever = new Forever(this);
     this.form.onChange = (values) => this.show(values);
     this.clicks = this.makeClicks();
   }
@@ -59,7 +63,7 @@ export class Tab {
   }
 
   picturesNow() {
-    return this.pictures?.refsNow() || {};
+    return { ...this.pictures?.refsNow(), control: this.control.enabledNow() };
   }
 
   // What the server said to one of them: see TabActions in tab_actions.py.
@@ -72,7 +76,15 @@ export class Tab {
     if (message.note) notify(message.note);
   }
 
+  pinPicture() {
+    const picture = this.results.picture();
+    if (!picture) return;
+    pin(picture);
+    notify("Pinned: ◧ in the large view compares others with it.");
+  }
+
   showProblem(problem) {
+    this.forever.refused();
     notify(problem.message, "error");
     if (problem.field) this.form.markBad(problem.field);
   }
@@ -81,6 +93,7 @@ export class Tab {
     this.results.redraw();
     this.form.redraw();
     this.fit.draw();
+    this.control.redraw();
     this.pictures?.redraw();
   }
 
@@ -92,9 +105,9 @@ export class Tab {
     document.getElementById("img2img_settings")?.setAttribute("data-mode", values.mode || "img2img");
   }
 
-  // The stored pictures that a job needs.
+  // The stored pictures that a job needs, and its ControlNet units.
   async picturesFor(extra) {
-    return { ...(await this.pictures?.stored()), ...extra };
+    return { ...(await this.pictures?.stored()), control: await this.control.enabled(), ...extra };
   }
 
   click(id) {
@@ -121,6 +134,7 @@ export class Tab {
       send_seed: () => this.sendSeed("seed", results.seed()),
       reuse_subseed: () => this.sendSeed("subseed", results.subseed()),
       enlarge: () => openLightbox(results),
+      pin: () => this.pinPicture(),
       copy_info: () => results.copyInfotext(),
       send_to_img2img: () => this.others.img2img.receive(results.picture(), "img2img"),
       send_to_inpaint: () => this.others.img2img.receive(results.picture(), "inpaint"),

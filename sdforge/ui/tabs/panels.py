@@ -13,6 +13,7 @@ from sdforge.ui.markup import fragment
 PANELS = {
     "extras": "Extras",
     "pnginfo": "PNG Info",
+    "queue": "Queue",
     "models": "Models",
     "settings": "Settings",
     "system": "System",

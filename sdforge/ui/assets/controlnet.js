@@ -1,0 +1,265 @@
+// The ControlNet accordion: units with A1111's and Forge's controls. Their values are kept in this
+// browser; a job gets the units that are enabled, with the names of their stored pictures.
+
+import { button, make } from "./dom.js";
+import { address, request, upload } from "./http.js";
+import { notify } from "./notify.js";
+import { asDataUrl } from "./pnginfo.js";
+
+const UNITS = 3;
+const CONTROL_MODES = ["Balanced", "My prompt is more important", "ControlNet is more important"];
+const RESIZE_MODES = ["Just Resize", "Crop and Resize", "Resize and Fill"];
+const HIRES_OPTIONS = ["Both", "Low res only", "High res only"];
+const FRESH = {
+  enabled: false,
+  type: "All",
+  module: "none",
+  model: "None",
+  weight: 1,
+  guidance_start: 0,
+  guidance_end: 1,
+  processor_res: -1,
+  threshold_a: -1,
+  threshold_b: -1,
+  pixel_perfect: false,
+  control_mode: CONTROL_MODES[0],
+  resize_mode: RESIZE_MODES[1],
+  hires_option: HIRES_OPTIONS[0],
+  image: null,
+  mask: null,
+};
+
+export class ControlPanel {
+  constructor(tab) {
+    this.tab = tab;
+    this.key = `sdforge.${tab.name}.controlnet`;
+    this.units = this.restored();
+    this.shown = 0;
+    this.types = null;
+    this.sending = new Set();
+  }
+
+  // What a job gets.
+  async enabled() {
+    await Promise.all(this.sending);
+    return this.enabledNow();
+  }
+
+  enabledNow() {
+    const units = this.units.map((unit, number) => ({ ...unit, unit: number })).filter((unit) => unit.enabled);
+    return units.map(({ enabled: _, type: __, ...unit }) => unit);
+  }
+
+  // Gradio made the element anew.
+  redraw() {
+    this.root = document.getElementById(`${this.tab.name}_controlnet`);
+    if (!this.root || this.root.dataset.drawn) return;
+    this.root.dataset.drawn = "yes";
+    this.root.addEventListener("toggle", () => this.root.open && !this.types && this.load());
+    this.drawTitle();
+    if (this.units.some((unit) => unit.enabled)) this.root.open = true;
+  }
+
+  async load(update = false) {
+    try {
+      if (update) await request("controlnet/model_list?update=true");
+      const [types, modules] = await Promise.all([request("controlnet/control_types"), request("controlnet/module_list")]);
+      this.types = types.control_types;
+      this.details = modules.module_detail;
+      this.draw();
+    } catch (error) {
+      notify(error.message, "error");
+    }
+  }
+
+  drawTitle() {
+    const count = this.units.filter((unit) => unit.enabled).length;
+    const title = this.root?.querySelector("summary");
+    if (title) title.textContent = count ? `ControlNet · ${count} ${count === 1 ? "unit" : "units"} on` : "ControlNet";
+  }
+
+  draw() {
+    const body = this.root?.querySelector(".controlnet-body");
+    if (!body || !this.types) return;
+    const tabs = this.units.map((unit, number) =>
+      button(`Unit ${number}${unit.enabled ? " ●" : ""}`, () => this.show(number), {
+        class: "button small",
+        id: `${this.tab.name}_controlnet_unit_${number}`,
+        "aria-pressed": String(number === this.shown),
+      })
+    );
+    body.replaceChildren(make("div", { class: "segments-bar", role: "group", "aria-label": "ControlNet units" }, tabs), this.unit(this.units[this.shown]));
+  }
+
+  show(number) {
+    this.shown = number;
+    this.draw();
+  }
+
+  set(changes, { redraws = false } = {}) {
+    Object.assign(this.units[this.shown], changes);
+    this.store();
+    this.drawTitle();
+    this.tab.fit.again();
+    if (redraws) this.draw();
+  }
+
+  unit(unit) {
+    const known = this.types[unit.type] || this.types.All;
+    const prefix = `${this.tab.name}_controlnet_ControlNet-${this.shown}`;
+    const select = (name, label, options) => this.select(prefix, name, label, options, unit[name]);
+    const number = (name, label, range) => this.slider(prefix, name, label, range, unit[name]);
+    const tick = (name, label) => this.tick(prefix, name, label, unit[name]);
+    const sliders = this.details[unit.module]?.sliders || [];
+    const own = ["processor_res", "threshold_a", "threshold_b"].slice(unit.pixel_perfect ? 1 : 0);
+    const values = sliders.slice(unit.pixel_perfect ? 1 : 0);
+    return make(
+      "div",
+      { class: "control-unit" },
+      make("div", { class: "control-pictures" }, this.picture("image", "Picture", unit), this.picture("mask", "Mask (optional)", unit)),
+      make("div", { class: "tools" }, tick("enabled", "Enable"), tick("pixel_perfect", "Pixel Perfect")),
+      select("type", "Control Type", Object.keys(this.types)),
+      make(
+        "div",
+        { class: "control-row" },
+        select("module", "Preprocessor", known.module_list),
+        button("Run", () => this.preview(unit), { class: "button small", id: `${prefix}_run`, title: "Show what the preprocessor makes of the picture" }),
+        select("model", "Model", known.model_list),
+        button("↻", () => this.load(true), { class: "button small", "aria-label": "Look for models again", title: "Look for models again" })
+      ),
+      number("weight", "Control Weight", { min: 0, max: 2, step: 0.05 }),
+      make("div", { class: "control-row" }, number("guidance_start", "Starting Control Step", { min: 0, max: 1, step: 0.01 }), number("guidance_end", "Ending Control Step", { min: 0, max: 1, step: 0.01 })),
+      values.map((slider, index) => number(own[index], slider.name, slider)),
+      make(
+        "div",
+        { class: "control-row" },
+        select("control_mode", "Control Mode", CONTROL_MODES),
+        select("resize_mode", "Resize Mode", RESIZE_MODES),
+        this.tab.name === "txt2img" ? select("hires_option", "Hires-Fix Option", HIRES_OPTIONS) : null
+      )
+    );
+  }
+
+  select(prefix, name, label, options, value) {
+    const known = options.includes(value) ? options : [...options, value];
+    const id = `${prefix}_${name}`;
+    const element = make("select", { id }, known.map((one) => make("option", { value: one, selected: one === value }, one)));
+    element.addEventListener("change", () => this.chosen(name, element.value));
+    return make("div", { class: "field" }, make("label", { for: id }, label), element);
+  }
+
+  chosen(name, value) {
+    const changes = { [name]: value };
+    if (name === "type") {
+      const { default_option: module, default_model: model } = this.types[value];
+      Object.assign(changes, { module, model: model === "None" && value === "All" ? this.units[this.shown].model : model });
+    }
+    if (name === "type" || name === "module") Object.assign(changes, { processor_res: -1, threshold_a: -1, threshold_b: -1 });
+    this.set(changes, { redraws: name === "type" || name === "module" });
+  }
+
+  // −1 stands for the slider's own value, which is then shown.
+  slider(prefix, name, label, { min, max, step, value: own }, value) {
+    const id = `${prefix}_${name}`;
+    const shown = value < min && own !== undefined ? own : value;
+    const range = make("input", { type: "range", min, max, step, value: shown, "aria-label": label, tabIndex: -1 });
+    const box = make("input", { type: "number", id, min, max, step, value: shown });
+    range.addEventListener("input", () => this.set({ [name]: Number((box.value = range.value)) }));
+    box.addEventListener("input", () => {
+      if (box.value !== "" && box.checkValidity()) this.set({ [name]: Number((range.value = box.value)) });
+    });
+    return make("div", { class: "field control-slider" }, make("label", { for: id }, label), box, range);
+  }
+
+  tick(prefix, name, label, value) {
+    const box = make("input", { type: "checkbox", id: `${prefix}_${name}`, checked: value });
+    box.addEventListener("change", () => this.set({ [name]: box.checked }, { redraws: true }));
+    return make("label", { class: "control-tick" }, box, label);
+  }
+
+  picture(what, label, unit) {
+    const file = make("input", { type: "file", accept: "image/*", hidden: true, id: `${this.tab.name}_controlnet_${what}_file`, "aria-label": `${label}: file` });
+    file.addEventListener("change", () => file.files[0] && this.take(what, file.files[0]));
+    const stored = unit[what];
+    const face = stored
+      ? make("img", { src: address(`api/v1/inputs/${stored.sha256}`), alt: `${label}, ${stored.width} by ${stored.height} pixels` })
+      : make("span", { class: "note" }, this.tab.name === "img2img" && what === "image" ? `${label}: the tab's own, or drop one` : `${label}: drop one here`);
+    const area = make(
+      "div",
+      { class: "drop-area control-picture", data: { control: what }, "aria-label": label, tabIndex: 0 },
+      face,
+      make("div", { class: "tools" }, button(stored ? "Replace" : "Choose", () => file.click(), { class: "button small" }), stored ? button("Remove", () => this.set({ [what]: null }, { redraws: true }), { class: "button small" }) : null),
+      file
+    );
+    area.addEventListener("drop", (event) => {
+      const dropped = [...(event.dataTransfer?.files || [])].find((one) => one.type.startsWith("image/"));
+      if (!dropped) return;
+      event.preventDefault();
+      event.stopPropagation();
+      this.take(what, dropped);
+    });
+    return area;
+  }
+
+  async take(what, file) {
+    const unit = this.units[this.shown];
+    const sent = upload("api/v1/inputs", file);
+    this.sending.add(sent);
+    try {
+      unit[what] = await sent;
+      // A picture is there to be used.
+      if (what === "image") unit.enabled = true;
+      this.set({}, { redraws: true });
+    } catch (error) {
+      notify(error.message, "error");
+    } finally {
+      this.sending.delete(sent);
+    }
+  }
+
+  async preview(unit) {
+    const source = unit.image || this.tab.picturesNow().init;
+    if (!source) {
+      notify("The unit has no picture yet.");
+      return;
+    }
+    try {
+      const blob = await (await fetch(address(`api/v1/inputs/${source.sha256}`))).blob();
+      const { width, height } = this.tab.form.values();
+      const question = {
+        controlnet_module: unit.module,
+        controlnet_input_images: [await asDataUrl(blob)],
+        controlnet_processor_res: unit.pixel_perfect ? Math.min(Number(width), Number(height)) : unit.processor_res,
+        controlnet_threshold_a: unit.threshold_a,
+        controlnet_threshold_b: unit.threshold_b,
+      };
+      const { images } = await request("controlnet/detect", question, { timeout: 60000 });
+      this.root.querySelector(".control-preview")?.remove();
+      const shown = make("img", { src: `data:image/png;base64,${images[0]}`, alt: `What ${unit.module} makes of the picture` });
+      this.root.querySelector(".control-pictures").append(make("div", { class: "drop-area control-preview" }, shown));
+    } catch (error) {
+      notify(error.message, "error");
+    }
+  }
+
+  store() {
+    try {
+      localStorage.setItem(this.key, JSON.stringify(this.units));
+    } catch {
+      // Without storage a reload forgets the units.
+    }
+  }
+
+  restored() {
+    let kept = [];
+    try {
+      kept = JSON.parse(localStorage.getItem(this.key) || "[]");
+    } catch {
+      // Then all units are fresh.
+    }
+    return Array.from({ length: UNITS }, (_, number) => {
+      const unit = Array.isArray(kept) && typeof kept[number] === "object" ? kept[number] : {};
+      return Object.fromEntries(Object.entries(FRESH).map(([name, value]) => [name, unit?.[name] ?? value]));
+    });
+  }
+}

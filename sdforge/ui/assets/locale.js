@@ -1,0 +1,86 @@
+// The page in another language: every text that the table has is replaced where it stands, also in
+// what is added later. What users write and what pictures say is left alone.
+
+import { request } from "./http.js";
+
+const ATTRIBUTES = ["title", "placeholder", "aria-label", "alt"];
+const LEFT_ALONE = "script, style, textarea, pre, code, .infotext, .card-words, .token, [data-verbatim]";
+
+let exact = new Map();
+let patterns = [];
+// What was put in, so that it is not taken for English again.
+const done = new WeakMap();
+
+export async function localize() {
+  try {
+    const { name, texts } = await request(`api/v1/localization?languages=${encodeURIComponent(navigator.languages.join(","))}`);
+    if (name) use(name, texts);
+  } catch {
+    // The page stays English.
+  }
+}
+
+function use(name, texts) {
+  exact = new Map();
+  patterns = [];
+  for (const [english, other] of Object.entries(texts)) {
+    if (english.includes("{}")) patterns.push([pattern(english), other]);
+    else exact.set(english, other);
+  }
+  document.documentElement.lang = name.replace("_", "-");
+  translateBelow(document.body);
+  new MutationObserver((changes) => {
+    for (const { type, target, addedNodes, attributeName } of changes) {
+      if (type === "childList") addedNodes.forEach(translateBelow);
+      else if (type === "characterData") translateText(target);
+      else translateAttribute(target, attributeName);
+    }
+  }).observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ATTRIBUTES });
+}
+
+function pattern(english) {
+  const parts = english.split("{}").map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  return new RegExp(`^${parts.join("(.+?)")}$`, "s");
+}
+
+// Returns the text in the other language, or null where the table lacks it.
+export function translated(text) {
+  const known = exact.get(text);
+  if (known !== undefined) return known;
+  for (const [english, other] of patterns) {
+    const found = english.exec(text);
+    if (!found) continue;
+    let index = 0;
+    // What stands in for {} may be a text of the table itself.
+    return other.replace(/\{\}/g, () => {
+      const part = found[(index += 1)] ?? "";
+      return translated(part) ?? part;
+    });
+  }
+  return null;
+}
+
+function translateBelow(node) {
+  if (node.nodeType === Node.TEXT_NODE) translateText(node);
+  if (node.nodeType !== Node.ELEMENT_NODE) return;
+  const walker = document.createTreeWalker(node, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) translateText(walker.currentNode);
+  for (const element of [node, ...node.querySelectorAll("[title], [placeholder], [aria-label], [alt]")]) {
+    for (const name of ATTRIBUTES) if (element.hasAttribute(name)) translateAttribute(element, name);
+  }
+}
+
+function translateText(node) {
+  const text = node.nodeValue.trim();
+  if (!text || done.get(node) === text || node.parentElement?.closest(LEFT_ALONE)) return;
+  const other = translated(text);
+  if (other === null) return;
+  done.set(node, other);
+  node.nodeValue = node.nodeValue.replace(text, () => other);
+}
+
+function translateAttribute(element, name) {
+  const text = element.getAttribute(name);
+  const other = text && translated(text.trim());
+  if (other) element.setAttribute(name, other);
+}

@@ -1,0 +1,79 @@
+"""ControlNet units as the page's scripts send them → those of a request.
+
+The panel (`assets/controlnet.js`) sends the units that are switched on, with names of stored
+pictures; its other values never leave the browser.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sdforge.core.control import CONTROL_MODES, HIRES_OPTIONS, RESIZE_MODES, ControlUnit
+from sdforge.core.errors import InvalidRequest
+from sdforge.core.inputs import InputImage
+
+_NUMBERS: Mapping[str, tuple[str, float]] = {
+    "weight": ("Control Weight", 1.0),
+    "guidance_start": ("Starting Control Step", 0.0),
+    "guidance_end": ("Ending Control Step", 1.0),
+    "processor_res": ("Preprocessor Resolution", -1),
+    "threshold_a": ("Threshold A", -1.0),
+    "threshold_b": ("Threshold B", -1.0),
+}
+_WORDS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
+    "control_mode": ("Control Mode", CONTROL_MODES, CONTROL_MODES[0]),
+    "resize_mode": ("Resize Mode", RESIZE_MODES, RESIZE_MODES[1]),
+    "hires_option": ("Hires-Fix Option", HIRES_OPTIONS, HIRES_OPTIONS[0]),
+}
+
+
+def read_units(sent: Any) -> tuple[ControlUnit, ...]:
+    """Return the units of a form.
+
+    Raises:
+        InvalidRequest: a value cannot be used; it is named as the panel labels it.
+    """
+    if sent is None:
+        return ()
+    if not isinstance(sent, Sequence) or isinstance(sent, str):
+        raise InvalidRequest("ControlNet", str(sent)[:40], "a list of units")
+    return tuple(_unit(one) for one in sent)
+
+
+def _unit(sent: Any) -> ControlUnit:
+    if not isinstance(sent, Mapping):
+        raise InvalidRequest("ControlNet", str(sent)[:40], "a unit's values")
+    number = sent.get("unit", 0)
+    values: dict[str, Any] = {
+        name: _number(sent.get(name, default), f"ControlNet Unit {number}: {label}")
+        for name, (label, default) in _NUMBERS.items()
+    }
+    values["processor_res"] = round(values["processor_res"])
+    values |= {name: _word(sent.get(name), number, *row) for name, row in _WORDS.items()}
+    if not sent.get("model") or sent["model"] == "None":
+        allowed = "one of the models in the folder models/ControlNet"
+        raise InvalidRequest(f"ControlNet Unit {number}: Model", "none", allowed)
+    for name in ("image", "mask"):
+        values[name] = InputImage.from_json(sent[name]) if sent.get(name) else None
+    return ControlUnit(
+        model=str(sent["model"]),
+        module=str(sent.get("module") or "none"),
+        pixel_perfect=bool(sent.get("pixel_perfect")),
+        **values,
+    )
+
+
+def _number(value: Any, label: str) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
+        raise InvalidRequest(label, value, "a number")
+    return float(value)
+
+
+def _word(value: Any, number: Any, label: str, options: tuple[str, ...], default: str) -> str:
+    chosen = default if value is None else value
+    if chosen not in options:
+        raise InvalidRequest(f"ControlNet Unit {number}: {label}", value, ", ".join(options))
+    return str(chosen)

@@ -1,0 +1,131 @@
+"""Habits of A1111's users: keys, menus, the large view, ControlNet, another language."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from tests.browser.conftest import Visitor
+from tests.live import LiveServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+PROMPT = "#txt2img_prompt textarea"
+
+
+def prompt_is(page: Page, text: str) -> None:
+    page.wait_for_function(
+        "([box, text]) => document.querySelector(box).value === text", arg=[PROMPT, text]
+    )
+
+
+def call(page: Page, module: str, function: str, *values: Any) -> Any:
+    """Call an exported function of one of the page's scripts."""
+    return page.evaluate(
+        """async ([module, name, values]) => {
+            const scripts = await import(new URL(`ui/${module}.js`, document.baseURI).href);
+            return scripts[name](...values);
+        }""",
+        [module, function, list(values)],
+    )
+
+
+def test_prompts_are_edited_by_keys_and_completed(visitor: Visitor) -> None:
+    page = visitor.open()
+    page.fill(PROMPT, "a cat, a dog, a fox")
+    page.evaluate("document.querySelector('#txt2img_prompt textarea').setSelectionRange(8, 8)")
+    page.keyboard.press("Alt+ArrowRight")
+    prompt_is(page, "a cat, a fox, a dog")
+    page.keyboard.press("Alt+ArrowLeft")
+    page.keyboard.press("Alt+ArrowLeft")
+    prompt_is(page, "a dog, a cat, a fox")
+    page.keyboard.press("Alt+ArrowLeft")
+    prompt_is(page, "a dog, a cat, a fox")
+    assert call(page, "complete", "wordStart", "a, <lora:in", 11) == 3
+    assert call(page, "complete", "wordStart", "a, __col", 8) == 3
+    assert call(page, "complete", "wordStart", "red fo", 6) == 0
+    assert call(page, "complete", "wordStart", "x", 1) is None
+    lora = {"kind": "lora", "insert": "ink", "activation_text": "ink drawing", "negative_text": ""}
+    rules = {"multiplier": 1, "separator": " "}
+    empty = {"prompt": "a fox", "negative_prompt": ""}
+    added = call(page, "models", "toggled", lora, empty, "prompt", rules)
+    assert added["values"]["prompt"] == "a fox <lora:ink:1> ink drawing"
+    removed = call(page, "models", "toggled", lora, added["values"], "prompt", rules)
+    assert removed == {"values": empty, "isAdded": False}
+
+
+def test_generate_forever_goes_on_until_it_is_cancelled(visitor: Visitor) -> None:
+    page = visitor.open()
+    page.fill(PROMPT, "for ever")
+    page.click("#txt2img_generate", button="right")
+    page.click("text=Generate forever >> nth=0")
+    page.evaluate(
+        """() => {
+            window.seen = new Set();
+            const box = document.querySelector("#html_info_txt2img");
+            new MutationObserver(() => {
+                const found = /Seed: (\\d+)/.exec(box.textContent);
+                if (found) window.seen.add(found[1]);
+            }).observe(box, { childList: true, subtree: true });
+        }"""
+    )
+    page.wait_for_function("window.seen.size >= 2")
+    page.evaluate("sdforge.tabs.txt2img.forever.stop()")
+    page.wait_for_function("!sdforge.tabs.txt2img.jobs.isRunning()")
+    assert not page.evaluate("sdforge.tabs.txt2img.forever.isOn()")
+
+
+def test_pictures_are_zoomed_and_compared_in_the_large_view(visitor: Visitor) -> None:
+    page = visitor.open()
+    page.fill("#txt2img_batch_count input[type=number]", "2")
+    page.fill(PROMPT, "two of them")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function("document.querySelectorAll('#txt2img_thumbnails button').length === 2")
+    page.wait_for_selector("#txt2img_running", state="hidden")
+    page.click("#txt2img_enlarge")
+    view = page.locator("#lightboxModal .view")
+    page.mouse.move(700, 450)
+    page.mouse.wheel(0, -200)
+    page.wait_for_selector("#lightboxModal .view.zoomed")
+    view.dblclick()
+    page.wait_for_selector("#lightboxModal .view:not(.zoomed)")
+    page.click("#lightboxModal .compare")
+    first, second = (page.get_attribute(f"#lightboxModal img >> nth={n}", "src") for n in (0, 1))
+    assert first and second and first != second
+    page.fill("#lightboxModal .split", "20")
+    assert "80%" in str(page.get_attribute("#lightboxModal .other", "style"))
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#lightboxModal", state="detached")
+
+
+def test_a_controlnet_unit_goes_with_the_job_and_comes_back_after_a_reload(
+    make_visitor: Any, own_server: LiveServer, tmp_path: Path
+) -> None:
+    visitor: Visitor = make_visitor(own_server)
+    page = visitor.open()
+    picture = tmp_path / "edges.png"
+    Image.new("RGB", (64, 64), "white").save(picture)
+    page.click("#txt2img_controlnet summary")
+    page.wait_for_selector("#txt2img_controlnet_unit_0")
+    page.set_input_files("#txt2img_controlnet_image_file", picture)
+    page.wait_for_selector(".control-picture img")
+    page.select_option("#txt2img_controlnet_ControlNet-0_module", "canny")
+    page.click("#txt2img_controlnet_ControlNet-0_run")
+    page.wait_for_selector(".control-preview img")
+    page.fill(PROMPT, "controlled")
+    # The tiny server has no network, and a unit without one is refused by its name.
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(".message.error:has-text('ControlNet Unit 0: Model')")
+    page.reload()
+    visitor.wait_until_usable(page)
+    page.wait_for_selector("#txt2img_controlnet_ControlNet-0_module")
+    assert page.input_value("#txt2img_controlnet_ControlNet-0_module") == "canny"
+    assert page.is_checked("#txt2img_controlnet_ControlNet-0_enabled")
+    assert visitor.errors == []

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sdforge.core.control import ControlUnit
+from sdforge.core.errors import InvalidRequest
+from sdforge.ui.control import read_units
+from sdforge.ui.tab_actions import PICTURES
+from tests.ui.conftest import Backend
+from tests.ui.test_tab_actions import filled, stored_picture
+
+
+def test_units_of_the_panel_become_those_of_the_request(backend: Backend) -> None:
+    image = stored_picture(backend)
+    unit = {
+        "unit": 1, "model": "canny", "module": "invert", "image": image.to_json(), "weight": 0.5,
+        "control_mode": "My prompt is more important", "pixel_perfect": True, "processor_res": -1,
+    }  # fmt: skip
+    values = filled(backend, **{PICTURES: json.dumps({"control": [unit]})})
+    assert backend.tab._request(values).control == (
+        ControlUnit(
+            model="canny",
+            module="invert",
+            image=image,
+            weight=0.5,
+            control_mode="My prompt is more important",
+            pixel_perfect=True,
+        ),
+    )
+    assert backend.tab._request(filled(backend)).control == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"weight": "much"}, "Unit 2: Control Weight"),
+        ({"weight": float("nan")}, "Unit 2: Control Weight"),
+        ({"resize_mode": "Stretch"}, "Unit 2: Resize Mode"),
+        ({"model": "None"}, "Unit 2: Model"),
+    ],
+)
+def test_a_unit_that_cannot_be_used_is_named(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidRequest, match=named):
+        read_units([{"unit": 2, "model": "canny", **changes}])
+
+
+@pytest.mark.parametrize("sent", ["canny", 3, [7], {"model": "x"}])
+def test_what_is_no_list_of_units_is_refused(sent: object) -> None:
+    with pytest.raises(InvalidRequest):
+        read_units(sent)
