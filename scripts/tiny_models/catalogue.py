@@ -165,6 +165,7 @@ CATALOGUE: dict[str, Write] = {
     "text_encoder/clip_l.safetensors": _file(lambda: text.clip(text.CLIP_L)),
     "text_encoder/clip_g.safetensors": _file(lambda: text.clip(text.CLIP_G)),
     "text_encoder/t5xxl.safetensors": _file(text.t5),
+    "text_encoder/qwen3.safetensors": _file(lambda: text.qwen3(width=64), "BF16"),
     "text_encoder/t5xxl-fp8.safetensors": _file(text.t5, "F8_E4M3"),
     "ControlNet/sd1.safetensors": _file(
         lambda: with_prefix("control_model.", unet.controlnet(unet.SD1))

@@ -91,3 +91,23 @@ def t5(sizes: TextSizes = T5, heads: int = 2, buckets: int = 32) -> Shapes:
         shapes[f"{block}.layer.1.DenseReluDense.wo.weight"] = (width, 2 * width)
         shapes[f"{block}.layer.1.layer_norm.weight"] = (width,)
     return shapes
+
+
+def qwen3(
+    width: int = 32, layers: int = 3, heads: int = 4, pairs: int = 2, head: int = 16
+) -> Shapes:
+    """Qwen3 as transformers names it; its vocabulary has the real number of rows."""
+    shapes: Shapes = {"model.embed_tokens.weight": (151936, width)}
+    for number in range(layers):
+        block = f"model.layers.{number}"
+        for part, rows in (("q", heads), ("k", pairs), ("v", pairs)):
+            shapes[f"{block}.self_attn.{part}_proj.weight"] = (rows * head, width)
+        shapes[f"{block}.self_attn.o_proj.weight"] = (width, heads * head)
+        for part in ("q_norm", "k_norm"):
+            shapes[f"{block}.self_attn.{part}.weight"] = (head,)
+        for part in ("gate_proj", "up_proj"):
+            shapes[f"{block}.mlp.{part}.weight"] = (3 * width, width)
+        shapes[f"{block}.mlp.down_proj.weight"] = (width, 3 * width)
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"{block}.{norm}.weight"] = (width,)
+    return {**shapes, "model.norm.weight": (width,)}

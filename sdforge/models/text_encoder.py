@@ -43,6 +43,10 @@ class PromptReader(Protocol):
     """One prompt, which each encoder of a model reads in its own way."""
 
     @property
+    def text(self) -> str:
+        """All of it, as written."""
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is no text at all."""
 

@@ -84,8 +84,6 @@ def test_a_text_encoder_of_another_width_is_a_problem(
         ({f"{UNET}label_emb.0.0.weight": (8, 8)}, "Stable Diffusion XL"),
         ({f"{UNET}label_emb.weight": (8, 8)}, "Stable Diffusion upscaler"),
         ({f"{UNET}joint_blocks.0.x_block.attn.qkv.weight": (8, 8)}, "Stable Diffusion 3"),
-        ({f"{UNET}double_blocks.0.img_mod.lin.weight": (8, 8)}, "Flux"),
-        ({"double_blocks.0.img_mod.lin.weight": (8, 8)}, "Flux"),
         ({"distilled_guidance_layer.in_proj.weight": (8, 8), "double_blocks.0.a": (8,)}, "Chroma"),
         ({"cap_embedder.0.weight": (8,)}, "Z-Image"),
         ({"lora_unet_down_blocks_0.lora_up.weight": (8, 8)}, "LoRA"),
@@ -141,3 +139,11 @@ def test_nonsense_in_metadata_recommends_nothing() -> None:
         "sdforge.sampler": " ",
     }
     assert recommended(said) == Recommended()
+
+
+@pytest.mark.parametrize("prefix", [UNET, ""])
+def test_a_transformer_of_flux_is_recognised_alone_and_in_a_checkpoint(
+    header: Callable[..., CheckpointHeader], prefix: str
+) -> None:
+    match = detect(header({f"{prefix}double_blocks.0.img_mod.lin.weight": (8, 8)}))
+    assert (match.family, match.prediction) == ("flux", "flow")

@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from sdforge.core.errors import SdforgeError
 from sdforge.memory.component import Component
 from sdforge.models.adapters.embedding import Embedding, bundled_embedding
@@ -95,7 +97,8 @@ class LoraPatcher:
             self._bundle = bundle
             layers = {role: _layers(part) for role, part in bundle.components.items()}
             layers.pop("vae", None)
-            self._table = key_table(bundle.family, layers)
+            rows = {role: _rows(bundle.components[role]) for role in layers}
+            self._table = key_table(bundle.family, layers, rows)
         found, missing = self._find(uses)
         key = tuple((use, info.path, _stamp(info)) for use, info in found)
         if self._last is None or self._last[0] != (key, missing):
@@ -284,6 +287,12 @@ def _layers(component: Component) -> list[str]:
         for name, _ in component.module.named_parameters()
         if name.endswith(ends)
     ]
+
+
+def _rows(component: Component) -> dict[str, int]:
+    """Return how many rows the matrix of each linear layer has."""
+    named = component.module.named_modules()
+    return {name: part.out_features for name, part in named if isinstance(part, nn.Linear)}
 
 
 def _shape(component: Component, parameter: str) -> tuple[int, ...] | None:

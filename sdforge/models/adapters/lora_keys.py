@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from sdforge.models.families.flux_keys import authors_names, fused_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,17 @@ class Target:
 Speller = Callable[[str], Iterator[str]]
 
 
+# Rows by layer → names of matrices that files fuse, with their layers and which rows these are.
+Fused = Callable[[Mapping[str, int]], Mapping[str, list[tuple[str, tuple[int, int, int]]]]]
+
+
 @dataclass(frozen=True)
 class Spelling:
-    """Names of one network's layers in files."""
+    """Names of one network's layers in files; `fused` those that hold several of them."""
 
     prefixes: tuple[str, ...]
     names: Callable[[frozenset[str]], Mapping[str, Iterable[str]]]
+    fused: Fused | None = None
 
 
 class KeyTable:
@@ -60,12 +67,17 @@ class KeyTable:
         return len(self._targets)
 
 
-def key_table(family: str, layers: Mapping[str, Iterable[str]]) -> KeyTable:
+def key_table(
+    family: str,
+    layers: Mapping[str, Iterable[str]],
+    rows: Mapping[str, Mapping[str, int]] | None = None,
+) -> KeyTable:
     """Return the table of a bundle.
 
     Args:
         family: the bundle's.
         layers: by role, the names of layers that have a weight.
+        rows: by role, the rows of layers that are matrices.
     """
     targets: dict[str, tuple[Target, ...]] = {}
     spellings = SPELLINGS.get(family, SPELLINGS[""])
@@ -76,6 +88,11 @@ def key_table(family: str, layers: Mapping[str, Iterable[str]]) -> KeyTable:
                 for name in spelled:
                     for prefix in spelling.prefixes:
                         targets.setdefault(prefix + flatten(name), (Target(role, layer),))
+            if spelling.fused is not None and rows is not None:
+                for name, parts in spelling.fused(rows.get(role, {})).items():
+                    found = tuple(Target(role, layer, of_rows=share) for layer, share in parts)
+                    for prefix in spelling.prefixes:
+                        targets.setdefault(prefix + flatten(name), found)
     return KeyTable(targets)
 
 
@@ -99,6 +116,14 @@ def clip_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
 def plain_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
     """Return names as the network itself has them."""
     return {layer: list(_plain(layer)) for layer in layers}
+
+
+def flux_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
+    """Return diffusers' and the authors' names of the layers of Flux's transformer."""
+    authors = authors_names(layers)
+    return {
+        layer: [*_plain(layer), *([authors[layer]] if layer in authors else [])] for layer in layers
+    }
 
 
 def _plain(layer: str) -> Iterator[str]:
@@ -224,6 +249,11 @@ SPELLINGS: dict[str, dict[str, tuple[Spelling, ...]]] = {
     "sdxl-refiner": {
         "denoiser": (_UNET,),
         "text_encoder": (Spelling((*_SECOND_CLIP, "lora_te_"), clip_names),),
+    },
+    "flux": {
+        "denoiser": (replace(_TRANSFORMER, names=flux_names, fused=fused_names),),
+        "text_encoder": (Spelling((*_FIRST_CLIP, "lora_te_"), clip_names),),
+        "text_encoder_2": (Spelling(("lora_te2_", "text_encoder_2_", "t5xxl_"), plain_names),),
     },
     "": {
         "denoiser": (_TRANSFORMER,),

@@ -12,6 +12,7 @@ from sdforge.models.families.flux import Flux1
 from sdforge.models.families.sd import StableDiffusion1
 from sdforge.models.families.sd2 import StableDiffusion2
 from sdforge.models.families.sdxl import SdxlRefiner, StableDiffusionXl
+from sdforge.models.families.z_image import ZImage
 
 FAMILIES: Registry[Family] = Registry("model family")
 for _family in (
@@ -20,5 +21,6 @@ for _family in (
     StableDiffusionXl(),
     SdxlRefiner(),
     Flux1(),
+    ZImage(),
 ):
     FAMILIES.add(_family.name, _family)

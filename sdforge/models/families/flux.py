@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sdforge.models.skeleton import Skeleton
 
 LATENT_CHANNELS, LATENT_DOWNSCALE = 16, 8
-_SCALE, _SHIFT = 0.3611, 0.1159
+SCALE, SHIFT = 0.3611, 0.1159
 _SIDE = 1024
 _T5_LEAST = 256
 # dev's steps are shifted by the size of the picture, schnell's are not.
@@ -123,7 +123,7 @@ class Flux1:
         from sdforge.models.vae import Vae
 
         plain = LatentFormat(
-            channels=LATENT_CHANNELS, downscale=LATENT_DOWNSCALE, scale=_SCALE, shift=_SHIFT
+            channels=LATENT_CHANNELS, downscale=LATENT_DOWNSCALE, scale=SCALE, shift=SHIFT
         )
         vae = Vae(components["vae"], memory, plain)
         clip = TextEncoder(

@@ -7,7 +7,7 @@ rows; nothing is computed. diffusers' own converter knows one width only. No tor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from sdforge.models.families.base import Source
 from sdforge.models.layout import Layout
@@ -50,6 +50,7 @@ _FUSED = {
     "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
     "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
 }
+_TARGET = re.compile(r"(single_)?transformer_blocks\.(\d+)\.(.+)")
 _BLOCK = re.compile(r"(double|single)_blocks\.(\d+)\.(.+)\.(weight|bias|scale)")
 
 
@@ -90,3 +91,51 @@ def _sources(
         rows = shape[0] - first if target == "proj_mlp" else width
         yield f"{block}.{target}.{end}", Source(key, (rows, *shape[1:]), first)
         first += rows
+
+
+def authors_names(layers: Iterable[str]) -> dict[str, str]:
+    """Return the authors' name of each of diffusers' layers that is whole in their files."""
+    ends = {target: name for name, target in _ENDS.items()}
+    inner = {
+        "": {target: name for name, target in _DOUBLE.items()},
+        "single_": {target: name for name, target in _SINGLE.items()},
+    }
+    found = {}
+    for layer in layers:
+        match = _TARGET.fullmatch(layer)
+        if match is None:
+            if layer in ends:
+                found[layer] = ends[layer]
+            continue
+        single, number, rest = match.groups()
+        kind = "single" if single else "double"
+        if rest in inner[single or ""]:
+            found[layer] = f"{kind}_blocks.{number}.{inner[single or ''][rest]}"
+    return found
+
+
+def fused_names(rows: Mapping[str, int]) -> dict[str, list[tuple[str, tuple[int, int, int]]]]:
+    """Return, by the authors' name of a fused matrix, its layers and which rows they are.
+
+    Args:
+        rows: of the weights of diffusers' layers.
+
+    Returns:
+        name → (layer, (first row, row behind the last, rows of the whole)).
+    """
+    found: dict[str, list[tuple[str, tuple[int, int, int]]]] = {}
+    blocks = dict.fromkeys(
+        (match[1] or "", match[2]) for match in map(_TARGET.fullmatch, rows) if match
+    )
+    for single, number in blocks:
+        kind = "single" if single else "double"
+        for inner, targets in _FUSED.items():
+            layers = [f"{single}transformer_blocks.{number}.{target}" for target in targets]
+            if not all(layer in rows for layer in layers) or (inner == "linear1") != bool(single):
+                continue
+            total, first = sum(rows[layer] for layer in layers), 0
+            parts = found.setdefault(f"{kind}_blocks.{number}.{inner}", [])
+            for layer in layers:
+                parts.append((layer, (first, first + rows[layer], total)))
+                first += rows[layer]
+    return found

@@ -300,6 +300,66 @@ def flux(files: Mapping[str, Path], folder: Path, *, guided: bool) -> Any:
     )
 
 
+def z_image(files: Mapping[str, Path], folder: Path) -> Any:
+    import tempfile
+
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        ZImagePipeline,
+        ZImageTransformer2DModel,
+    )
+    from diffusers.loaders.single_file_utils import (
+        convert_z_image_transformer_checkpoint_to_diffusers as convert,
+    )
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+    transformer = ZImageTransformer2DModel(
+        dim=96,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=3,
+        n_kv_heads=3,
+        cap_feat_dim=32,
+        axes_dims=[8, 12, 12],
+    ).eval()
+    transformer.load_state_dict(convert(load_file(files["z_image"])))
+    config = Qwen3Config(
+        vocab_size=151936,
+        hidden_size=32,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+    )
+    reader = Qwen3Model(config).eval()
+    words = {k.removeprefix("model."): v for k, v in load_file(files["qwen3"]).items()}
+    reader.load_state_dict(words)
+    with tempfile.NamedTemporaryFile("wb", suffix=".json") as file:
+        path = configs_root() / "tokenizers" / "qwen3" / "tokenizer.json.gz"
+        file.write(gzip.decompress(path.read_bytes()))
+        file.flush()
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_file=file.name, pad_token="<|endoftext|>", eos_token="<|im_end|>"
+        )
+    # The part of Qwen3's own template that a single message passes through.
+    tokenizer.chat_template = (
+        "{% for message in messages %}"
+        "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}"
+        "{% endfor %}{{ '<|im_start|>assistant\\n' }}"
+    )
+    return ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=network(AutoencoderKL, KL16, files["ae"], folder / "vae"),
+        text_encoder=reader,
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )
+
+
 def drawn(pipe: Any, sigmas: Sequence[float], **values: Any) -> torch.Tensor:
     """The latents that a pipeline ends with."""
     pipe.set_progress_bar_config(disable=True)

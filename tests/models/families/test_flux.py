@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scripts.tiny_models import text, transformers, vae
+from scripts.tiny_models import adapters, text, transformers, vae
 from scripts.tiny_models.files import (
     random_tensors,
     with_prefix,
@@ -252,6 +252,44 @@ def test_missing_parts_are_named(files: dict[str, Path], draw: Draw) -> None:
 def test_what_has_no_place_is_refused(files: dict[str, Path]) -> None:
     with pytest.raises(UnsupportedCheckpoint, match="Stable Diffusion 1.x has no place for"):
         files_of(FAMILIES.get("sd1"), files["flux"], None, (files["t5xxl"],))
+
+
+@pytest.mark.parametrize("layers", [adapters.FLUX_LAYERS, adapters.FLUX_PEFT_LAYERS])
+def test_a_lora_in_either_spelling_reaches_its_rows(
+    files: dict[str, Path], draw: Draw, layers: dict[str, tuple[int, int]]
+) -> None:
+    is_authors = layers is adapters.FLUX_LAYERS
+    plain = draw(files["flux"], modules=beside(files), prompt=PROMPT, steps=1)
+    made = (adapters.kohya if is_authors else adapters.peft)(layers)
+    pipeline = plain.pipeline
+    folder = pipeline.parts.paths.loras[0]
+    write_safetensors(folder / "mine.safetensors", made, "F32")
+    pipeline.parts.library.loras.refresh()
+    modules = [file.name for file in beside(files).values()]
+    said = f"{PROMPT} <lora:mine:1>"
+    pipeline.draw(
+        settings={"forge_additional_modules": modules}, prompt=said, prompts=(said,), steps=1
+    )
+    assert not [event for event in pipeline.events if type(event).__name__ == "Notice"]
+    weights = load_file(files["flux"])
+    component = plain.bundle.components["denoiser"]
+    changes = {
+        "transformer_blocks.0.attn.to_q": ("double_blocks.0.img_attn.qkv", slice(0, 64)),
+        "transformer_blocks.0.attn.to_k": ("double_blocks.0.img_attn.qkv", slice(64, 128)),
+        "transformer_blocks.0.ff_context.net.0.proj": ("double_blocks.0.txt_mlp.0", slice(None)),
+        "single_transformer_blocks.0.proj_mlp": ("single_blocks.0.linear1", slice(192, 448)),
+    }
+    for layer, (name, rows) in changes.items():
+        wanted = weights[f"{name}.weight"][rows]
+        spelled = "lora_unet_" + name.replace(".", "_")
+        if is_authors and f"{spelled}.alpha" in made:
+            up, down = made[f"{spelled}.lora_up.weight"], made[f"{spelled}.lora_down.weight"]
+            wanted = wanted + (up[rows] @ down) * (made[f"{spelled}.alpha"] / len(down))
+        elif f"transformer.{layer}.lora_A.weight" in made:
+            named = f"transformer.{layer}"
+            wanted = wanted + made[f"{named}.lora_B.weight"] @ made[f"{named}.lora_A.weight"]
+        master = component.master(f"{layer}.weight")
+        assert torch.allclose(component.read(master, master.stored), wanted, atol=1e-5), layer
 
 
 @pytest.mark.parametrize("guided", [True, False])

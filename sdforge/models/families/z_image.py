@@ -1,0 +1,203 @@
+"""Z-Image and Z-Image-Turbo: one stream of text and picture, Qwen3 as reader, Flux's VAE.
+
+In the names of its authors (query, key and value in one matrix) or of diffusers; the transformer
+alone or with all parts. Turbo draws in eight steps without guidance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from sdforge.core.request import Recommended
+from sdforge.models.architectures import architecture
+from sdforge.models.checkpoint import CheckpointHeader
+from sdforge.models.families.base import Match, Recipe, Source
+from sdforge.models.families.building import (
+    RECIPES_KEPT,
+    SKELETONS_KEPT,
+    Config,
+    check_complete,
+    kl_vae_only,
+    skeleton_of,
+)
+from sdforge.models.families.fast_kinds import fast_kind
+from sdforge.models.families.flux import LATENT_CHANNELS, LATENT_DOWNSCALE, SCALE, SHIFT
+from sdforge.models.families.ldm import vae_recipe
+from sdforge.models.families.qwens import qwen_recipe
+from sdforge.models.families.sd_shapes import Shapes
+from sdforge.models.layout import Layout
+from sdforge.models.parts import Part, parts
+
+if TYPE_CHECKING:
+    from sdforge.memory.component import Component
+    from sdforge.memory.manager import MemoryManager
+    from sdforge.models.bundle import Parts
+    from sdforge.models.skeleton import Skeleton
+
+_SIDE = 1024
+_SIGMA_SHIFT = 3.0
+_TURBO = Recommended(width=_SIDE, height=_SIDE, steps=8, cfg_scale=1.0, sampler="Euler")
+_USUAL = Recommended(width=_SIDE, height=_SIDE, steps=28, cfg_scale=4.0, sampler="Euler")
+_USUAL_TOKENS = 128
+# Beginnings and parts of the authors' names → diffusers'.
+_STARTS = {"x_embedder.": "all_x_embedder.2-1.", "final_layer.": "all_final_layer.2-1."}
+_PLACES = {
+    ".attention.out.": ".attention.to_out.0.",
+    ".attention.q_norm.": ".attention.norm_q.",
+    ".attention.k_norm.": ".attention.norm_k.",
+}
+_FUSED = ".attention.qkv."
+
+
+class ZImage:
+    """The family of Z-Image and Z-Image-Turbo."""
+
+    name = "zimage"
+    label = "Z-Image"
+    roles = ("text_encoder", "denoiser", "vae")
+    apart: Mapping[str, tuple[str, str]] = MappingProxyType(
+        {
+            "text_encoder": ("Qwen3 text encoder", "qwen_3_4b.safetensors"),
+            "vae": ("VAE", "ae.safetensors"),
+        }
+    )
+
+    def match(self, header: CheckpointHeader) -> Match | None:
+        """Return why the file is a Z-Image model, or None when it is not."""
+        found = architecture(header.layout)
+        if found is None or found.family != self.name:
+            return None
+        kind = fast_kind(header.path.stem, header.metadata)
+        return Match(
+            family=self.name,
+            variant="turbo" if kind else "standard",
+            prediction="flow",
+            reason=f"{found.label}: {found.reason}"
+            + (f"; {kind.name}, {kind.sign}" if kind else ""),
+            recommended=_TURBO if kind else _USUAL,
+        )
+
+    def role_of(self, part: Part) -> str | None:
+        """Return what a network of any file is to this family, None for no use."""
+        if part.role == "denoiser":
+            return "denoiser" if part.kind == self.name else None
+        if part.kind == "qwen3":
+            return "text_encoder"
+        return kl_vae_only(part, LATENT_CHANNELS)
+
+    def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
+        """Return how to make one of the networks from a file that holds it.
+
+        Raises:
+            MissingModel: the file lacks this part, or some of it.
+            UnsupportedCheckpoint: its shapes do not fit together.
+        """
+        held = {self.role_of(part): part.prefix for part in parts(header.layout)}
+        prefix = held.get(role, "")
+        if role == "vae":
+            recipe = vae_recipe(header, latent_channels=LATENT_CHANNELS, family=self.label)
+        elif role == "text_encoder":
+            recipe = qwen_recipe(header, prefix, role=role)
+        else:
+            recipe = _transformer(header, prefix)
+        check_complete(recipe, header)
+        return recipe
+
+    def assemble(
+        self, match: Match, components: Mapping[str, Component], memory: MemoryManager
+    ) -> Parts:
+        """Return encoder, denoiser and VAE over the loaded networks."""
+        from sdforge.models.bundle import LatentFormat, Parts
+        from sdforge.models.flow_denoiser import FlowDenoiser
+        from sdforge.models.preview import fit_preview
+        from sdforge.models.tokenizers import qwen_tokenizer
+        from sdforge.models.vae import Vae
+        from sdforge.models.z_image_call import call_z_image
+        from sdforge.models.z_image_text import ZImageText
+
+        plain = LatentFormat(
+            channels=LATENT_CHANNELS, downscale=LATENT_DOWNSCALE, scale=SCALE, shift=SHIFT
+        )
+        vae = Vae(components["vae"], memory, plain)
+        return Parts(
+            latent_format=plain.with_preview(*fit_preview(vae)),
+            text=ZImageText(components["text_encoder"], memory, qwen_tokenizer),
+            vae=vae,
+            denoiser=FlowDenoiser(
+                components["denoiser"],
+                call_z_image,
+                architecture=self.name,
+                shift=_SIGMA_SHIFT,
+                usual_tokens=_USUAL_TOKENS,
+            ),
+        )
+
+
+def _transformer(header: CheckpointHeader, prefix: str) -> Recipe:
+    sources = _sources(header.layout, prefix)
+    shapes = Shapes(header, {name: one.shape for name, one in sources.items()}, "transformer")
+    width, numbers = shapes.dims("all_x_embedder.2-1.weight", 2)
+    head = shapes.dims("layers.0.attention.norm_q.weight", 1)[0]
+    keys = shapes.dims("layers.0.attention.to_k.weight", 2)[0]
+    if width % head or keys % head or head % 16:
+        raise shapes.misfit(f"its widths {width} and {keys} cannot be cut into heads of {head}")
+    config: Config = (
+        ("in_channels", numbers // 4),
+        ("dim", width),
+        ("n_layers", shapes.count(lambda layer: f"layers.{layer}.attention_norm1.weight")),
+        (
+            "n_refiner_layers",
+            shapes.count(lambda layer: f"noise_refiner.{layer}.attention_norm1.weight"),
+        ),
+        ("n_heads", width // head),
+        ("n_kv_heads", keys // head),
+        ("cap_feat_dim", shapes.dims("cap_embedder.1.weight", 2)[1]),
+        ("axes_dims", _axes(head)),
+    )
+    return _recipe(header.layout, prefix, config)
+
+
+def _axes(head: int) -> tuple[int, int, int]:
+    """Return what of a head's width each of a token's three places gets: 32, 48, 48 of 128."""
+    first = head // 4
+    return first, (head - first) // 2, (head - first) // 2
+
+
+@lru_cache(maxsize=RECIPES_KEPT)
+def _recipe(layout: Layout, prefix: str, config: Config) -> Recipe:
+    return Recipe(
+        role="denoiser", layout=layout, skeleton=_skeleton(config), sources=_sources(layout, prefix)
+    )
+
+
+@lru_cache(maxsize=SKELETONS_KEPT)
+def _skeleton(config: Config) -> Skeleton:
+    def make() -> Any:
+        from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
+
+        return ZImageTransformer2DModel(**dict(config))
+
+    return skeleton_of(make)
+
+
+@lru_cache(maxsize=RECIPES_KEPT)
+def _sources(layout: Layout, prefix: str) -> dict[str, Source]:
+    found: dict[str, Source] = {}
+    for name, key in layout.under(prefix).items():
+        shape = layout.tensors[key].shape
+        if _FUSED in name:
+            rows = shape[0] // 3
+            for place, part in enumerate(("to_q", "to_k", "to_v")):
+                target = name.replace(_FUSED, f".attention.{part}.")
+                found[target] = Source(key, (rows, *shape[1:]), place * rows)
+            continue
+        for start, other in _STARTS.items():
+            if name.startswith(start):
+                name = other + name.removeprefix(start)
+        for place_name, other in _PLACES.items():
+            name = name.replace(place_name, other)
+        found[name] = Source(key, shape)
+    return found

@@ -1,0 +1,151 @@
+"""Qwen3's text transformer up to its last layer but one, with the parameter names of the files.
+
+Image models take the states that go into the last layer, so that layer, its norm and the words'
+output table are neither loaded nor run. The sum through all layers stays in fp32: in half precision
+it would overflow. Yang et al. 2025, arXiv:2505.09388.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+_EPSILON = 1e-6
+
+
+class QwenText(nn.Module):
+    """Token ids (rows, tokens) to the states that go into the last layer, fp32."""
+
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        width: int,
+        hidden: int,
+        layers: int,
+        heads: int,
+        pairs: int,
+        head: int,
+        base: float,
+    ) -> None:
+        """Take the sizes.
+
+        Args:
+            vocabulary: rows of the token table.
+            width: of states.
+            hidden: width inside the feed-forward part.
+            layers: to run: one less than the file has.
+            heads: of queries.
+            pairs: heads of keys and values, each shared by several of the queries.
+            head: width of a head.
+            base: of the rotations by place.
+        """
+        super().__init__()
+        self.config = {"heads": heads, "base": base}
+        self.width = width
+        self.model = _Model(vocabulary, width, hidden, layers, (heads, pairs, head, base))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the states of all tokens; each sees those before it."""
+        return self.model(ids)
+
+
+class _Model(nn.Module):
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int,
+        hidden: int,
+        layers: int,
+        attention: tuple[int, int, int, float],
+    ) -> None:
+        super().__init__()
+        # Not initialised: drawing normal numbers on the meta device imports torch's compiler.
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(vocabulary, width))
+        self.layers = nn.ModuleList(_Layer(width, hidden, attention) for _ in range(layers))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        states = self.embed_tokens(ids).float()
+        for layer in self.layers:
+            states = layer(states)
+        return states
+
+
+class _Norm(nn.Module):
+    """Scales to unit mean square; no mean, no bias."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        wide = states.float()
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + _EPSILON)
+        return self.weight * (wide * scale).to(self.weight.dtype)
+
+
+class _Layer(nn.Module):
+    def __init__(self, width: int, hidden: int, attention: tuple[int, int, int, float]) -> None:
+        super().__init__()
+        self.input_layernorm = _Norm(width)
+        self.self_attn = _Attention(width, *attention)
+        self.post_attention_layernorm = _Norm(width)
+        self.mlp = _Gated(width, hidden)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        states = states + self.self_attn(self.input_layernorm(states)).float()
+        return states + self.mlp(self.post_attention_layernorm(states)).float()
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int, pairs: int, head: int, base: float) -> None:
+        super().__init__()
+        self.heads, self.pairs, self.head, self.base = heads, pairs, head, base
+        self.q_proj = nn.Linear(width, heads * head, bias=False)
+        self.k_proj = nn.Linear(width, pairs * head, bias=False)
+        self.v_proj = nn.Linear(width, pairs * head, bias=False)
+        self.o_proj = nn.Linear(heads * head, width, bias=False)
+        self.q_norm = _Norm(head)
+        self.k_norm = _Norm(head)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        query = self.q_norm(self.q_proj(states).unflatten(-1, (self.heads, self.head)))
+        key = self.k_norm(self.k_proj(states).unflatten(-1, (self.pairs, self.head)))
+        value = self.v_proj(states).unflatten(-1, (self.pairs, self.head))
+        cosine, sine = _rotations(states.shape[1], self.head, self.base, states.device)
+        turned = [_turned(one.transpose(1, 2), cosine, sine) for one in (query, key)]
+        share = self.heads // self.pairs
+        keys, values = (
+            one.repeat_interleave(share, dim=1) for one in (turned[1], value.transpose(1, 2))
+        )
+        seen = F.scaled_dot_product_attention(turned[0], keys, values, is_causal=True)
+        return self.o_proj(seen.transpose(1, 2).flatten(2))
+
+
+class _Gated(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.silu(self.gate_proj(states)) * self.up_proj(states))
+
+
+def _rotations(
+    tokens: int, head: int, base: float, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cosine and sine of each place's angles, (tokens, head)."""
+    steps = torch.arange(0, head, 2, dtype=torch.float32, device=device) / head
+    angles = torch.arange(tokens, device=device)[:, None].float() / base ** steps[None, :]
+    both = torch.cat([angles, angles], dim=-1)
+    return both.cos(), both.sin()
+
+
+def _turned(states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """Rotate each head's two halves against each other by the place's angles."""
+    first, second = states.chunk(2, dim=-1)
+    crossed = torch.cat([-second, first], dim=-1)
+    return states * cosine.to(states.dtype) + crossed * sine.to(states.dtype)
