@@ -14,6 +14,8 @@ from scripts.tiny_models.vae import taesd_decoder
 from scripts.train_demo import control, export, lora, preview, upscaler
 from scripts.train_demo.adapt import Fit, noised, picture_error
 from scripts.train_demo.models import make_unet
+from sdforge.models.upscalers.networks import make_network
+from tests.tiny_upscalers import esrgan_shape, random_weights
 
 
 def test_a_lora_has_kohya_names_and_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -123,6 +125,20 @@ def test_an_ncnn_upscaler_is_read_number_by_number() -> None:
     assert np.allclose(weights["body.0.bias"].numpy(), first[1])
     made = upscaler.Compact(weights)(torch.rand(1, 3, 6, 6))
     assert made.shape == (1, 3, 12, 12)
+
+
+def test_an_ncnn_esrgan_becomes_the_network_that_runs_it() -> None:
+    wanted = esrgan_shape(blocks=1)
+    network = make_network(wanted)
+    named = random_weights(wanted)
+    names = [name.removesuffix(".weight") for name in named if name.endswith(".weight")]
+    row = [(named[f"{name}.weight"].numpy(), named[f"{name}.bias"].numpy()) for name in names]
+    weights = upscaler.esrgan_names(upscaler.read_ncnn(*ncnn(row)))
+    network.load_state_dict(weights)
+    for name, value in weights.items():
+        assert torch.allclose(value, named[name], atol=2e-3), name
+    with pytest.raises(ValueError, match="no ESRGAN"):
+        upscaler.esrgan_names(upscaler.read_ncnn(*ncnn(row[:-1])))
 
 
 def test_an_ncnn_file_of_another_length_is_refused() -> None:
