@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdforge import __version__
 from sdforge.core.errors import SdforgeError
+from sdforge.core.log_context import JobFilter
 from sdforge.flags import FlagError, Flags, parse, wants_cpu
 from sdforge.from_flags import StartError, credentials, make_folders, make_paths, make_settings
 from sdforge.ports import PortError, bind
@@ -92,8 +93,12 @@ def _fail(sentence: str, status: int = 1) -> int:
 def configure_logging(level: str) -> None:
     """Log to the terminal: ours from `level` on, third parties from WARNING on."""
     logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+        level=logging.WARNING,
+        format="%(asctime)s %(levelname)s %(job)s%(message)s",
+        datefmt="%H:%M:%S",
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(JobFilter())
     logging.getLogger("sdforge").setLevel(level.upper())
 
 

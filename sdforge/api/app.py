@@ -21,6 +21,8 @@ from sdforge.api import (
     internal,
     jobs,
     localization,
+    metrics,
+    openai,
     prompts,
     queue,
     residency,
@@ -28,7 +30,7 @@ from sdforge.api import (
     system,
 )
 from sdforge.api import sweeps as sweep_routes
-from sdforge.api.access_log import AccessLog
+from sdforge.api.access_log import AccessLog, RequestCounts
 from sdforge.api.context import ApiContext, ServerControl
 from sdforge.api.errors import UnexpectedErrors, install_error_handlers
 from sdforge.api.sdapi import (
@@ -51,8 +53,8 @@ from sdforge.sweeps.sweeps import Sweeps
 
 # First parts of the paths that this app answers; the launcher sends the rest to the page.
 PREFIXES = (
-    "/sdapi/", "/controlnet/", "/api/v1/", "/api/estimate", "/internal/", "/sd_extra_networks/",
-    "/docs", "/redoc", "/openapi.json", "/healthz", "/readyz",
+    "/sdapi/", "/v1/", "/controlnet/", "/api/v1/", "/api/estimate", "/internal/",
+    "/sd_extra_networks/", "/docs", "/redoc", "/openapi.json", "/metrics", "/healthz", "/readyz",
 )  # fmt: skip
 
 _DESCRIPTION = (
@@ -96,10 +98,13 @@ def create_api(
         # So that generated clients get short names.
         generate_unique_id_function=_operation_id,
     )
+    requests = RequestCounts()
     for routes in _routers(context):
         app.include_router(routes)
+    app.include_router(metrics.router(context, requests))
     install_error_handlers(app)
-    _add_middleware(app, Access.from_flags(flags), log_requests=bool(flags.get("api_log")))
+    access = Access.from_flags(flags)
+    _add_middleware(app, access, requests, log_requests=bool(flags.get("api_log")))
     return app
 
 
@@ -136,12 +141,15 @@ def _routers(context: ApiContext) -> tuple[APIRouter, ...]:
         *([stopping.router(context)] if context.flags.get("api_server_stop") else []),
         system.router(context),
         extra_networks.router(context),
+        openai.router(context),
         unavailable.router(),
         docs_page.router(),
     )
 
 
-def _add_middleware(app: FastAPI, access: Access, *, log_requests: bool) -> None:
+def _add_middleware(
+    app: FastAPI, access: Access, requests: RequestCounts, *, log_requests: bool
+) -> None:
     """Wrap the app; the last one added sees a request first."""
     app.add_middleware(UnexpectedErrors)
     app.add_middleware(SecurityMiddleware, access=access)
@@ -155,7 +163,7 @@ def _add_middleware(app: FastAPI, access: Access, *, log_requests: bool) -> None
         allow_credentials=True,
         expose_headers=["X-Job-Id", "X-Process-Time", "X-Sweep-Id"],
     )
-    app.add_middleware(AccessLog, enabled=log_requests)
+    app.add_middleware(AccessLog, enabled=log_requests, counts=requests)
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -84,8 +84,13 @@ class Access:
         return bool(host) and urlsplit(origin).netloc.casefold() == host.casefold()
 
     def password_accepted(self, authorization: str) -> bool:
-        """Check a Basic authorization header in time that does not depend on its content."""
+        """Check an authorization header in time that does not depend on its content.
+
+        Basic, or Bearer with user:password or the password alone, as OpenAI's clients send keys.
+        """
         scheme, _, encoded = authorization.partition(" ")
+        if scheme.casefold() == "bearer":
+            return self._key_accepted(encoded.strip().encode("utf-8", "replace"))
         try:
             decoded = base64.b64decode(encoded.strip(), validate=True)
         except (binascii.Error, ValueError):
@@ -97,6 +102,14 @@ class Access:
             right_password = hmac.compare_digest(password, expected.encode())
             accepted = accepted or (right_name and right_password)
         return accepted and scheme.casefold() == "basic"
+
+    def _key_accepted(self, key: bytes) -> bool:
+        accepted = False
+        for name, password in self.credentials.items():
+            whole = hmac.compare_digest(key, f"{name}:{password}".encode())
+            alone = hmac.compare_digest(key, password.encode())
+            accepted = accepted or whole or (alone and bool(password))
+        return accepted
 
 
 def _split(value: Any) -> list[str]:

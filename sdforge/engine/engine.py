@@ -44,6 +44,7 @@ from sdforge.engine.queueing import PAUSED_NOTE, Queueing
 from sdforge.engine.resolution import CheckpointLibrary, Resolver, permitted
 from sdforge.engine.runner import Runner
 from sdforge.engine.store import JobStore
+from sdforge.engine.tally import Tally
 from sdforge.engine.webhooks import WebhookRules, Webhooks
 from sdforge.engine.worker import Worker
 from sdforge.extensions.catalog import load_extensions
@@ -112,9 +113,10 @@ class Engine(MemoryAnswers, ModelAccess, Outcomes, Queueing):
         self._inputs_cleaned = 0.0
         self._database = Database(paths.database)
         is_paused = self._database.note(PAUSED_NOTE) == "1"
+        self.tally = Tally()
         self._webhooks = Webhooks(WebhookRules.from_flags(flags))
         self._queue = JobQueue(
-            JobStore(self._database), is_paused=is_paused, on_finished=self._webhooks.tell
+            JobStore(self._database), is_paused=is_paused, on_finished=self._on_finished
         )
         self.history = History(HistoryStore(self._database), paths, settings)
         self._pictures = PictureCache()
@@ -378,6 +380,10 @@ class Engine(MemoryAnswers, ModelAccess, Outcomes, Queueing):
             self._last_mode = news
             log.info("memory mode for %s: %s (%s)", title, choice.mode, choice.reason)
         return settings.with_overrides({"memory_mode": choice.mode})
+
+    def _on_finished(self, job: Job) -> None:
+        self.tally.add(job)
+        self._webhooks.tell(job)
 
     def _title_in_use(self, settings: Settings) -> str:
         return self._resolver.configured(settings).title

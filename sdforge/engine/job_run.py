@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from sdforge.core.errors import Cancelled, SdforgeError
 from sdforge.core.events import Event, ImageSaved, StageStarted, StepDone
+from sdforge.core.log_context import working_on
 from sdforge.core.result import ImageResult
 from sdforge.core.settings import Settings
 from sdforge.engine.job import INTERRUPTED_ERROR, Job, JobError, JobImage, JobStatus
@@ -63,6 +64,7 @@ class JobRun:
         self._grid_bytes = 0
         self._write_error: JobError | None = None
         self._outcome: tuple[JobStatus, JobError | None] | None = None
+        self._ended = 0.0
 
     def execute(
         self, get_runner: Callable[[], Runner], on_event: Callable[[Event], None]
@@ -75,7 +77,8 @@ class JobRun:
 
         error: JobError | None = None
         try:
-            self._draw(get_runner(), emit)
+            with working_on(self._id):
+                self._draw(get_runner(), emit)
             status = JobStatus.DONE
         except Cancelled:
             status = JobStatus.CANCELLED
@@ -188,6 +191,7 @@ class JobRun:
             self._hand_over_grid()
         with self._lock:
             self._outcome = (status, error)
+            self._ended = time.monotonic()
         self._settle()
 
     def _settle(self) -> None:
@@ -199,9 +203,15 @@ class JobRun:
             (status, error), self._outcome = self._outcome, None
         if self._write_error is not None and status is not JobStatus.FAILED:
             status, error = JobStatus.FAILED, self._write_error
-        self._queue.finish(self._id, status, error, self._meter.timings)
+        self._queue.finish(self._id, status, error, self._timings())
         log.info("job %s: %s, %d pictures; %s", self._id, status.value,
                  len(self._live.job.images), _spoken(self._meter.timings))  # fmt: skip
+
+    def _timings(self) -> dict[str, float]:
+        """Return seconds by stage: before the run, in it, and until the last picture was there."""
+        job = self._live.job
+        waited = max((job.started_at or job.created_at) - job.created_at, 0.0)
+        return {"wait": waited, **self._meter.timings, "save": time.monotonic() - self._ended}
 
 
 def log_failure(what: str, error: BaseException) -> None:

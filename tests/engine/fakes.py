@@ -77,6 +77,9 @@ class FakeLibrary:
     def find_vae(self, name: str, info: FakeCheckpoint) -> Path | None:
         return None
 
+    def find_modules(self, names: Any) -> tuple[Path, ...]:
+        return ()
+
     def find(self, name: str) -> FakeCheckpoint:
         if not name:
             return self.known[0]
