@@ -39,11 +39,9 @@ from sdforge.engine.model_access import ModelAccess
 from sdforge.engine.outcomes import Outcomes
 from sdforge.engine.picture_cache import PictureCache
 from sdforge.engine.preflight import Preflight
-from sdforge.engine.queue import JobQueue
-from sdforge.engine.queueing import PAUSED_NOTE, Queueing
+from sdforge.engine.queueing import Queueing, open_queue
 from sdforge.engine.resolution import CheckpointLibrary, Resolver, permitted
 from sdforge.engine.runner import Runner
-from sdforge.engine.store import JobStore
 from sdforge.engine.tally import Tally
 from sdforge.engine.webhooks import WebhookRules, Webhooks
 from sdforge.engine.worker import Worker
@@ -111,13 +109,10 @@ class Engine(MemoryAnswers, ModelAccess, Outcomes, Queueing):
         )
         self.inputs = InputFolder(paths.inputs)
         self._inputs_cleaned = 0.0
-        self._database = Database(paths.database)
-        is_paused = self._database.note(PAUSED_NOTE) == "1"
         self.tally = Tally()
         self._webhooks = Webhooks(WebhookRules.from_flags(flags))
-        self._queue = JobQueue(
-            JobStore(self._database), is_paused=is_paused, on_finished=self._on_finished
-        )
+        self._database = Database(paths.database)
+        self._queue = open_queue(self._database, self._on_finished)
         self.history = History(HistoryStore(self._database), paths, settings)
         self._pictures = PictureCache()
         self._writer = ImageWriter(paths)

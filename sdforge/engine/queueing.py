@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from sdforge.core.settings import Settings
 from sdforge.engine.database import Database
 from sdforge.engine.job import Job, JobStatus, Terms, check_terms
 from sdforge.engine.queue import JobQueue
+from sdforge.engine.store import JobStore
 
 PAUSED_NOTE = "queue.paused"
 
@@ -118,6 +119,12 @@ class Queueing:
         """Return {"paused", "running", "waiting"}, the last two as numbers of jobs."""
         running, waiting = len(self._queue.running()), len(self._queue.waiting())
         return {"paused": self.is_paused, "running": running, "waiting": waiting}
+
+
+def open_queue(database: Database, on_finished: Callable[[Job], None]) -> JobQueue:
+    """Return the queue of a database, held back if it was when the last server stopped."""
+    is_paused = database.note(PAUSED_NOTE) == "1"
+    return JobQueue(JobStore(database), is_paused=is_paused, on_finished=on_finished)
 
 
 def remaining(job: Job, scripts: Set[str]) -> GenerationRequest:
