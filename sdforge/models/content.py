@@ -19,6 +19,7 @@ from sdforge.models.checkpoint import CheckpointHeader, Piece
 from sdforge.models.families.base import Recipe
 from sdforge.models.hashes import Stamp
 from sdforge.models.quant import Storage
+from sdforge.models.scales import scales_of
 from sdforge.models.skeleton import Skeleton
 
 # Part of every digest: to be raised when the same file and recipe come to give other weights.
@@ -93,6 +94,7 @@ def _outline(recipe: Recipe, storage: Storage) -> _Outline:
         digest.update(f"{part}|".encode())
     for name, info in zip(names, infos, strict=True):
         digest.update(f"{name}|{info.dtype}|{recipe.sources[name].shape}\n".encode())
+    infos += [recipe.layout.tensors[source.key] for source in scales_of(recipe).values()]
     return _Outline(digest, tuple((info.start, info.end) for info in infos))
 
 

@@ -62,6 +62,18 @@ class Kept:
     pack: Pack | None = None
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """A decoder whose result is multiplied by one number, as scaled fp8 files have them."""
+
+    decode: Decode
+    scale: float
+
+    def __call__(self, stored: torch.Tensor) -> torch.Tensor:
+        """Return the weight."""
+        return self.decode(stored) * self.scale
+
+
 def choose_storage(compute: torch.dtype, choice: str = AUTOMATIC) -> Storage:
     """Return the storage for a value of the setting `forge_unet_storage_dtype`.
 

@@ -102,6 +102,12 @@ class WeightFiles:
             self._read_pieces(info, stored, whole.view(-1), on_progress)
             pack(whole, target)
 
+    def number(self, source: Source) -> float:
+        """Return the one number of a tensor; raises as `read` does."""
+        target = torch.empty((1,))
+        self.read(self._header.tensors[source.key], source, target, lambda count: None)
+        return float(target)
+
     def _read_pieces(
         self,
         info: TensorInfo,

@@ -25,12 +25,14 @@ from sdforge.models.formats.ggml_types import BLOCK_TYPES
 from sdforge.models.layout import TensorInfo
 from sdforge.models.quant import (
     Kept,
+    Scaled,
     Storage,
     kept,
     kept_blocks,
     layer_weights,
     packable,
 )
+from sdforge.models.scales import SCALE_ENDINGS, scales_of
 from sdforge.models.weight_files import WeightFiles, stored_type
 
 _MOST_ALIGNMENT = max(ALIGNMENT, 8)
@@ -67,6 +69,13 @@ def load_component(
                 tensors[key] = arena.allocate(how.shape, how.dtype)
                 info = plan.recipe.info(key)
                 file.read(info, plan.recipe.sources[key], tensors[key], on_progress, how.pack)
+            decoders = {key: how.decode for key, how in plan.kept.items() if how.decode}
+            for key, source in scales_of(plan.recipe).items():
+                scale = file.number(source)
+                if key in decoders:
+                    decoders[key] = Scaled(decoders[key], scale)
+                else:
+                    tensors[key].mul_(scale)
             module = _assemble(plan, tensors)
             return Component(
                 role=plan.recipe.role,
@@ -74,7 +83,7 @@ def load_component(
                 fingerprint=fingerprint,
                 module=module,
                 arenas=(arena,) if plan.copied else (),
-                decoders={key: how.decode for key, how in plan.kept.items() if how.decode},
+                decoders=decoders,
             )
         except BaseException:
             arena.release()
@@ -97,7 +106,7 @@ class LoadPlan:
         Raises:
             UnsupportedCheckpoint: weights are stored in a way that would be misread.
         """
-        _refuse_scaled(recipe, header)
+        _refuse_packed(recipe, header)
         self.recipe = recipe
         self.header = header
         places = _places(recipe, storage, alignment, header.data_start % _MOST_ALIGNMENT)
@@ -106,22 +115,22 @@ class LoadPlan:
         self.mapped_bytes, self.host_bytes = places.mapped_bytes, places.host_bytes
 
 
-def _refuse_scaled(recipe: Recipe, header: CheckpointHeader) -> None:
-    """Refuse weights whose numbers mean nothing without others that no recipe asks for."""
+def _refuse_packed(recipe: Recipe, header: CheckpointHeader) -> None:
+    """Refuse weights whose numbers mean nothing without others that this version cannot use."""
+    known = {source.key for source in scales_of(recipe).values()}
     for source in recipe.sources.values():
         lead = source.key.removesuffix("weight")
         for ending, kind in _BESIDE.items():
-            if lead + ending in recipe.layout.tensors:
+            if lead + ending in recipe.layout.tensors and lead + ending not in known:
                 raise UnsupportedCheckpoint(
                     f"{header.path.name} holds {source.key} as {kind}, which this version cannot "
-                    "load; take the fp16, plain fp8 or GGUF file of this model"
+                    "load; take the fp16, fp8 or GGUF file of this model"
                 )
 
 
 # What lies beside a weight that is not plain numbers, by the end of its name.
 _BESIDE = {
-    "scale_weight": "scaled fp8",
-    "weight_scale": "scaled fp8",
+    **dict.fromkeys(SCALE_ENDINGS, "numbers with a scale for each row"),
     "weight.absmax": "bitsandbytes NF4 or FP4",
     "weight.SCB": "bitsandbytes int8",
     "SCB": "bitsandbytes int8",

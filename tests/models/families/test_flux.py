@@ -209,19 +209,45 @@ def ggml_t5_name(name: str) -> str:
     return f"enc.blk.{number}.{parts[rest]}.weight"
 
 
-def test_scaled_and_bitsandbytes_weights_are_refused_by_name(
+def test_scaled_fp8_means_its_numbers_times_their_scale(
     files: dict[str, Path], draw: Draw, tmp_path: Path
 ) -> None:
-    scaled = tmp_path / "t5xxl_fp8_e4m3fn_scaled.safetensors"
-    write_scaled_fp8(scaled, load_file(files["t5xxl"]))
-    with pytest.raises(UnsupportedCheckpoint, match="as scaled fp8"):
-        draw(files["flux"], modules={**beside(files), "text_encoder:2": scaled}, prompt=PROMPT)
-    tensors = load_file(files["flux"])
+    both: dict[str, list[Path]] = {"scaled": [], "plain": []}
+    for name in ("flux", "t5xxl"):
+        scaled = tmp_path / "scaled" / f"{name}.safetensors"
+        write_scaled_fp8(scaled, load_file(files[name]))
+        packed = load_file(scaled)
+        meant = {
+            key: numbers.float() * packed.get(f"{key.removesuffix('weight')}scale_weight", 1)
+            for key, numbers in packed.items()
+            if not key.endswith(("scale_weight", "scaled_fp8"))
+        }
+        plain = write_safetensors(tmp_path / "plain" / f"{name}.safetensors", meant, "F32")
+        both["scaled"].append(scaled)
+        both["plain"].append(plain)
+    values: dict[str, Any] = {"prompt": PROMPT, "steps": 1, "cfg_scale": 1.0}
+    found = {
+        kind: draw(flux, modules={**beside(files), "text_encoder:2": t5}, **values)
+        for kind, (flux, t5) in both.items()
+    }
+    assert torch.equal(found["scaled"].latents, found["plain"].latents)
+    transformer = found["scaled"].bundle.components["denoiser"]
+    kinds = {master.stored.dtype for master in transformer.masters}
+    assert torch.float8_e4m3fn in kinds
+
+
+def test_bitsandbytes_weights_and_scales_by_row_are_refused_by_name(
+    files: dict[str, Path], draw: Draw, tmp_path: Path
+) -> None:
     weight = "double_blocks.0.img_attn.qkv.weight"
-    tensors[f"{weight}.absmax"] = torch.ones(4)
-    file = write_safetensors(tmp_path / "nf4.safetensors", tensors, "F32")
-    with pytest.raises(UnsupportedCheckpoint, match="as bitsandbytes NF4"):
-        draw(file, modules=beside(files), prompt=PROMPT)
+    for beside_it, words in (
+        (f"{weight}.absmax", "as bitsandbytes NF4"),
+        (f"{weight}_scale", "a scale for each row"),
+    ):
+        tensors = load_file(files["flux"]) | {beside_it: torch.ones(4)}
+        file = write_safetensors(tmp_path / "packed.safetensors", tensors, "F32")
+        with pytest.raises(UnsupportedCheckpoint, match=words):
+            draw(file, modules=beside(files), prompt=PROMPT)
 
 
 def test_diffusers_names_are_understood(files: dict[str, Path], draw: Draw, tmp_path: Path) -> None:
