@@ -164,7 +164,7 @@ def test_a_picture_to_enlarge_is_stored(server: Server) -> None:
     ("payload", "field", "status"),
     [
         (HIRES | {"hr_upscaler": "no such"}, "hr_upscaler", 422),
-        (HIRES | {"hr_sampler_name": "no such"}, "sampler_name", 422),
+        (HIRES | {"hr_sampler_name": "no such"}, "hr_sampler_name", 422),
         (HIRES | {"hr_checkpoint_name": "no such"}, "hr_checkpoint_name", 422),
         (HIRES | {"hr_scale": 64, "width": 2048, "height": 2048}, "hr_scale", 422),
         (HIRES | {"hr_resize_x": 16384, "hr_resize_y": 16384}, "hr_resize_x", 422),
