@@ -105,13 +105,16 @@ class Server:
             return None
         headers = Headers(scope=scope)
         preflight = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
-        given = headers.get("authorization", "")
         # The API refuses what is its own, in A1111's form; a preflight never carries a password.
         api_refuses_itself = is_api_path(path) and not path.startswith("/internal")
-        if preflight or api_refuses_itself or self._access.password_accepted(given):
+        if preflight or api_refuses_itself:
             return None
-        challenge = {"WWW-Authenticate": 'Basic realm="sdforge"'}
-        return PlainTextResponse("Not authenticated", 401, challenge)
+        address = (scope.get("client") or ("-", 0))[0]
+        refusal = self._access.refusal(headers.get("authorization"), address)
+        if refusal is None:
+            return None
+        status, text, more = refusal
+        return PlainTextResponse(text, status, dict(more))
 
     def _waiting_page(self) -> ASGIApp:
         seconds = f"{time.monotonic() - self._began:.0f}"

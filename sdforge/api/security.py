@@ -23,6 +23,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sdforge.api.attempts import Attempts
 from sdforge.api.errors import error_response
 
 LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "::1"))
@@ -48,6 +49,7 @@ class Access:
     origin_regex: str | None = None
     credentials: Mapping[str, str] = field(default_factory=dict)
     max_body_bytes: int = MAX_BODY_BYTES
+    attempts: Attempts = field(default_factory=Attempts, compare=False)
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> Access:
@@ -82,6 +84,20 @@ class Access:
             return True
         # The scheme is left out: behind a proxy that ends TLS we see http where the page saw https.
         return bool(host) and urlsplit(origin).netloc.casefold() == host.casefold()
+
+    def refusal(
+        self, authorization: str | None, address: str
+    ) -> tuple[int, str, Mapping[str, str]] | None:
+        """Return (status, sentence, headers) unless the right password came; count wrong ones."""
+        challenge = {"WWW-Authenticate": 'Basic realm="sdforge"'}
+        if not authorization:
+            return 401, "Not authenticated", challenge
+        if wait := self.attempts.wait_seconds(address):
+            return 429, "too many wrong passwords; wait", {"Retry-After": str(int(wait) + 1)}
+        if self.password_accepted(authorization):
+            return None
+        self.attempts.failed(address)
+        return 401, "Incorrect username or password", challenge
 
     def password_accepted(self, authorization: str) -> bool:
         """Check an authorization header in time that does not depend on its content.
@@ -181,7 +197,8 @@ class SecurityMiddleware:
             await send(message)
 
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        refusal = self._refuse(scope["method"], path, Headers(scope=scope))
+        address = (scope.get("client") or ("-", 0))[0]
+        refusal = self._refuse(scope["method"], path, Headers(scope=scope), address)
         if refusal is not None:
             status, text, more = refusal
             response = error_response(status, "HTTPException", text, headers=more)
@@ -191,7 +208,7 @@ class SecurityMiddleware:
         await self.app(scope, limited, send_with_headers)
 
     def _refuse(
-        self, method: str, path: str, headers: Headers
+        self, method: str, path: str, headers: Headers, address: str
     ) -> tuple[int, str, Mapping[str, str]] | None:
         host = headers.get("host", "")
         if not self.access.host_allowed(host):
@@ -201,12 +218,9 @@ class SecurityMiddleware:
         if changes_something and origin and not self.access.origin_allowed(origin, host):
             return 403, _ORIGIN_REFUSED.format(origin=origin[:100]), {}
         if self.access.credentials and path not in _OPEN_PATHS:
-            authorization = headers.get("authorization")
-            challenge = {"WWW-Authenticate": 'Basic realm="sdforge"'}
-            if not authorization:
-                return 401, "Not authenticated", challenge
-            if not self.access.password_accepted(authorization):
-                return 401, "Incorrect username or password", challenge
+            refusal = self.access.refusal(headers.get("authorization"), address)
+            if refusal is not None:
+                return refusal
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self.access.max_body_bytes:
             return 413, _TOO_LARGE.format(limit=self.access.max_body_bytes // 2**20), {}
