@@ -54,6 +54,11 @@ class ExtrasResults extends Results {
     const hides = job.request?.extras?.folder && !this.showsFolders();
     super.setJob(hides ? { ...job, images: [] } : job, selected);
   }
+
+  // Another tab may show a job here before this one was ever opened; it is drawn again then.
+  drawTools() {
+    if (this.part("open")) super.drawTools();
+  }
 }
 
 export class ExtrasTab {
@@ -87,6 +92,7 @@ export class ExtrasTab {
       extras_skip: () => jobs.skip(),
       extras_enlarge: () => openLightbox(results),
       extras_pin: () => pin(results.picture()),
+      extras_pin: () => this.pinPicture(),
       extras_copy_info: () => results.copyInfotext(),
       extras_send_to_extras: () => this.receive(results.picture()),
       extras_send_to_img2img: () => this.others.img2img.receive(results.picture(), "img2img"),
@@ -95,6 +101,11 @@ export class ExtrasTab {
     if (!action) return false;
     action();
     return true;
+  }
+
+  pinPicture() {
+    pin(this.results.picture());
+    notify("Pinned: ◧ in the large view compares others with it.");
   }
 
   showProblem(problem) {

@@ -181,7 +181,7 @@ def test_stored_pictures_become_a_job_that_saves_under_their_names(server: Serve
         "/api/v1/extras", json={"images": images, "upscaler_1": "Lanczos", "upscaling_resize": 1.5}
     )
     assert answer.status_code == 202, answer.text
-    job = server.engine.wait(answer.json()["id"], 20)
+    job = server.engine.wait(answer.json()["id"], 120)
     assert job.status is JobStatus.DONE
     folder = server.paths.resolve_output("outputs/extras-images")
     assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b.png"]
@@ -219,7 +219,7 @@ def test_a_folder_below_outputs_is_worked_through(server: Server) -> None:
         json={"input_dir": "outputs/mine", "output_dir": "outputs/large", "upscaler_1": "Lanczos"},
     )
     assert answer.status_code == 202, answer.text
-    job = server.engine.wait(answer.json()["id"], 20)
+    job = server.engine.wait(answer.json()["id"], 120)
     assert job.status is JobStatus.DONE, job.error
     made = {path.name: Image.open(path).size for path in (source.parent / "large").iterdir()}
     assert made == {"a.png": (18, 16), "b.png": (16, 16)}
@@ -251,7 +251,7 @@ def test_other_folders_are_refused_unless_they_are_allowed(
         assert "_dir" in answer.text
     answer = server.client.post("/api/v1/extras", json={"input_dir": "outputs/in"})
     assert len(answer.json()["request"]["init_images"]) == 1
-    server.engine.wait(answer.json()["id"], 20)
+    server.engine.wait(answer.json()["id"], 120)
     server.engine.close()
     allowed = start_server({"gradio_allowed_path": [str(elsewhere)]})
     answer = allowed.client.post("/api/v1/extras", json={"input_dir": str(elsewhere)})
