@@ -199,7 +199,7 @@ SECTIONS: dict[str, tuple[Flag, ...]] = {
         _text("--lora-dir", ACTS, "a further folder of LoRA files"),
         _text("--lyco-dir-backcompat", ACTS, "a further folder of LyCORIS files"),
         _text("--embeddings-dir", ACTS, "a further folder of embeddings"),
-        _text("--hypernetwork-dir", LATER, "a further folder of hypernetworks"),
+        _text("--hypernetwork-dir", ACTS, "a further folder of hypernetworks"),
         _text("--controlnet-dir", ACTS, "a further folder of ControlNet models"),
         _text("--controlnet-preprocessor-models-dir", LATER, "folder of the preprocessors' models"),
         _text("--controlnet-annotator-models-path", LATER, "folder of the preprocessors' models"),

@@ -31,6 +31,7 @@ def make_paths(flags: Flags) -> Paths:
         extra_text_encoders=_folders(flags["text_encoder_dir"]),
         extra_loras=_folders(flags["lora_dir"], flags["lyco_dir_backcompat"]),
         extra_embeddings=_folders(flags["embeddings_dir"]),
+        extra_hypernetworks=_folders(flags["hypernetwork_dir"]),
         extra_controlnets=_folders(flags["controlnet_dir"]),
         extra_upscalers=_folders(
             *(flags[f"{kind}_models_path"] for kind in ("esrgan", "realesrgan", "bsrgan"))

@@ -40,6 +40,7 @@ class Paths:
     extra_text_encoders: tuple[Path, ...] = ()
     extra_loras: tuple[Path, ...] = ()
     extra_embeddings: tuple[Path, ...] = ()
+    extra_hypernetworks: tuple[Path, ...] = ()
     extra_controlnets: tuple[Path, ...] = ()
     extra_upscalers: tuple[Path, ...] = ()
     extra_outputs: tuple[Path, ...] = ()
@@ -66,6 +67,7 @@ class Paths:
             extra_text_encoders=(*self.extra_text_encoders, *other.text_encoders),
             extra_loras=(*self.extra_loras, *other.loras),
             extra_embeddings=(*self.extra_embeddings, *other.embeddings),
+            extra_hypernetworks=(*self.extra_hypernetworks, *other.hypernetworks),
             extra_controlnets=(*self.extra_controlnets, *other.controlnets),
             extra_upscalers=(*self.extra_upscalers, *other.upscalers),
         )
@@ -150,6 +152,11 @@ class Paths:
     def loras(self) -> tuple[Path, ...]:
         """Folders searched for LoRA files and their kin."""
         return (self.models / "Lora", self.models / "LyCORIS", *self.extra_loras)
+
+    @property
+    def hypernetworks(self) -> tuple[Path, ...]:
+        """Folders searched for hypernetworks."""
+        return (self.models / "hypernetworks", *self.extra_hypernetworks)
 
     @property
     def embeddings(self) -> tuple[Path, ...]:

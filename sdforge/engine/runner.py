@@ -117,7 +117,7 @@ class PipelineRunner:
         )
         self._upscalers = Upscalers(library.upscalers, self._memory, compute=precision.denoiser)
         self._conditioning = ConditioningCache()
-        self._adapters = Adapters(library.loras, library.embeddings)
+        self._adapters = Adapters(library.loras, library.embeddings, library.hypernetworks)
 
     def run(
         self, request: GenerationRequest, settings: Settings, emit: Emit, control: RunControl

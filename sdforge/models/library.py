@@ -21,6 +21,7 @@ from sdforge.core.request import Recommended
 from sdforge.core.result import ModelIdentity
 from sdforge.models.adapters.controlnet_library import ControlNetLibrary
 from sdforge.models.adapters.embedding_library import EmbeddingLibrary, EmbeddingTokenizer
+from sdforge.models.adapters.hypernetwork_library import HypernetworkLibrary
 from sdforge.models.adapters.lora_library import LoraLibrary
 from sdforge.models.detect import detect, recommended
 from sdforge.models.files import model_files, model_folders
@@ -105,14 +106,15 @@ class VaeFile:
 class Library:
     """The model files below the folders of `Paths`, scanned when first asked for.
 
-    `loras`, `embeddings` and `controlnets` are the libraries of what goes with checkpoints,
-    `upscalers` that of what enlarges pictures.
+    `loras`, `embeddings`, `hypernetworks` and `controlnets` are the libraries of what goes with
+    checkpoints, `upscalers` that of what enlarges pictures.
     """
 
     def __init__(self, paths: Paths, *, hashing: bool = True) -> None:
         """Look nowhere yet; without `hashing`, titles stay without hashes (A1111: --no-hashing)."""
         self.loras = LoraLibrary(paths)
         self.embeddings = EmbeddingLibrary(paths)
+        self.hypernetworks = HypernetworkLibrary(paths)
         self.controlnets = ControlNetLibrary(paths)
         self.upscalers = UpscalerLibrary(paths)
         self._paths = paths

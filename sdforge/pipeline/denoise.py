@@ -26,6 +26,7 @@ from sdforge.pipeline.control import ControlUnits
 from sdforge.pipeline.controlled import Control, PlacedUnit, said_bytes
 from sdforge.pipeline.guard import GuardedDenoiser
 from sdforge.pipeline.hooks import Hooks
+from sdforge.pipeline.hypernetworks import HypernetworkUse, place_hypernetworks
 from sdforge.pipeline.masked_denoiser import MaskedDenoiser, blended
 from sdforge.pipeline.passes import Pass, Start
 from sdforge.pipeline.preview import Previewer
@@ -51,6 +52,7 @@ class Ready:
     bundle: ModelBundle
     conditioning: BatchConditioning
     networks: NetworksOverSteps | None = None
+    hypernetworks: tuple[HypernetworkUse, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +178,10 @@ class _Walk:
             conditioning, one.cfg_scale, batched=settings.batch_cond_uncond, beside=self.beside
         )
         units = self._units(stack, rows, x)
+        needed = bundle.denoiser.working_bytes(rows, x.shape[-2], x.shape[-1])
+        through = place_hypernetworks(
+            context.memory, bundle, self.ready.hypernetworks, stack, needed
+        )
         lease = self._lease(rows, x, units)
         self._set_networks(leg.sigmas[0])
         with lease as module:
@@ -194,6 +200,7 @@ class _Walk:
                 size=(one.width, one.height),
                 rows=rows,
                 control=Control(units, told.fraction) if units else None,
+                beside=through.leases,
             )
 
             def on_step(info: StepInfo) -> None:
@@ -206,7 +213,8 @@ class _Walk:
             base = self._prompt_denoiser(model, lease, module, conditioning)
             denoiser = self._masked(hooks.denoiser(told, base))
             options = _options(request, settings, spec, one.noise_levels(bundle.denoiser))
-            with torch.inference_mode(), _edited(module, tiling=context.tiling):
+            tiled = _edited(module, tiling=context.tiling)
+            with torch.inference_mode(), tiled, through.around(module):
                 latents = spec.function(denoiser, x, leg.sigmas, noise, on_step, options)
                 return hooks.latents(told, latents) if self.is_last else latents
 

@@ -19,6 +19,7 @@ from sdforge.pipeline.decode import decode_latents
 from sdforge.pipeline.denoise import DenoisedBatch, Ready, denoise_batch
 from sdforge.pipeline.hires import GivenStart, HiresStart
 from sdforge.pipeline.hooks import Hooks
+from sdforge.pipeline.hypernetworks import used_hypernetworks
 from sdforge.pipeline.img2img import InitPictures
 from sdforge.pipeline.networks import apply_networks, network_infotext
 from sdforge.pipeline.passes import HIRES, Pass, Start, plan_passes
@@ -147,7 +148,10 @@ class _Run:
             for texts in zip(prompts.positive, prompts.negative, strict=True)
         ]
         ready = Ready(
-            bundle, encode_batch(context, bundle, prompts, one, batch), applied.over_steps
+            bundle,
+            encode_batch(context, bundle, prompts, one, batch),
+            applied.over_steps,
+            used_hypernetworks(context, bundle, prompts.networks),
         )
         self._encoded = _Encoded(one, prompts, ready)
         return ready

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -27,6 +29,7 @@ class GuardedDenoiser:
         size: tuple[int, int],
         rows: int,
         control: Control | None = None,
+        beside: Sequence[Lease] = (),
     ) -> None:
         """Guard the forwards of one batch.
 
@@ -37,6 +40,7 @@ class GuardedDenoiser:
             size: width and height of the pictures, for messages.
             rows: in a full batch, cond and uncond counted apart.
             control: what steers the network, None for nothing.
+            beside: leases on networks that run inside of it.
         """
         self._model = model
         self._memory = memory
@@ -46,6 +50,7 @@ class GuardedDenoiser:
         self._rows_at_once = rows if lease.cond_batching else -(-rows // 2)
         self._failed = False
         self._control = control
+        self._beside = tuple(beside)
         self._rungs = [
             *weight_rungs(memory, lease),
             Rung("cond and uncond apart", lambda: self._split(-(-self._rows_at_once // 2))),
@@ -68,6 +73,8 @@ class GuardedDenoiser:
                 self._lease.recover()
                 if self._control is not None:
                     self._control.recover()
+                for other in self._beside:
+                    other.recover()
                 self._failed = False
             self._failed = True
             result = self._predict(module, x, sigma, conditioning)

@@ -21,6 +21,7 @@ from sdforge.models.adapters.step_weights import (
 )
 from sdforge.models.bundle import ModelBundle
 from sdforge.pipeline.context import RunContext
+from sdforge.pipeline.hypernetworks import KIND as HYPERNETWORK
 from sdforge.prompt.networks import ExtraNetwork, take_networks
 from sdforge.prompt.tokens import chunk_prompt
 
@@ -39,10 +40,12 @@ class BadNetwork(SdforgeError):
 def apply_networks(
     context: RunContext, bundle: ModelBundle, networks: Iterable[ExtraNetwork]
 ) -> Applied:
-    """Put the networks of a prompt in force on the bundle; says what is left out, and goes on."""
+    """Put the LoRA of a prompt in force on the bundle; says what is left out, and goes on."""
     notes: list[str] = []
     uses: list[NetworkUse] = []
     for network in networks:
+        if network.kind == HYPERNETWORK:
+            continue
         if network.kind not in _KINDS:
             notes.append(
                 f"<{network.kind}:{network.name}> was left out: this version cannot apply networks "

@@ -72,7 +72,8 @@ request = resolve(
 context = RunContext(
     request=request, settings=Settings(), models=provider, memory=provider._memory,
     conditioning=ConditioningCache(),
-    adapters=Adapters(library.loras, library.embeddings), emit=lambda event: None,
+    adapters=Adapters(library.loras, library.embeddings, library.hypernetworks),
+    emit=lambda event: None,
 )
 started = time.perf_counter()
 picture = next(generate(context)).pixels

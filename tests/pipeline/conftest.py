@@ -62,7 +62,7 @@ class Pipeline:
             library.controlnets, self.parts.memory, compute=torch.float32
         )
         self.upscalers = Upscalers(library.upscalers, self.parts.memory, compute=torch.float32)
-        self.adapters = Adapters(library.loras, library.embeddings)
+        self.adapters = Adapters(library.loras, library.embeddings, library.hypernetworks)
 
     def context(self, settings: dict[str, Any] | None = None, **values: Any) -> RunContext:
         values = {"prompt": "a cat", "steps": 4, "width": 64, "height": 64, "seed": 1} | values

@@ -117,12 +117,13 @@ def test_what_cannot_be_applied_is_told_and_the_picture_drawn(
     pipeline: Pipeline, data: Path
 ) -> None:
     plain = draw(pipeline, "a cat")
-    odd = draw(pipeline, "a cat<lora:stile:1><hypernet:x:1><lora:style:much>")
+    odd = draw(pipeline, "a cat<lora:stile:1><other:x><hypernet:x:1><lora:style:much>")
     assert not differ(plain, odd)
     assert notes(pipeline) == [
-        "<hypernet:x> was left out: this version cannot apply networks of this kind",
+        "<other:x> was left out: this version cannot apply networks of this kind",
         "<lora:style> was left out: its te is 'much', not a number",
         "there is no LoRA named 'stile'; did you mean style?",
+        "<hypernet:x> was left out: there is no hypernetwork named 'x'",
     ]
 
 

@@ -19,7 +19,6 @@ from sdforge.sampling.names import SAMPLER_NAMES, SCHEDULE_NAMES
 # Flags whose value would let its reader in.
 _SECRET_WORDS = ("auth", "password", "token", "secret", "ngrok")
 _EMPTY_LISTS = {
-    "hypernetworks": "Hypernetworks; none in this version.",
     "face-restorers": "Face restorers; none in this version.",
     "extensions": "Installed extensions; none in this version.",
 }

@@ -1,4 +1,4 @@
-"""Small files that change a model: LoRA and textual-inversion embeddings."""
+"""Small files that change a model: LoRA and textual-inversion embeddings, hypernetworks."""
 
 from __future__ import annotations
 
@@ -34,6 +34,15 @@ def router(context: ApiContext) -> APIRouter:
     def refresh_loras() -> None:
         """Look again for LoRA files."""
         loras.refresh()
+
+    @routes.get("/hypernetworks")
+    def list_hypernetworks() -> list[dict[str, str]]:
+        """Hypernetworks that prompts can name; the folders are looked through."""
+        context.library.hypernetworks.refresh()
+        return [
+            {"name": info.name, "path": str(info.path)}
+            for info in context.library.hypernetworks.hypernetworks()
+        ]
 
     @routes.get("/embeddings")
     def list_embeddings() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""LoRA and embeddings of a run: the one place that puts them on a bundle. Model thread only."""
+"""LoRA, embeddings and hypernetworks of a run: what pipelines ask for them. Model thread only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from sdforge.core.errors import MissingModel
 from sdforge.models.adapters.embedding import read_embedding
 from sdforge.models.adapters.embedding_library import EmbeddingInfo, EmbeddingLibrary
 from sdforge.models.adapters.embedding_table import Entry
+from sdforge.models.adapters.hypernetwork import Hypernetwork, read_hypernetwork
+from sdforge.models.adapters.hypernetwork_library import HypernetworkLibrary
 from sdforge.models.adapters.lora import Applied, BundledEmbedding, LoraPatcher
 from sdforge.models.adapters.lora_library import LoraInfo, LoraLibrary
 from sdforge.models.adapters.network_use import NetworkUse
@@ -20,11 +22,17 @@ log = logging.getLogger(__name__)
 class Adapters:
     """Puts LoRA in force on a bundle, and tells its text encoder the embeddings there are."""
 
-    def __init__(self, loras: LoraLibrary, embeddings: EmbeddingLibrary) -> None:
+    def __init__(
+        self,
+        loras: LoraLibrary,
+        embeddings: EmbeddingLibrary,
+        hypernetworks: HypernetworkLibrary,
+    ) -> None:
         """Read nothing yet."""
         self._patcher = LoraPatcher(loras)
         self._loras = loras
         self._embeddings = embeddings
+        self._hypernetworks = hypernetworks
         self._known: tuple[object, ...] = ()
 
     def apply(self, bundle: ModelBundle, uses: Sequence[NetworkUse], *, keep: int = 0) -> Applied:
@@ -50,6 +58,20 @@ class Adapters:
         except MissingModel as error:
             log.warning("no hash: %s", error)
             return ""
+
+    def hypernetwork(self, name: str) -> Hypernetwork:
+        """Read a hypernetwork; nothing of it is kept here.
+
+        Raises:
+            MissingModel: there is none of that name.
+            UnsupportedCheckpoint, CorruptCheckpoint: as `read_hypernetwork`.
+        """
+        info = self._hypernetworks.find(name)
+        if info is None:
+            close = self._hypernetworks.closest(name)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise MissingModel(f"there is no hypernetwork named {name!r}{hint}")
+        return read_hypernetwork(info)
 
     def forget(self) -> None:
         """Drop files and bundles."""

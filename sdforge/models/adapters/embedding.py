@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdforge.core.errors import CorruptCheckpoint, MissingModel, UnsupportedCheckpoint
+from sdforge.core.errors import UnsupportedCheckpoint
 from sdforge.models.adapters.lora_file import read_tensors
+from sdforge.models.adapters.plain_pickle import read_plain_pickle
 
 # A file that is larger than any embedding is something else.
 _MOST_BYTES = 256 * 1024 * 1024
@@ -53,7 +54,9 @@ def read_embedding(path: Path) -> Embedding:
     """
     if path.suffix.lower() == ".safetensors":
         return embedding_of(read_tensors(path), path.name)
-    return embedding_of(_read_pickle(path), path.name)
+    return embedding_of(
+        read_plain_pickle(path, kind="embedding", most_bytes=_MOST_BYTES), path.name
+    )
 
 
 def embedding_of(content: Mapping[str, Any], name: str) -> Embedding:
@@ -96,30 +99,6 @@ def _table(tensor: Any, name: str) -> torch.Tensor:
         raise UnsupportedCheckpoint(f"{name} is no embedding: it holds no table of vectors")
     table: torch.Tensor = tensor.detach()
     return table.unsqueeze(0) if table.ndim == 1 else table
-
-
-def _read_pickle(path: Path) -> Mapping[str, Any]:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise MissingModel(f"{path} cannot be read: {error.strerror or error}") from error
-    if size > _MOST_BYTES:
-        raise UnsupportedCheckpoint(f"{path.name} is too large for an embedding")
-    try:
-        # The first program for embeddings kept them in a ParameterDict, which runs no code.
-        with torch.serialization.safe_globals([nn.ParameterDict]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise MissingModel(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # damaged bytes can raise anything
-        reason = str(error).strip().splitlines()
-        raise CorruptCheckpoint(
-            f"{path.name} cannot be read without running code from it, or is damaged: "
-            f"{reason[0] if reason else type(error).__name__}"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise UnsupportedCheckpoint(f"{path.name} is no embedding: it holds no names")
-    return {str(key): value for key, value in content.items()}
 
 
 def bundled_embedding(parts: Mapping[str, torch.Tensor], name: str) -> Embedding:

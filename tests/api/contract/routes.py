@@ -139,7 +139,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/sdapi/v1/sd-models", [CHECKPOINT], note="family and error beside A1111's keys"),
     Route("GET", "/sdapi/v1/sd-vae", [MODULE], note="Forge answers 404"),
     Route("GET", "/sdapi/v1/sd-modules", [MODULE]),
-    Route("GET", "/sdapi/v1/hypernetworks", [{"name": str, "path": str}], note="always empty"),
+    Route("GET", "/sdapi/v1/hypernetworks", [{"name": str, "path": str}]),
     Route("GET", "/sdapi/v1/face-restorers", [{"name": str, "cmd_dir": TEXT_OR_NULL}], note="those whose models are there"),
     Route("GET", "/sdapi/v1/realesrgan-models", [{"name": str, "path": TEXT_OR_NULL, "scale": NUMBER}], note="those that are there"),
     Route("GET", "/sdapi/v1/prompt-styles", [{"name": str, "prompt": TEXT_OR_NULL, "negative_prompt": TEXT_OR_NULL}]),

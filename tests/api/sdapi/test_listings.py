@@ -53,7 +53,6 @@ def test_real_esrgans_own_models_are_listed_where_their_files_are(shared_server:
 @pytest.mark.parametrize(
     ("route", "empty"),
     [
-        ("hypernetworks", []),
         ("face-restorers", []),
         ("extensions", []),
     ],

@@ -41,3 +41,13 @@ def test_embeddings_are_listed_as_loaded_and_skipped(start_server: StartServer) 
     unknown = {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None}
     assert listed["loaded"] == {"thing": {**unknown, "shape": 768, "vectors": 8}}
     assert "damaged" in listed["skipped"]["bad"]["reason"]
+
+
+def test_hypernetworks_are_listed_with_their_paths(start_server: StartServer) -> None:
+    server = start_server()
+    assert server.client.get("/sdapi/v1/hypernetworks").json() == []
+    path = server.paths.hypernetworks[0] / "sub" / "anime.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"read when a prompt names it")
+    listed = server.client.get("/sdapi/v1/hypernetworks").json()
+    assert listed == [{"name": "anime", "path": str(path)}]
