@@ -4,13 +4,14 @@
 // picture), results.js and lightbox.js (what is shown), pictures.js (what img2img starts from),
 // controlnet.js (its units), fit.js (will it fit?), status.js (server and model), keys.js, paste.js,
 // notify.js, http.js. The tabs without a form: panels.js, then extras.js, pnginfo.js, queue.js,
-// models.js, settings.js, system.js.
+// history.js, models.js, settings.js, system.js.
 
 import { listenToTyping } from "./complete.js";
 import { setDoneFacts } from "./done.js";
 import { ExtrasTab } from "./extras.js";
 import { listenToMenus } from "./forever.js";
 import { press } from "./form.js";
+import { HistoryPanel } from "./history.js";
 import { isReachable } from "./http.js";
 import { listenToKeys } from "./keys.js";
 import { localize } from "./locale.js";
@@ -42,6 +43,7 @@ const panels = new Panels({
   extras,
   pnginfo: new PngInfo(tabs),
   queue: new QueuePanel(tabs),
+  history: new HistoryPanel(tabs),
   models: new ModelsPanel(() => last, () => ask("show_checkpoint")),
   settings: new SettingsPanel(() => ask("show_checkpoint")),
   system: new SystemPanel(),

@@ -40,14 +40,14 @@ export function address(path) {
 
 // Throws Unreachable when no answer comes, Refused for an answer that is an error.
 // A Blob is sent as it is, all else as JSON.
-export async function request(path, body, { timeout = 10000 } = {}) {
+export async function request(path, body, { timeout = 10000, method = body === undefined ? "GET" : "POST" } = {}) {
   const isFile = body instanceof Blob;
   const abort = new AbortController();
   const timer = setTimeout(() => abort.abort(), timeout);
   let response;
   try {
     response = await fetch(address(path), {
-      method: body === undefined ? "GET" : "POST",
+      method,
       headers: body === undefined ? {} : { "Content-Type": isFile ? "application/octet-stream" : "application/json" },
       body: body === undefined || isFile ? body : JSON.stringify(body),
       signal: abort.signal,

@@ -29,7 +29,7 @@ export class ModelsPanel {
     this.order = make("select", { id: "models_order", "aria-label": "Order" }, Object.entries(ORDERS).map(([key, text]) => make("option", { value: key }, text)));
     this.order.value = this.view.order;
     this.order.addEventListener("change", () => this.set({ order: this.order.value }));
-    this.direction = button("", () => this.set({ isUp: !this.view.isUp }), { id: "models_direction" });
+    this.direction = button("", () => this.set({ isUp: !this.view.isUp }), { id: "models_direction", "aria-label": "Order" });
     this.count = make("span", { class: "note", role: "status" });
     this.grid = make("div", { class: "cards", id: "models_cards" });
     this.grid.addEventListener("click", (event) => this.clicked(event));

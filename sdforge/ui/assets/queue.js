@@ -1,4 +1,5 @@
-// Queue: what runs and what waits, whoever sent it, and what became of the last jobs.
+// Queue: what runs and what waits, whoever sent it, in an order that can be changed; and what became
+// of the last jobs.
 
 import { button, duration, make, moment } from "./dom.js";
 import { address, request } from "./http.js";
@@ -6,6 +7,7 @@ import { notify } from "./notify.js";
 
 const PERIOD_MS = 1000;
 const RECENT = 20;
+const ENDED = "status=done&status=failed&status=cancelled&status=interrupted";
 const ACTIVE = ["queued", "loading", "running"];
 const WORDS = {
   queued: "Waiting",
@@ -28,11 +30,12 @@ export class QueuePanel {
 
   mount(root) {
     this.count = make("span", { class: "note", role: "status" });
-    this.cancelAll = button("Cancel all that wait", () => this.cancelWaiting(), { id: "queue_cancel_all" });
+    this.pause = button("Pause", () => this.act(this.isPaused ? "queue/resume" : "queue/pause"), { id: "queue_pause", title: "The running job goes on; no other is started" });
+    this.cancelAll = button("Cancel all that wait", () => this.act("queue/clear"), { id: "queue_cancel_all" });
     this.active = make("ol", { class: "job-list", id: "queue_active", "aria-label": "Jobs that run or wait" });
     this.recent = make("ol", { class: "job-list", id: "queue_recent", "aria-label": "Jobs that ended" });
     root.append(
-      make("div", { class: "tools panel-head" }, make("h2", {}, "Running and waiting"), this.cancelAll, this.count),
+      make("div", { class: "tools panel-head" }, make("h2", {}, "Running and waiting"), this.pause, this.cancelAll, this.count),
       this.active,
       make("h2", {}, "Ended"),
       this.recent
@@ -53,26 +56,24 @@ export class QueuePanel {
     if (document.hidden || this.asking) return;
     this.asking = true;
     try {
-      const [active, recent] = await Promise.all([
-        request(`api/v1/jobs?limit=1000&${ACTIVE.map((status) => `status=${status}`).join("&")}`),
-        request(`api/v1/jobs?limit=${RECENT}&status=done&status=failed&status=cancelled&status=interrupted`),
-      ]);
-      this.draw(active, recent);
+      const [queue, recent] = await Promise.all([request("api/v1/queue"), request(`api/v1/jobs?limit=${RECENT}&${ENDED}`)]);
+      this.draw(queue, recent);
     } catch {
       // The banner says that the server is away; the next second asks again.
     }
     this.asking = false;
   }
 
-  // In the order in which they will run.
-  draw(active, recent) {
-    const place = (job) => job.queue_position ?? -1;
-    this.waiting = active.filter((job) => job.status === "queued").sort((a, b) => place(a) - place(b));
-    const running = active.filter((job) => job.status !== "queued");
-    const count = this.waiting.length;
-    this.count.textContent = !active.length ? "Nothing runs and nothing waits." : `${count} waiting`;
+  draw({ paused, running, waiting }, recent) {
+    this.waiting = waiting;
+    this.isPaused = paused;
+    const count = waiting.length;
+    this.pause.textContent = paused ? "Resume" : "Pause";
+    this.pause.setAttribute("aria-pressed", String(paused));
+    if (paused) this.count.textContent = "Paused: no waiting job is started.";
+    else this.count.textContent = running.length + count ? `${count} waiting` : "Nothing runs and nothing waits.";
     this.cancelAll.disabled = !count;
-    update(this.active, [...running, ...this.waiting], (job) => this.row(job));
+    update(this.active, [...running, ...waiting], (job) => this.row(job));
     update(this.recent, recent, (job) => this.row(job));
   }
 
@@ -112,9 +113,15 @@ export class QueuePanel {
 
   actions(job, isActive) {
     const small = { class: "button small" };
-    if (isActive) return [button("Cancel", () => this.tell(job, "cancel"), { ...small, "aria-label": `Cancel: ${job.request.prompt.slice(0, 60)}` })];
-    if (!job.images.length || !(job.kind in this.tabs)) return [];
-    return [button("Show", () => this.show(job), { ...small, "aria-label": `Show: ${job.request.prompt.slice(0, 60)}` })];
+    if (job.status === "queued") {
+      const index = this.waiting.findIndex((one) => one.id === job.id);
+      const move = (text, label, to) => button(text, () => this.act(`jobs/${encodeURIComponent(job.id)}/place`, { index: to }), { ...small, title: label, "aria-label": `${label}: ${job.request.prompt.slice(0, 60)}`, disabled: to < 0 || to >= this.waiting.length });
+      return [move("⤒", "Run next", index ? 0 : -1), move("↑", "Earlier", index - 1), move("↓", "Later", index + 1), this.cancelButton(job)];
+    }
+    if (isActive) return [this.cancelButton(job)];
+    const again = button("Again", () => this.act(`jobs/${encodeURIComponent(job.id)}/retry`), { ...small, title: "Queue it once more, with its seeds and settings", "aria-label": `Again: ${job.request.prompt.slice(0, 60)}` });
+    if (!job.images.length || !(job.kind in this.tabs)) return [again];
+    return [again, button("Show", () => this.show(job), { ...small, "aria-label": `Show: ${job.request.prompt.slice(0, 60)}` })];
   }
 
   show(job) {
@@ -124,17 +131,18 @@ export class QueuePanel {
     else notify("A job of this tab is running; its pictures are shown first.");
   }
 
-  async tell(job, what) {
+  cancelButton(job) {
+    const label = `Cancel: ${job.request.prompt.slice(0, 60)}`;
+    return button("Cancel", () => this.act(`jobs/${encodeURIComponent(job.id)}/cancel`), { class: "button small", "aria-label": label });
+  }
+
+  async act(path, body = {}) {
     try {
-      await request(`api/v1/jobs/${encodeURIComponent(job.id)}/${what}`, {});
+      await request(`api/v1/${path}`, body);
       this.ask();
     } catch (error) {
       notify(error.message, "error");
     }
-  }
-
-  async cancelWaiting() {
-    for (const job of [...this.waiting].reverse()) await this.tell(job, "cancel");
   }
 }
 
@@ -152,8 +160,9 @@ function bar(percent) {
 // Redraws only the rows that changed, so that focus and pictures stay.
 function update(list, jobs, draw) {
   const known = new Map([...list.children].map((row) => [row.dataset.job, row]));
-  const rows = jobs.map((job) => {
-    const key = JSON.stringify([job.status, job.progress.fraction, job.images.length, job.cancel_requested]);
+  const rows = jobs.map((job, index) => {
+    const place = job.status === "queued" ? [index, jobs.length] : [];
+    const key = JSON.stringify([job.status, job.progress.fraction, job.images.length, job.cancel_requested, place]);
     const before = known.get(job.id);
     if (before?.dataset.key === key) return before;
     const row = draw(job);

@@ -14,6 +14,7 @@ PANELS = {
     "extras": "Extras",
     "pnginfo": "PNG Info",
     "queue": "Queue",
+    "history": "History",
     "models": "Models",
     "settings": "Settings",
     "system": "System",
