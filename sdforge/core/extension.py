@@ -1,4 +1,4 @@
-"""What an extension is: named values and seven hooks, each of which returns something new.
+"""What an extension is: named values and nine hooks, each of which returns something new.
 
 An extension (A1111's "script") declares its values as `Field`s; the page, the REST API, infotext
 and the docs read them from there. Hooks are called by the engine (`on_request`, `expand`) and by
@@ -109,6 +109,23 @@ class DenoiseContext:
         return sum(one > sigma * (1 + 1e-6) for one in self.sigmas) / steps
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskBlend:
+    """Latents of a pass with a mask, (batch, channels, height/8, width/8).
+
+    Attributes:
+        drawn: the guess of the clean latents, or the result.
+        source: what the pass started with.
+        mask: (batch or 1, 1, height/8, width/8), 1 where to repaint.
+        sigma: noise of the step; 0 after the last one.
+    """
+
+    drawn: Tensor
+    source: Tensor
+    mask: Tensor
+    sigma: float
+
+
 class Extension:
     """Base of all extensions: its hooks change nothing.
 
@@ -151,6 +168,17 @@ class Extension:
     def wrap_denoiser(self, context: DenoiseContext, denoiser: Guided, values: Values) -> Guided:
         """Return the denoiser that the sampler shall call."""
         return denoiser
+
+    def blend_masked(self, blend: MaskBlend, values: Values) -> Tensor | None:
+        """Return what shall stand for the drawn latents where a mask is given; None as usual."""
+        return None
+
+    def overlay_mask(self, blend: MaskBlend, values: Values) -> Tensor | None:
+        """Return how far the result shows what was drawn over its source; None as usual.
+
+        (batch, height/8, width/8) from 0 to 1; `blend` holds the finished latents.
+        """
+        return None
 
     def on_step(self, context: DenoiseContext, step: StepState, values: Values) -> None:
         """Look at a finished step; raising ends the job as failed."""

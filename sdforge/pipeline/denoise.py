@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sdforge.core.events import StepDone
-from sdforge.core.extension import DenoiseContext, Guided
+from sdforge.core.extension import DenoiseContext, Guided, MaskBlend
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import OPTIONS, Settings
 from sdforge.memory.lease import Lease
@@ -27,7 +27,7 @@ from sdforge.pipeline.controlled import Control, PlacedUnit, said_bytes
 from sdforge.pipeline.guard import GuardedDenoiser
 from sdforge.pipeline.hooks import Hooks
 from sdforge.pipeline.hypernetworks import HypernetworkUse, place_hypernetworks
-from sdforge.pipeline.masked_denoiser import MaskedDenoiser, blended
+from sdforge.pipeline.masked_denoiser import MaskedDenoiser
 from sdforge.pipeline.passes import Pass, Start
 from sdforge.pipeline.preview import Previewer
 from sdforge.pipeline.prompt_denoiser import PromptDenoiser, rows_at_once
@@ -59,12 +59,14 @@ class Ready:
 class DenoisedBatch:
     """Latents of a batch (batch, channels, height/8, width/8); `is_complete` unless stopped.
 
-    `bundle` is what drew them last: the refiner where there is one.
+    `bundle` is what drew them last: the refiner where there is one. `shown` says how far the result
+    shows them over its source, (batch, height/8, width/8) from 0 to 1; None for what the mask says.
     """
 
     latents: Tensor
     is_complete: bool
     bundle: ModelBundle
+    shown: Tensor | None = None
 
 
 # Loads a checkpoint by its title and encodes the batch's prompts for it.
@@ -107,9 +109,13 @@ def denoise_batch(
             return DenoisedBatch(watcher.last, is_complete=False, bundle=ready.bundle)
     if ready.bundle is not first and settings.diffusers_move_refiner:
         context.memory.evict_all()
-    if start.mask is not None and start.latents is not None:
-        x = blended(x, start.latents, start.mask)
-    return DenoisedBatch(x, is_complete=True, bundle=ready.bundle)
+    if start.mask is None or start.latents is None:
+        return DenoisedBatch(x, is_complete=True, bundle=ready.bundle)
+    hooks = Hooks(context.extensions)
+    blend = MaskBlend(drawn=x, source=start.latents, mask=start.mask, sigma=0.0)
+    x = hooks.blended(blend)
+    shown = hooks.overlay(replace(blend, drawn=x))
+    return DenoisedBatch(x, is_complete=True, bundle=ready.bundle, shown=shown)
 
 
 class _Watcher:
@@ -211,7 +217,7 @@ class _Walk:
 
             conditioning = hooks.conditioning(told, conditioning)
             base = self._prompt_denoiser(model, lease, module, conditioning)
-            denoiser = self._masked(hooks.denoiser(told, base))
+            denoiser = self._masked(hooks, hooks.denoiser(told, base))
             options = _options(request, settings, spec, one.noise_levels(bundle.denoiser))
             tiled = _edited(module, tiling=context.tiling)
             with torch.inference_mode(), tiled, through.around(module):
@@ -253,11 +259,15 @@ class _Walk:
         done = sum(one > sigma * (1 + 1e-6) for one in self.sigmas)
         return self.ready.networks.set(done, len(self.sigmas) - 1)
 
-    def _masked(self, denoiser: Guided) -> Guided:
+    def _masked(self, hooks: Hooks, denoiser: Guided) -> Guided:
         latents, mask = self.start.latents, self.start.mask
         if latents is None or mask is None:
             return denoiser
-        return MaskedDenoiser(denoiser, latents, mask)
+
+        def blend(drawn: Tensor, sigma: float) -> Tensor:
+            return hooks.blended(MaskBlend(drawn=drawn, source=latents, mask=mask, sigma=sigma))
+
+        return MaskedDenoiser(denoiser, blend)
 
     def _prompt_denoiser(
         self,

@@ -179,7 +179,8 @@ class _Run:
         for row, drawn in enumerate(pictures):
             pixels = drawn if suffix else hooks.picture(request, drawn)
             if self._pictures is not None:
-                pixels = self._pictures.finished(row, pixels)
+                shown = None if denoised.shown is None else denoised.shown[row]
+                pixels = self._pictures.finished(row, pixels, shown)
             index = batch * request.batch_size + row
             yield ImageResult(
                 pixels=pixels,

@@ -8,8 +8,16 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from sdforge.core.extension import Active, DenoiseContext, Guided, NetworkEdit, StepState
+from sdforge.core.extension import (
+    Active,
+    DenoiseContext,
+    Guided,
+    MaskBlend,
+    NetworkEdit,
+    StepState,
+)
 from sdforge.core.request import GenerationRequest
+from sdforge.pipeline.masked_denoiser import blended
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +52,22 @@ class Hooks:
         for one in self._active:
             wrapped = one.extension.wrap_denoiser(context, wrapped, one.values)
         return base if wrapped is base else _OneCallAtATime(wrapped, base)
+
+    def blended(self, blend: MaskBlend) -> Tensor:
+        """Return latents of a pass with a mask: the drawn ones in it, the source outside."""
+        for one in self._active:
+            made = one.extension.blend_masked(blend, one.values)
+            if made is not None:
+                return made
+        return blended(blend.drawn, blend.source, blend.mask)
+
+    def overlay(self, blend: MaskBlend) -> Tensor | None:
+        """Return how far the result shows what was drawn, None for what the mask says."""
+        for one in self._active:
+            made = one.extension.overlay_mask(blend, one.values)
+            if made is not None:
+                return made
+        return None
 
     def step(self, context: DenoiseContext, state: StepState) -> None:
         """Tell of a finished step."""

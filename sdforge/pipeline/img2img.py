@@ -78,9 +78,15 @@ class InitPictures:
         scale = context.settings.initial_noise_multiplier if asked is None else asked
         return Start(latents=latents, noise_scale=scale, mask=mask, seen=self._seen)
 
-    def finished(self, row: int, drawn: Pixels) -> Pixels:
-        """Return the result of row number `row` of a batch."""
+    def finished(self, row: int, drawn: Pixels, shown: Tensor | None = None) -> Pixels:
+        """Return the result of row number `row` of a batch.
+
+        `shown` says how far it is seen over its source, (height/8, width/8), in place of the mask.
+        """
         prepared = self._prepared[row % len(self._prepared)]
+        if shown is not None:
+            levels = (shown.float().cpu().numpy() * 255).clip(0, 255).astype(np.uint8)
+            prepared = prepared.showing(Image.fromarray(levels))
         return prepared.finished(drawn, overlay=self._context.settings.overlay_inpaint)
 
     def _seen(self) -> tuple[Tensor, Tensor | None]:

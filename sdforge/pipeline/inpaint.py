@@ -6,11 +6,11 @@ masks is `postprocess/masks.py`'s, latents are `img2img.py`'s.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import Settings
@@ -35,6 +35,8 @@ from sdforge.postprocess.upscalers import PLAIN, Upscaler
 
 Pixels = npt.NDArray[np.uint8]
 ORIGINAL_CONTENT = 1
+# Takes the steps of latents out of a mask that was made from them (A1111).
+_SHOWN_BLUR = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,19 @@ class Prepared:
     source_mask: Image.Image | None = None
     box: Box | None = None
     colours: Pixels | None = None
+
+    def showing(self, mask: Image.Image) -> Prepared:
+        """Return the same with another mask (L, of any size) for the way back."""
+        if self.source is None:
+            return self
+        size = self.source.size if self.box is None else self.box.size
+        part = mask.resize(self.image.size, Image.Resampling.BICUBIC)
+        part = part.filter(ImageFilter.GaussianBlur(_SHOWN_BLUR)).resize(size)
+        if self.box is not None:
+            whole = Image.new("L", self.source.size)
+            whole.paste(part, self.box.corners)
+            part = whole
+        return replace(self, source_mask=part)
 
     def finished(self, drawn: Pixels, *, overlay: bool) -> Pixels:
         """Return the result; with `overlay` what is not masked is the source, bit by bit."""

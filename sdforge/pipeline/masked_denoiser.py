@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from sdforge.core.extension import Guided, NetworkEdit
@@ -13,11 +15,10 @@ class MaskedDenoiser:
     The blend lies outside of all guidance and extensions, on the clean guess (A1111).
     """
 
-    def __init__(self, inner: Guided, latents: Tensor, mask: Tensor) -> None:
-        """`mask` is 1 where the guess counts; `latents` are clean."""
+    def __init__(self, inner: Guided, blend: Callable[[Tensor, float], Tensor]) -> None:
+        """`blend` returns what stands for a guess at a noise."""
         self._inner = inner
-        self._latents = latents
-        self._mask = mask
+        self._blend = blend
 
     @property
     def cfg_scale(self) -> float:
@@ -26,13 +27,12 @@ class MaskedDenoiser:
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """Return the guided guess inside of the mask, the start outside."""
-        return blended(self._inner(x, sigma), self._latents, self._mask)
+        return self._blend(self._inner(x, sigma), sigma)
 
     def with_uncond(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         """Return the guided guess and the negative prompt's, both blended."""
         guided, uncond = self._inner.with_uncond(x, sigma)
-        latents, mask = self._latents, self._mask
-        return blended(guided, latents, mask), blended(uncond, latents, mask)
+        return self._blend(guided, sigma), self._blend(uncond, sigma)
 
     def guesses(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor | None]:
         """Return what the network says, unguided and unblended."""

@@ -121,3 +121,21 @@ def test_outpainting_continues_the_background_and_keeps_the_picture(
     for new in (made[:, :24], made[:, -24:]):
         assert np.abs(new.reshape(-1, 3).mean(0) - border).max() < 60
         assert np.abs(np.diff(new.astype(int), axis=0)).mean() < 20
+
+
+def test_soft_inpainting_changes_less_the_greyer_the_mask(
+    client: TestClient, circle: Image.Image
+) -> None:
+    """A mask that is black at first and then rises: the change rises with it."""
+    levels = np.clip(np.linspace(-255, 255, 128), 0, 255)
+    ramp = Image.fromarray(levels[None].repeat(128, 0).astype(np.uint8))
+    title = "Soft Inpainting"
+    (made,), info = post(
+        client, prompt="green tree, blue background", init_images=[encoded(circle)],
+        mask=encoded(ramp), mask_blur=0, inpaint_full_res=False, inpainting_fill=1,
+        denoising_strength=1.0, steps=8, alwayson_scripts={title: {"args": [True]}},
+    )  # fmt: skip
+    assert title in info["infotexts"][0]
+    changes = np.abs(made.astype(int) - np.asarray(circle)).mean(axis=(0, 2))
+    assert changes[:24].max() < 2
+    assert changes[64:96].mean() < changes[96:].mean()

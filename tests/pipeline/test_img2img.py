@@ -14,7 +14,7 @@ from sdforge.core.events import Notice, StepDone
 from sdforge.core.extension import Active, DenoiseContext, Extension, NetworkEdit, Values
 from sdforge.pipeline.generate import generate
 from sdforge.pipeline.img2img import pixels_of
-from sdforge.pipeline.masked_denoiser import MaskedDenoiser
+from sdforge.pipeline.masked_denoiser import MaskedDenoiser, blended
 from tests.pipeline.conftest import Pipeline
 
 
@@ -212,7 +212,9 @@ def test_every_step_keeps_the_latents_outside_of_the_mask(pipeline: Pipeline, sa
 def test_the_guess_is_blended_by_the_mask_and_raw_guesses_are_not() -> None:
     inner = PlainGuess(torch.full((1, 4, 2, 2), 3.0))
     mask = torch.tensor([[[[1.0, 0.0], [0.5, 1.0]]]])
-    masked = MaskedDenoiser(inner, torch.ones(1, 4, 2, 2), mask)
+    masked = MaskedDenoiser(
+        inner, lambda drawn, sigma: blended(drawn, torch.ones(1, 4, 2, 2), mask)
+    )
     wanted = torch.tensor([[3.0, 1.0], [2.0, 3.0]]).expand(1, 4, 2, 2)
     x = torch.zeros(1, 4, 2, 2)
     assert torch.equal(masked(x, 1.0), wanted)

@@ -15,6 +15,7 @@ from sdforge.extensions.builtin.poor_mans_outpainting import PoorMansOutpainting
 from sdforge.extensions.builtin.projected_guidance import AdaptiveProjectedGuidance
 from sdforge.extensions.builtin.sd_upscale import SdUpscale
 from sdforge.extensions.builtin.self_attention import SelfAttentionGuidance
+from sdforge.extensions.builtin.soft_inpainting import SoftInpainting
 from sdforge.extensions.builtin.token_merging import TokenMerging
 
 BUILTIN: tuple[type[Extension], ...] = (
@@ -27,6 +28,7 @@ BUILTIN: tuple[type[Extension], ...] = (
     CfgZero,
     PerpNeg,
     TokenMerging,
+    SoftInpainting,
     SdUpscale,
     Loopback,
     OutpaintingMk2,
