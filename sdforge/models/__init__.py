@@ -1,6 +1,7 @@
 """From files to networks: find checkpoints, recognise them, load them, run their parts.
 
-Reading order: `checkpoint.py` (headers), `detect.py` and `families/` (what is in a file),
+Reading order: `checkpoint.py` and `formats/` (headers), `opening.py` (the same names in all of
+them), `architectures.py`, `parts.py`, `detect.py` and `families/` (what is in a file),
 `library.py` (which files there are), `key_map.py`, `weights.py` and `loader.py` (headers to
 components), `bundle.py` (a loaded checkpoint), then its parts `tokenizers.py`, `text_encoder.py`,
 `denoiser.py`, `vae.py`, `preview.py`.

@@ -1,7 +1,6 @@
-"""`python -m sdforge inspect FILE`: what a model file is, told from its header. Runs and loads
-nothing of it.
+"""`python -m sdforge inspect FILE`: what a model file is, told from its header.
 
-The answer is a `Report`, as text or as JSON; the page's viewer of metadata shows the same.
+Nothing in it is run or loaded. The answer is a `Report`, as text or as JSON.
 """
 
 from __future__ import annotations
