@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -153,7 +153,8 @@ TXT2IMG: tuple[Row, ...] = (
     Row("firstpass_image", None, ((PICTURE, None), (picture(kind="JPEG", prefix=False), None)), (*NO_TEXT, "no picture"), "", "hires fix enlarges this picture instead of drawing one", also=HIRES),
 )
 
-HIRES_DISTILLED = Row("hr_distilled_cfg", 3.5, FLOATS, NO_FLOAT, "", "guidance of distilled models in the second pass")
+# Null is the first pass's in txt2img; in img2img, where there is no second pass, the default stays.
+HIRES_DISTILLED = Row("hr_distilled_cfg", None, FLOATS, NO_FLOAT, "", "guidance of distilled models in the second pass")
 
 IMG2IMG: tuple[Row, ...] = (
     Row("init_images", None, ((([PICTURE]), None), ([picture(prefix=False)], None), ([picture(kind="JPEG")], None)), ("text", [3], ["no picture"], [PICTURE, PICTURE]), "", "one picture for all, or up to batch_size; none: 404", ),
@@ -182,5 +183,6 @@ INCLUDE = Row(
 
 def rows_of(kind: str) -> tuple[Row, ...]:
     """Return all fields of "txt2img" or "img2img"."""
-    own = TXT2IMG if kind == "txt2img" else (*IMG2IMG, INCLUDE)
-    return (*COMMON, *own, HIRES_DISTILLED)
+    if kind == "txt2img":
+        return (*COMMON, *TXT2IMG, HIRES_DISTILLED)
+    return (*COMMON, *IMG2IMG, INCLUDE, replace(HIRES_DISTILLED, default=3.5))
