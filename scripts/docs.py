@@ -1,8 +1,8 @@
 """Write the generated parts of the documentation; `--check` fails when they are out of date.
 
 docs/settings.md comes from the tables in sdforge/core, docs/payload-fields.md and
-docs/conformance.md from the rows that the tests of the API run, the file tree in README.md from the
-first sentence of each module's docstring.
+docs/conformance.md from the rows that the tests of the API run, docs/families.md from those of the
+families' tests, the file tree in README.md from the first sentence of each module's docstring.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ sys.path.insert(0, str(ROOT))
 
 from sdforge.core.fields import FIELDS  # noqa: E402 - needs the path above
 from sdforge.core.settings import OPTIONS  # noqa: E402
+from sdforge.models.families import FAMILIES  # noqa: E402
 from sdforge.sweeps.axis_table import axes  # noqa: E402
 from tests.api.contract.page import contract_page  # noqa: E402
 from tests.api.payload_effects import BOTH, EFFECTS, REFUSED, SAME, Effect  # noqa: E402
+from tests.models.families.shown import SHOWN  # noqa: E402
 
 AXES_START, AXES_END = "<!-- axes: written by scripts/docs.py -->", "<!-- /axes -->"
 TREE_START, TREE_END = "<!-- tree: written by scripts/docs.py -->", "<!-- end of tree -->"
@@ -127,6 +129,39 @@ def readme_page() -> str:
     return f"{before}{TREE_START}\n{file_tree()}\n{TREE_END}{after}"
 
 
+def families_page() -> str:
+    """Return docs/families.md."""
+    lines = [
+        "# Model families",
+        "",
+        "Written by `scripts/docs.py` from `tests/models/families/shown.py`, whose rows name tests",
+        "that are run on every change, with tiny files in the true layout. *Latents*: equal to",
+        "diffusers' own pipeline over the same weights, to 1e-5 in fp32. *Modes*: medvram and",
+        "lowvram give the same bits as normal. *Header*: the published files are known by their",
+        "header alone, and no tensor in them is left over. How to add one:",
+        "[new-family.md](new-family.md).",
+        "",
+        "| family | kinds | files | latents | modes | header | more |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in SHOWN:
+        more = "; ".join(_test_words(test) for test in row.more)
+        tests = " | ".join(_test_link(test) for test in (row.latents, row.modes, row.headers))
+        label = FAMILIES.get(row.family).label
+        lines.append(f"| {label} | {row.kinds} | {row.files} | {tests} | {more} |")
+    return "\n".join(lines) + "\n"
+
+
+def _test_link(test: str) -> str:
+    file = test.partition("::")[0]
+    path = (ROOT / "tests/models/families" / file).resolve().relative_to(ROOT).as_posix()
+    return f"[yes](../{path})"
+
+
+def _test_words(test: str) -> str:
+    return test.partition("::")[2].removeprefix("test_").replace("_", " ")
+
+
 def sweeps_page() -> str:
     """Return docs/sweeps.md with a fresh table of axes."""
     text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
@@ -157,6 +192,7 @@ def main() -> int:
         ROOT / "docs" / "payload-fields.md": payload_page(),
         ROOT / "docs" / "conformance.md": contract_page(),
         ROOT / "docs" / "sweeps.md": sweeps_page(),
+        ROOT / "docs" / "families.md": families_page(),
         ROOT / "README.md": readme_page(),
     }
     stale = [

@@ -28,6 +28,17 @@ VAE = {
     "norm_num_groups": 8,
     "latent_channels": 4,
 }
+SD1_UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "block_out_channels": [32, 64, 64, 64],
+    "layers_per_block": 2,
+    "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+    "cross_attention_dim": 32,
+    "attention_head_dim": 8,
+    "norm_num_groups": 8,
+    "sample_size": 8,
+}
 SD2_UNET = {
     "_class_name": "UNet2DConditionModel",
     "block_out_channels": [32, 64, 64, 64],
@@ -147,7 +158,21 @@ def open_clip(file: Path, prefix: str, *, projects: bool) -> Any:
     return model.eval()
 
 
+def sd1(file: Path, folder: Path) -> Any:
+    text = clip(file, "cond_stage_model.transformer.")
+    return _stable_diffusion(file, folder, SD1_UNET, text, clip_tokenizer(), "epsilon")
+
+
 def sd2(file: Path, folder: Path, prediction: str) -> Any:
+    text = open_clip(file, "cond_stage_model.model.", projects=False)
+    # Published with one layer cut off, which is what A1111's last-but-one means.
+    text.encoder.layers = text.encoder.layers[:-1]
+    return _stable_diffusion(file, folder, SD2_UNET, text, clip_tokenizer("!"), prediction)
+
+
+def _stable_diffusion(
+    file: Path, folder: Path, unet: Mapping[str, Any], text: Any, tokenizer: Any, prediction: str
+) -> Any:
     from diffusers import (
         AutoencoderKL,
         EulerDiscreteScheduler,
@@ -155,14 +180,11 @@ def sd2(file: Path, folder: Path, prediction: str) -> Any:
         UNet2DConditionModel,
     )
 
-    text = open_clip(file, "cond_stage_model.model.", projects=False)
-    # Published with one layer cut off, which is what A1111's last-but-one means.
-    text.encoder.layers = text.encoder.layers[:-1]
     return StableDiffusionPipeline(
         vae=network(AutoencoderKL, VAE, file, folder / "vae"),
         text_encoder=text,
-        tokenizer=clip_tokenizer("!"),
-        unet=network(UNet2DConditionModel, SD2_UNET, file, folder / "unet"),
+        tokenizer=tokenizer,
+        unet=network(UNet2DConditionModel, unet, file, folder / "unet"),
         scheduler=EulerDiscreteScheduler(**SCHEDULE, prediction_type=prediction),
         safety_checker=None,
         feature_extractor=None,

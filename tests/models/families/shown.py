@@ -1,0 +1,97 @@
+"""What tests show of each model family: docs/families.md is made from these rows.
+
+A test holds that every family has a row and that every named test is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EQUAL = "test_equal_latents.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One family: its kinds of files, and the tests as "file::function".
+
+    Attributes:
+        family: name in `FAMILIES`.
+        kinds: what is drawn with.
+        files: what its files hold, and which networks come from files of their own.
+        latents: equal to those of diffusers' own pipeline, to 1e-5 in fp32.
+        modes: medvram and lowvram draw bit by bit what normal draws.
+        headers: the published files are known by their header, and nothing in them is left over.
+        more: what else is tested.
+    """
+
+    family: str
+    kinds: str
+    files: str
+    latents: str
+    modes: str
+    headers: str
+    more: tuple[str, ...] = ()
+
+
+SHOWN: tuple[Shown, ...] = (
+    Shown(
+        family="sd1",
+        kinds="1.4, 1.5, inpainting, InstructPix2Pix; ε and v",
+        files="all in one; another VAE",
+        latents=f"{EQUAL}::test_sd1_draws_what_diffusers_draws",
+        modes=f"{EQUAL}::test_memory_modes_draw_the_same",
+        headers="test_sd.py::test_recipes_of_a_full_size_checkpoint_are_complete",
+    ),
+    Shown(
+        family="sd2",
+        kinds="2.0, 2.1, Turbo, inpainting; ε 512 and v 768",
+        files="all in one; another VAE",
+        latents=f"{EQUAL}::test_sd2_draws_what_diffusers_draws",
+        modes=f"{EQUAL}::test_memory_modes_draw_the_same",
+        headers="test_sd2.py::test_a_full_size_file_is_recognised_and_its_recipes_are_complete",
+        more=("test_sd2.py::test_where_nothing_says_it_the_network_is_asked",),
+    ),
+    Shown(
+        family="sdxl",
+        kinds="base, inpainting, Turbo, Lightning, LCM, Hyper, DMD2; ε and v, zero terminal noise",
+        files="all in one; another VAE",
+        latents=f"{EQUAL}::test_sdxl_draws_what_diffusers_draws",
+        modes=f"{EQUAL}::test_memory_modes_draw_the_same",
+        headers="test_sdxl.py::test_a_full_size_file_is_recognised_and_its_recipes_are_complete",
+        more=(
+            "test_sdxl.py::test_the_refiner_takes_over_from_the_base",
+            "test_sdxl.py::test_a_lora_reaches_both_text_encoders_and_the_network",
+            "test_sdxl.py::test_an_embedding_of_two_parts_stands_for_words_in_both_encoders",
+        ),
+    ),
+    Shown(
+        family="sdxl-refiner",
+        kinds="the refiner, alone or behind a base",
+        files="all in one; another VAE",
+        latents=f"{EQUAL}::test_the_refiner_draws_what_diffusers_draws",
+        modes=f"{EQUAL}::test_memory_modes_draw_the_same",
+        headers="test_sdxl.py::test_a_full_size_file_is_recognised_and_its_recipes_are_complete",
+    ),
+    Shown(
+        family="flux",
+        kinds="dev and schnell",
+        files="the transformer in its authors' or diffusers' names, with CLIP-L, T5 and VAE apart; "
+        "all in one",
+        latents="test_flux.py::test_flux_draws_what_diffusers_draws",
+        modes="test_flux.py::test_memory_modes_draw_the_same",
+        headers="test_flux.py::test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
+        more=(
+            "test_flux.py::test_one_file_may_hold_everything",
+            "test_flux.py::test_a_lora_in_either_spelling_reaches_its_rows",
+            "test_flux.py::test_missing_parts_are_named",
+        ),
+    ),
+    Shown(
+        family="zimage",
+        kinds="Z-Image, Z-Image-Turbo",
+        files="the transformer in its authors' names, with Qwen3 and VAE apart",
+        latents="test_z_image.py::test_z_image_draws_what_diffusers_draws",
+        modes="test_z_image.py::test_memory_modes_draw_the_same",
+        headers="test_z_image.py::test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
+    ),
+)
