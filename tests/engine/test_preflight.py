@@ -65,16 +65,17 @@ def test_an_estimate_lists_phases_and_the_budget_without_loading(make: Any) -> N
     assert engine.jobs() == []
 
 
-def test_an_estimate_takes_less_than_20_milliseconds(make: Any) -> None:
+def test_an_estimate_takes_milliseconds(make: Any) -> None:
     engine, _ = make()
     request = a_request(checkpoint="tiny")
     engine.estimate(request)
     best = 1.0
     for _ in range(10):
-        began = time.perf_counter()
+        began = time.process_time()
         engine.estimate(request)
-        best = min(best, time.perf_counter() - began)
-    assert best < 0.02
+        best = min(best, time.process_time() - began)
+    # Ten times what it takes: only a change of kind is seen here, the figure is the benchmarks'.
+    assert best < 0.1
 
 
 def test_a_request_that_cannot_fit_gets_sizes_that_do(make: Any) -> None:

@@ -81,13 +81,14 @@ def test_sizes_are_read_in_a_few_milliseconds(tmp_path: Path) -> None:
     shapes = {f"model.diffusion_model.block.{i}.weight": (64, 64) for i in range(2600)}
     header = read_header(sparse_checkpoint(tmp_path / "x.safetensors", shapes))
     best = min(_timed(lambda: model_sizes("sdxl", header, HALF)) for _ in range(5))
-    assert best < 0.02
+    # Ten times what it takes: only a change of kind is seen here, the figure is the benchmarks'.
+    assert best < 0.1
 
 
 def _timed(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     action()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def device(fp16: bool = True, bf16: bool = True) -> DeviceInfo:
