@@ -74,6 +74,9 @@ def _finite(value: Any) -> Any:
         json.dumps(value, allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise ValueError("it holds numbers that are not finite, or is nested too deep") from error
+    except TypeError as error:
+        # The bytes of a body that was said to be something else than JSON.
+        raise ValueError("it is no JSON") from error
     return value
 
 

@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -80,7 +81,8 @@ def page(sweep: Sweep, picture_url: Callable[[int], str]) -> str:
         picture_url: returns the address of a cell's picture.
     """
     manifest = sweep.manifest
-    size = manifest.shape[0] * (manifest.shape[1] if len(manifest.shape) > 1 else 1)
+    # Without axes there is one cell.
+    size = math.prod(manifest.shape[:2])
     blocks = "".join(
         _block(sweep, block * size, picture_url) for block in range(block_count(sweep))
     )
@@ -99,7 +101,7 @@ def page(sweep: Sweep, picture_url: Callable[[int], str]) -> str:
 
 def _block(sweep: Sweep, start: int, picture_url: Callable[[int], str]) -> str:
     lines = sweep.manifest.lines
-    columns = lines[0].legends
+    columns = lines[0].legends if lines else ("",)
     rows = lines[1].legends if len(lines) > 1 else ("",)
     title = ", ".join(text for text in sweep.manifest.legends(start)[2:] if text)
     heads = "".join(f'<th scope="col">{_text(text)}</th>' for text in columns)

@@ -383,3 +383,12 @@ def test_a_sweep_outlives_its_server(start_server: StartServer) -> None:
     listed = second.client.get("/api/v1/sweeps").json()
     assert [(one["id"], one["status"]) for one in listed] == [("mine", "done")]
     assert second.client.get("/api/v1/sweeps/mine/grid").content.startswith(b"\x89PNG")
+
+
+def test_a_sweep_without_axes_is_one_cell_and_has_a_page(server: Server) -> None:
+    sweep = {"id": "one", "request": small(), "axes": []}
+    assert server.client.post("/api/v1/sweeps", json=sweep).status_code in (200, 201, 202)
+    server.client.get("/api/v1/sweeps/one/events")
+    answer = server.client.get("/api/v1/sweeps/one/page")
+    assert answer.status_code == 200
+    assert "<html" in answer.text

@@ -167,3 +167,9 @@ def test_a_body_that_is_no_object_is_refused(server: Server, body: str) -> None:
     )
     assert answer.status_code == 422
     assert server.client.get("/sdapi/v1/options").status_code == 200
+
+
+def test_a_body_that_is_said_to_be_something_else_is_refused(shared_server: Server) -> None:
+    headers = {"Content-Type": "application/octet-stream"}
+    answer = shared_server.client.post("/sdapi/v1/options", content=b"\0\1", headers=headers)
+    assert answer.status_code == 422
