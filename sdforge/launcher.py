@@ -268,7 +268,7 @@ class Launch:
     def _finish_start(self, engine: Engine, sweeps: Sweeps, front: Server) -> None:
         """Build the page, then let jobs run: both load much, and the page is waited for."""
         if not self._flags["nowebui"]:
-            self._build_page(engine, front)
+            self._build_page(engine, sweeps, front)
         checkpoints = engine.library.checkpoints()
         count = f"{len(checkpoints)} checkpoint{'' if len(checkpoints) == 1 else 's'}"
         log.info("Models: %s (%s)", self._paths.checkpoints[0], count)
@@ -279,11 +279,11 @@ class Launch:
         sweeps.start()
         self._mark("jobs")
 
-    def _build_page(self, engine: Engine, front: Server) -> None:
+    def _build_page(self, engine: Engine, sweeps: Sweeps, front: Server) -> None:
         try:
             from sdforge.ui.app import create_ui_app
 
-            page = create_ui_app(engine, version=__version__)
+            page = create_ui_app(engine, version=__version__, sweeps=sweeps)
             if self._loop is not None:
                 asyncio.run_coroutine_threadsafe(front.set_page(page), self._loop).result()
         except Exception as error:  # noqa: BLE001 - the API goes on without the page

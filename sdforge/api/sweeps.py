@@ -83,21 +83,24 @@ def _add_asking(routes: APIRouter, context: ApiContext) -> None:
         ]
 
     @routes.get("/{sweep_id}")
-    def get_sweep(request: Request, sweep_id: str) -> dict[str, Any]:
-        """One sweep: axes, cells, pictures, errors."""
-        return describe_sweep(sweeps.get(sweep_id), _root(request))
+    def get_sweep(
+        request: Request, sweep_id: str, after: Annotated[int, Query(ge=0)] = 0
+    ) -> dict[str, Any]:
+        """One sweep: axes, cells, pictures, errors; of the cells those changed since `after`."""
+        return describe_sweep(sweeps.get(sweep_id), _root(request), after=after)
 
     @routes.get("/{sweep_id}/cells/{index}")
     def get_cell(request: Request, sweep_id: str, index: int) -> dict[str, Any]:
         """One cell, with the whole request that it draws."""
         sweep = sweeps.get(sweep_id)
         _check_cell(sweep, index)
-        cell = describe_cell(sweep, sweep.cell(index), _root(request))
-        broken = sweep.cells[index].error is not None and not sweep.cells[index].job
+        found = sweep.cell(index)
+        drawn = None if found.is_broken else sweeps.request(sweep_id, index).to_json()
+        cell = describe_cell(sweep, found, _root(request))
         return cell | {
             "legends": list(sweep.manifest.legends(index)),
             "infotexts": [one.infotext for one in sweep.cell(index).pictures],
-            "request": None if broken else sweeps.request(sweep_id, index).to_json(),
+            "request": drawn,
         }
 
     @routes.get("/{sweep_id}/events", response_class=StreamingResponse)
@@ -233,8 +236,17 @@ def _asked(context: ApiContext, body: SweepBody) -> SweepRequest:
     return sweep_request(script, body.script_args, base, context.sweeps.catalog, limit=limit)
 
 
-def describe_sweep(sweep: Sweep, root: str = "", *, with_cells: bool = True) -> dict[str, Any]:
-    """Return a sweep as JSON types; `root` is the path under which the server is reached."""
+def describe_sweep(
+    sweep: Sweep, root: str = "", *, with_cells: bool = True, after: int = 0
+) -> dict[str, Any]:
+    """Return a sweep as JSON types.
+
+    Args:
+        sweep: as it stands.
+        root: path under which the server is reached.
+        with_cells: whether its cells are listed.
+        after: only cells that changed since this revision; 0 for all.
+    """
     manifest = sweep.manifest
     base = f"{root}/api/v1/sweeps/{quote(sweep.id)}"
     found: dict[str, Any] = {
@@ -268,9 +280,7 @@ def describe_sweep(sweep: Sweep, root: str = "", *, with_cells: bool = True) -> 
         },
     }
     if with_cells:
-        found["cells"] = [
-            describe_cell(sweep, sweep.cell(index), root) for index in range(len(sweep.cells))
-        ]
+        found["cells"] = _changed_cells(sweep, after, root)
     return found
 
 
@@ -295,6 +305,11 @@ def describe_cell(sweep: Sweep, cell: Cell, root: str = "") -> dict[str, Any]:
             for number, picture in enumerate(cell.pictures)
         ],
     }
+
+
+def _changed_cells(sweep: Sweep, after: int, root: str) -> list[dict[str, Any]]:
+    cells = (sweep.cell(index) for index in range(len(sweep.cells)))
+    return [describe_cell(sweep, one, root) for one in cells if one.revision > after or not after]
 
 
 def _picture_url(sweep: Sweep, cell: Cell, number: int, root: str) -> str:
@@ -332,16 +347,11 @@ async def _event_stream(
 
 def _changes(sweep: Sweep, after: int, root: str) -> str:
     """Return a sweep with those of its cells that changed after a revision."""
-    changed = [
-        cell
-        for index in range(len(sweep.cells))
-        if (cell := sweep.cell(index)).revision > after or not after
-    ]
     found = {
         "id": sweep.id,
         "status": sweep.status.value,
         "revision": sweep.revision,
         "counts": sweep.counts(),
-        "cells": [describe_cell(sweep, cell, root) for cell in changed],
+        "cells": _changed_cells(sweep, after, root),
     }
     return json.dumps(found, ensure_ascii=False)

@@ -76,6 +76,11 @@ class Cell:
     seconds: float = 0.0
     revision: int = 0
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether it could not be drawn from the start and so has no request."""
+        return self.error is not None and not self.job
+
     def to_json(self) -> dict[str, Any]:
         """Return JSON types; `from_json` is the inverse."""
         values = asdict(self)

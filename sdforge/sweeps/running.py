@@ -164,7 +164,10 @@ class RunningSweep:
             chosen = [cell]
         else:
             holes = (CellStatus.FAILED, CellStatus.SKIPPED)
-            chosen = [cell for cell in self._cells if cell.same_as is None and cell.status in holes]
+            own = [cell for cell in self._cells if cell.same_as is None and not cell.is_broken]
+            chosen = [cell for cell in own if cell.status in holes]
+            if not chosen:
+                return
         for cell in reversed(chosen):
             self.put_back(cell.index, again=True)
         self.resume()

@@ -21,6 +21,7 @@ from sdforge.ui.tab_actions import ANSWER, TASK_ID, TabActions, Values, problem
 if TYPE_CHECKING:
     from sdforge.engine import Engine
     from sdforge.models.library import CheckpointInfo
+    from sdforge.sweeps.sweeps import Sweeps
 
 CHECKPOINT = "checkpoint"
 GPU_WEIGHTS = "gpu_weights"
@@ -32,11 +33,11 @@ _LITTLE_INFERENCE_MIB = 512
 class PageActions:
     """The actions of one page over one engine. Errors become answers, so that nothing is lost."""
 
-    def __init__(self, engine: Engine) -> None:
-        """Take the engine that the page shows."""
+    def __init__(self, engine: Engine, sweeps: Sweeps | None = None) -> None:
+        """Take the engine that the page shows, and its sweeps."""
         self._engine = engine
         self._checkpoints = Checkpoints(engine)
-        self.tabs = {tab: TabActions(engine, tab, self._checkpoints) for tab in TABS}
+        self.tabs = {tab: TabActions(engine, tab, self._checkpoints, sweeps) for tab in TABS}
 
     def load_page(self, values: Mapping[str, Any]) -> Values:
         """Fill the forms: what this browser remembers, else what the checkpoint recommends.

@@ -27,6 +27,7 @@ from sdforge.ui.form import RECOMMENDED_NAMES
 from sdforge.ui.markup import ASSETS, fragment
 from sdforge.ui.passes import CHECKPOINT_NAMES, IMG2IMG, TXT2IMG
 from sdforge.ui.quicksettings import build_quicksettings
+from sdforge.ui.scripts import SCRIPT
 from sdforge.ui.tab_actions import COUNTED, PICTURES, TASK_ID, UPSCALER, TabActions
 from sdforge.ui.tabs import img2img, txt2img
 from sdforge.ui.tabs.panels import PANELS, build_panel
@@ -34,15 +35,16 @@ from sdforge.ui.theme import make_theme
 
 if TYPE_CHECKING:
     from sdforge.engine import Engine
+    from sdforge.sweeps.sweeps import Sweeps
 
 # Below this path lie style.css and the scripts; the API has no such prefix.
 ASSET_PREFIX = "/ui"
 _LARGEST_UPLOAD = "64mb"
 
 
-def build_ui(engine: Engine, *, version: str) -> gr.Blocks:
+def build_ui(engine: Engine, *, version: str, sweeps: Sweeps | None = None) -> gr.Blocks:
     """Return the page, connected to `engine`; no server is started and no setting written."""
-    actions = PageActions(engine)
+    actions = PageActions(engine, sweeps)
     with gr.Blocks(title="sdforge", analytics_enabled=False, fill_width=True) as page:
         quicksettings = build_quicksettings(actions.device_mib())
         with gr.Tabs(elem_id="tabs"):
@@ -55,7 +57,7 @@ def build_ui(engine: Engine, *, version: str) -> gr.Blocks:
         fragment("footer", version=version, python=platform.python_version(), parts=_parts())
         hidden = {
             name: gr.Textbox(elem_id=f"sdforge_{name}", visible="hidden", label=name)
-            for name in (TASK_ID, PICTURES, STORED)
+            for name in (TASK_ID, PICTURES, SCRIPT, STORED)
         }
         _connect(page, actions, forms, quicksettings, hidden)
         for tab, form in forms.items():
@@ -112,8 +114,14 @@ def _connect_tab(
     bind(
         _press(f"{tab}_submit"),
         actions.submit,
-        inputs={TASK_ID: hidden[TASK_ID], PICTURES: hidden[PICTURES], **form},
+        inputs={**{name: hidden[name] for name in (TASK_ID, PICTURES, SCRIPT)}, **form},
         before=f"{tab}.beforeSubmit",
+    )
+    bind(
+        _press(f"{tab}_dry_run"),
+        actions.plan_sweep,
+        inputs={PICTURES: hidden[PICTURES], SCRIPT: hidden[SCRIPT], **form},
+        before=f"{tab}.beforeDryRun",
     )
     bind(
         _press(f"{tab}_estimate"),
@@ -142,9 +150,9 @@ def _parts() -> str:
     return " · ".join(f"{name} {package_version(name)}" for name in ("torch", "gradio"))
 
 
-def create_ui_app(engine: Engine, *, version: str) -> UiApp:
+def create_ui_app(engine: Engine, *, version: str, sweeps: Sweeps | None = None) -> UiApp:
     """Return the page as an ASGI app; may be called on any thread, also beside a running server."""
-    page = build_ui(engine, version=version)
+    page = build_ui(engine, version=version, sweeps=sweeps)
     assets = Mount(ASSET_PREFIX, _Assets(directory=ASSETS))
     outer = Starlette(routes=[assets])
     head = (ASSETS / "head.html").read_text(encoding="utf-8").replace("$version", version)

@@ -19,9 +19,12 @@ from sdforge.ui import extensions, form, passes
 from sdforge.ui.checkpoints import Checkpoints, Choice
 from sdforge.ui.fields import named_choices
 from sdforge.ui.overrides import OVERRIDES, choice_of, read_overrides
+from sdforge.ui.scripts import asks_for_script, sweep_of_form
 
 if TYPE_CHECKING:
     from sdforge.engine import Engine
+    from sdforge.sweeps.request import SweepRequest
+    from sdforge.sweeps.sweeps import Sweeps
 
 ANSWER = "answer"
 TASK_ID = "task_id"
@@ -40,12 +43,19 @@ Values = dict[str, Any]
 class TabActions:
     """The actions of one tab over one engine. Errors become answers, so that nothing is lost."""
 
-    def __init__(self, engine: Engine, tab: str, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tab: str,
+        checkpoints: Checkpoints,
+        sweeps: Sweeps | None = None,
+    ) -> None:
         """Take what the tab works on; `tab` is "txt2img" or "img2img"."""
         self.tab = tab
         self._engine = engine
         self._checkpoints = checkpoints
         self._extensions = extensions.of_tab(engine.extensions, tab)
+        self._sweeps = sweeps
 
     def load(self, text: str) -> Values:
         """Fill the form: what this browser remembers, else what the checkpoint recommends."""
@@ -84,10 +94,31 @@ class TabActions:
         task_id = str(values.get(TASK_ID) or "")
         try:
             request = self._request(values)
+            if asks_for_script(values):
+                sweeps, asked = self._sweep(values, request)
+                sweep = sweeps.submit(asked, origin="ui")
+                return self._answer(task=task_id, sweep=sweep.id)
             job = self._engine.submit(request, job_id=task_id or None, origin="ui")
         except SdforgeError as error:
             return self._answer(task=task_id, problem=problem(error))
         return self._answer(task=task_id, accepted=job.id)
+
+    def plan_sweep(self, values: Mapping[str, Any]) -> Values:
+        """Say what the form's script would take; nothing is drawn."""
+        if not asks_for_script(values):
+            return self._answer(plan={})
+        try:
+            sweeps, asked = self._sweep(values, self._request(values))
+            plan = sweeps.dry_run(asked)
+        except SdforgeError as error:
+            return self._answer(plan={"problem": problem(error)["message"]})
+        return self._answer(plan={name: plan[name] for name in ("text", "fits", "notices")})
+
+    def _sweep(
+        self, values: Mapping[str, Any], request: GenerationRequest
+    ) -> tuple[Sweeps, SweepRequest]:
+        limit = self._engine.settings.current.max_sweep_cells
+        return sweep_of_form(values, request, self._sweeps, limit)
 
     def estimate(self, values: Mapping[str, Any]) -> Values:
         """Say what the form would take, for the chip beside Generate; nothing is queued."""

@@ -235,6 +235,17 @@ def test_a_cell_that_was_broken_from_the_start_says_why_it_cannot_be_drawn(bench
         bench.sweeps.retry(done.id, 1)
 
 
+def test_what_cannot_be_drawn_is_left_out_when_the_rest_is_drawn_again(bench: Bench) -> None:
+    done = drawn(bench, ("Checkpoint name", "cat, half, dog"))
+    bench.sweeps.retry(done.id)
+    again = bench.sweeps.wait(done.id, PATIENCE)
+    assert statuses(again) == [DONE, FAILED, FAILED]
+    assert [cell.attempt for cell in again.cells] == [0, 0, 1]
+    only_broken = drawn(bench, ("Checkpoint name", "cat, half"))
+    bench.sweeps.retry(only_broken.id)
+    assert bench.sweeps.get(only_broken.id).status is SweepStatus.DONE
+
+
 def test_whoever_listens_hears_of_every_change(standing: tuple[Bench, Sweep]) -> None:
     bench, sweep = standing
     calls: list[int] = []

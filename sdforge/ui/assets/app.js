@@ -2,9 +2,9 @@
 //
 // Reading order: tab.js (one tab), form.js (values of its form), jobs.js (from Generate to the
 // picture), results.js and lightbox.js (what is shown), pictures.js (what img2img starts from),
-// controlnet.js (its units), fit.js (will it fit?), status.js (server and model), keys.js, paste.js,
-// notify.js, http.js. The tabs without a form: panels.js, then extras.js, pnginfo.js, queue.js,
-// history.js, models.js, settings.js, system.js.
+// controlnet.js (its units), script.js and sweep.js (X/Y/Z plots), fit.js (will it fit?), status.js
+// (server and model), keys.js, paste.js, notify.js, http.js. The tabs without a form: panels.js, then
+// extras.js, pnginfo.js, queue.js, history.js, models.js, settings.js, system.js.
 
 import { listenToTyping } from "./complete.js";
 import { setDoneFacts } from "./done.js";
@@ -145,7 +145,10 @@ document.addEventListener("focusin", ({ target }) => {
 });
 status.onTitleChanged = () => ask("show_checkpoint");
 status.begin();
-for (const tab of all) tab.jobs.resume();
+for (const tab of all) {
+  tab.jobs.resume();
+  tab.sweep.resume();
+}
 
 Object.assign(window.sdforge, { tabs, status, notify });
 window.sdforge.begin({ call });

@@ -55,7 +55,8 @@ export class JobFollower {
       const pictures = await this.tab.picturesFor(extra);
       task.sent = Date.now();
       this.store();
-      this.unsent.push({ task_id: task.id, pictures: JSON.stringify(pictures) });
+      const script = extra.first ? "" : this.tab.script.text();
+      this.unsent.push({ task_id: task.id, pictures: JSON.stringify(pictures), script });
       press(`${this.tab.name}_submit`);
       if (this.tasks[0] === task) this.follow();
     } catch (error) {
@@ -66,13 +67,20 @@ export class JobFollower {
 
   // Called just before the form is sent.
   beforeSubmit() {
-    return this.unsent.shift() || { task_id: "" };
+    return this.unsent.shift() || { task_id: "", script: "" };
   }
 
   // The server's answer to the form.
-  answered({ task, accepted, problem }) {
+  answered({ task, accepted, problem, sweep }) {
     const found = this.tasks.find((known) => known.id === task);
     if (found && accepted) found.accepted = true;
+    if (sweep) {
+      this.drop(task);
+      // It is no job that could be found again.
+      localStorage.removeItem(this.lastKey);
+      this.tab.sweep.follow(sweep);
+      this.tab.script.began();
+    }
     if (!problem) return;
     this.drop(task);
     this.forget(task);
@@ -206,6 +214,11 @@ export class JobFollower {
   }
 
   async cancel() {
+    if (!this.tasks.length && this.tab.sweep.isRunning()) {
+      this.results.showText("Interrupting…");
+      await this.tab.sweep.tell("cancel");
+      return;
+    }
     await this.tell("cancel", "Interrupting…");
   }
 

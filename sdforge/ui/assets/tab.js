@@ -10,6 +10,8 @@ import { openLightbox, pin } from "./lightbox.js";
 import { notify } from "./notify.js";
 import { PictureBox } from "./pictures.js";
 import { Results } from "./results.js";
+import { ScriptBox } from "./script.js";
+import { SweepView } from "./sweep.js";
 
 export class Tab {
   // `others` are all tabs by name: pictures are sent from one to another.
@@ -21,6 +23,8 @@ export class Tab {
     this.pictures = name === "img2img" ? new PictureBox(this) : null;
     this.jobs = new JobFollower(this);
     this.control = new ControlPanel(this);
+    this.script = new ScriptBox(this);
+    this.sweep = new SweepView(this);
     this.fit = new FitChip(this);
     this.forever = new Forever(this);
     this.form.onChange = (values) => this.show(values);
@@ -58,6 +62,10 @@ export class Tab {
   }
 
   // The pictures of an estimate: those that are stored already; a mask has its picture's size.
+  beforeDryRun() {
+    return { ...this.beforeEstimate(), script: this.script.text() };
+  }
+
   beforeEstimate() {
     return { pictures: JSON.stringify(this.picturesNow()) };
   }
@@ -70,6 +78,7 @@ export class Tab {
   answered(message) {
     if (message.task) this.jobs.answered(message);
     else if (message.problem) this.showProblem(message.problem);
+    if (message.plan) this.script.planned(message.plan);
     if (message.fit) this.fit.take(message.fit);
     if (message.tokens) this.form.showTokens(message.tokens);
     if (message.pasted) this.form.pasted();
@@ -91,6 +100,8 @@ export class Tab {
 
   redraw() {
     this.results.redraw();
+    this.script.redraw();
+    this.sweep.redraw();
     this.form.redraw();
     this.fit.draw();
     this.control.redraw();

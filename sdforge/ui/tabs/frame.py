@@ -61,9 +61,13 @@ class Frame:
                     fragment("controlnet", tab=tab)
                     self.widgets |= build_scripts(tab, extensions)
                     self.widgets |= build_accordions(tab, extensions)
+                    # A1111 calls it so in every tab; here an id is there once.
+                    choice = "script_list" if tab == TXT2IMG else f"{tab}_script_list"
+                    fragment("script", tab=tab, list=choice)
                 with gr.Column(
                     scale=6, min_width=320, elem_id=f"{tab}_results", elem_classes=["results-side"]
                 ):
+                    fragment("sweep_grid", tab=tab)
                     fragment("results", tab=tab, upscale="" if tab == TXT2IMG else "hidden")
         return self.widgets
 
