@@ -51,6 +51,8 @@ class Row:
 
 
 BOTH = {
+    # Only Flux heeds it.
+    "Distilled CFG Scale": Row("2, 5", same=True),
     "Nothing": Row(""),
     "Seed": Row("1, 2"),
     "Var. seed": Row("1, 2", {"subseed_strength": 0.7}),
@@ -100,6 +102,7 @@ BOTH = {
     "Height": Row("64, 96"),
 }
 TXT2IMG = BOTH | {
+    "Hires Distilled CFG Scale": Row("2, 5", HIRES, same=True),
     "Hires steps": Row("1, 4", HIRES),
     "Hires sampler": Row("Euler, Heun", HIRES),
     "Denoising": Row("0.2, 0.9", HIRES),
