@@ -55,9 +55,12 @@ def test_after_kill_9_a_sweep_goes_on_and_its_grid_is_that_of_an_undisturbed_one
         text=True,
     )
     assert victim.stdout is not None
-    with victim:
+    try:
         assert victim.stdout.readline() == "in the middle\n"
+    finally:
         victim.send_signal(signal.SIGKILL)
+        victim.wait()
+        victim.stdout.close()
 
     bench = open_bench()
     cut = bench.sweeps.get("killed")
