@@ -173,7 +173,7 @@ def test_too_many_cells_are_refused_with_their_number() -> None:
         ("Distilled CFG Scale", "3", "nothing of that kind"),
         ("Seed", "", "at least one value"),
         ("Colour", "red", "no axis named 'Colour'"),
-        ("99", "red", "axis: got 99"),
+        ("999", "red", "axis: got 999"),
     ],
 )
 def test_a_bad_value_is_named_before_anything_is_drawn(axis: str, values: str, said: str) -> None:
