@@ -66,7 +66,7 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
         pipeline = Pipeline(parts)
         chosen: dict[str, Any] = {"randn_source": "CPU", **({"memory_mode": mode} if mode else {})}
         chosen["forge_additional_modules"] = names
-        values = {"sampler": "Euler", "steps": 3, "cfg_scale": 4.0} | values
+        values = {"sampler": "Euler", "steps": 2, "cfg_scale": 2.0} | values
         pipeline.draw(settings=chosen | (settings or {}), **values)
         return Drawn(seen[-1], parts.provider.get("", modules=names), pipeline, device)
 

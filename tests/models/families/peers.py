@@ -390,3 +390,9 @@ def drawn(pipe: Any, sigmas: Sequence[float], **values: Any) -> torch.Tensor:
             num_inference_steps=len(sigmas) - 1, sigmas=list(sigmas), output_type="latent", **values
         ).images
     return latents
+
+
+def difference(ours: torch.Tensor, theirs: torch.Tensor, first_sigma: float) -> float:
+    """The largest difference, as a share of the largest latents on the way: first or last ones."""
+    largest = max(theirs.abs().max().item(), 3 * first_sigma)
+    return (ours - theirs).abs().max().item() / largest
