@@ -50,9 +50,12 @@ def test_after_kill_9_the_running_job_is_interrupted_and_the_queued_ones_run(
         text=True,
     )
     assert victim.stdout is not None
-    with victim:
+    try:
         assert victim.stdout.readline() == "in the middle\n"
+    finally:
         victim.send_signal(signal.SIGKILL)
+        victim.wait()
+        victim.stdout.close()
 
     engine, runner = build()
     cut = engine.get("task(long)")
