@@ -136,6 +136,7 @@ class Extension:
         fields: its values; their order is the order of A1111's positional arguments.
         order: rules of lower order wrap the denoiser first and so lie inside the others.
         help: one sentence for the page.
+        kinds: the jobs that it can act in, "txt2img" and "img2img"; lists of others leave it out.
     """
 
     name: str = ""
@@ -144,6 +145,7 @@ class Extension:
     fields: tuple[Field, ...] = ()
     order: int = 50
     help: str = ""
+    kinds: tuple[str, ...] = ("txt2img", "img2img")
 
     def is_active(self, values: Values) -> bool:
         """Tell whether these values ask for anything; by default the field `enabled` does."""

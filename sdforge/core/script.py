@@ -56,13 +56,7 @@ class Studio(Protocol):
 
 
 class Script(Extension):
-    """Base of all selectable scripts: draws what the request asks for, once.
-
-    Attributes:
-        kinds: the jobs that it can run in, "txt2img" and "img2img".
-    """
-
-    kinds: tuple[str, ...] = ("txt2img", "img2img")
+    """Base of all selectable scripts: draws what the request asks for, once."""
 
     def is_active(self, values: Values) -> bool:
         """Being named is all it takes."""

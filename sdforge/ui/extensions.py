@@ -28,7 +28,7 @@ Extensions = Registry[Extension]
 def build_accordions(tab: str, extensions: Extensions) -> dict[str, Component]:
     """Lay out the accordions in the current Blocks and return their widgets by name."""
     widgets: dict[str, Component] = {}
-    for extension in extensions:
+    for extension in of_tab(extensions, tab):
         if not extension.fields or isinstance(extension, Script):
             continue
         elem_id = f"{tab}_{extension.name}"
@@ -65,10 +65,10 @@ def build_scripts(tab: str, extensions: Extensions) -> dict[str, Component]:
 
 
 def of_tab(extensions: Extensions, tab: str) -> Extensions:
-    """Return the extensions without the scripts of other tabs."""
+    """Return the extensions and scripts without those of other tabs."""
     kept: Extensions = Registry(extensions.kind)
     for extension in extensions:
-        if not isinstance(extension, Script) or tab in extension.kinds:
+        if tab in extension.kinds:
             kept.add(extension.name, extension, (extension.label,) if extension.label else ())
     return kept
 

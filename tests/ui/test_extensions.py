@@ -59,12 +59,12 @@ def test_a_script_is_asked_for_by_its_box_alone() -> None:
     assert back["sd_upscale.enabled"] is False
 
 
-def test_a_tab_has_its_own_scripts_and_all_extensions() -> None:
+def test_a_tab_has_its_own_scripts_and_extensions() -> None:
     txt2img, img2img = (
         set(extensions.of_tab(KNOWN, tab).names()) for tab in ("txt2img", "img2img")
     )
     assert img2img - txt2img == {
-        "sd_upscale", "loopback", "outpainting_mk2", "poor_mans_outpainting",
+        "sd_upscale", "loopback", "outpainting_mk2", "poor_mans_outpainting", "soft_inpainting",
     }  # fmt: skip
     assert "freeu" in txt2img
     assert not any(name.startswith("loopback") for name in extensions.default_values(

@@ -67,11 +67,7 @@ def _sweeps_info(context: ApiContext, kind: str) -> list[dict[str, Any]]:
 
 
 def _of_kind(context: ApiContext, kind: str) -> list[Extension]:
-    return [
-        extension
-        for extension in context.engine.extensions
-        if not isinstance(extension, Script) or kind in extension.kinds
-    ]
+    return [extension for extension in context.engine.extensions if kind in extension.kinds]
 
 
 def _title(extension: Extension) -> str:

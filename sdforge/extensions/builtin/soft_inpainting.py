@@ -20,6 +20,7 @@ class SoftInpainting(Extension):
     name = "soft_inpainting"
     label = "Soft Inpainting"
     help = "Inpainting without a hard edge: blurred parts of the mask change a little. Try blur 16."
+    kinds = ("img2img",)
     # Defaults, labels and order of arguments are A1111's.
     fields = (
         Field(name="enabled", kind=bool, default=False, label="Soft inpainting", api="enabled"),

@@ -30,6 +30,8 @@ export class ServerStatus {
   // The page's checkpoint changed: loading has begun, so look at once.
   setChosen(facts) {
     this.chosen = facts;
+    // Styles hide what means nothing to this kind of model.
+    document.documentElement.dataset.family = facts.family;
     this.ask();
   }
 
