@@ -130,5 +130,5 @@ def test_conditionings_are_stacked_and_brought_to_length() -> None:
 
 
 def test_an_unknown_prediction_is_refused(bundle: ModelBundle) -> None:
-    with pytest.raises(UnsupportedCheckpoint, match="flow"):
-        DenoiserModel(bundle.components["denoiser"], scaled_linear_sigmas(), prediction="flow")
+    with pytest.raises(UnsupportedCheckpoint, match="guess"):
+        DenoiserModel(bundle.components["denoiser"], scaled_linear_sigmas(), prediction="guess")

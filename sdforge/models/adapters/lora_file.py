@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -174,34 +175,31 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_tensors(header: CheckpointHeader) -> dict[str, torch.Tensor]:
-    size = header.file_bytes - header.data_start
-    data = bytearray(size)
     try:
         with header.path.open("rb") as file:
-            file.seek(header.data_start)
-            found = file.readinto(data)
+            return {name: _tensor(header, file, name) for name in header.tensors}
     except OSError as error:
         raise MissingModel(f"{header.path} cannot be read: {error.strerror or error}") from error
-    if found != size:
-        raise CorruptCheckpoint(f"{header.path.name} changed while it was being read")
-    return {name: _tensor(header, data, name) for name in header.tensors}
 
 
-def _tensor(header: CheckpointHeader, data: bytearray, name: str) -> torch.Tensor:
+def _tensor(header: CheckpointHeader, file: BufferedReader, name: str) -> torch.Tensor:
+    """Read one tensor into an allocation of its own.
+
+    Where it lies in the file decides nothing so: CPU kernels round differently on memory that is
+    not aligned, and adapters would act differently in different memory modes.
+    """
     info = header.tensors[name]
     dtype = TORCH_DTYPES.get(info.dtype) or _WHOLE_DTYPES.get(info.dtype)
     if dtype is None:
         raise UnsupportedCheckpoint(
             f"{header.path.name}: {name} holds {info.dtype}, which is no type for weights"
         )
-    if info.size_bytes == 0:
-        return torch.empty(info.shape, dtype=dtype)
-    count = info.size_bytes // dtype.itemsize
-    if info.start % dtype.itemsize:
-        piece = bytearray(memoryview(data)[info.start : info.end])
-        return torch.frombuffer(piece, dtype=dtype).view(info.shape)
-    found = torch.frombuffer(data, dtype=dtype, count=count, offset=info.start)
-    return found.view(info.shape)
+    tensor = torch.empty(info.shape, dtype=dtype)
+    if info.size_bytes:
+        file.seek(header.data_start + info.start)
+        if file.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data) != info.size_bytes:
+            raise CorruptCheckpoint(f"{header.path.name} changed while it was being read")
+    return tensor
 
 
 _WHOLE_DTYPES = {
