@@ -12,6 +12,8 @@ const MATRIX = "Prompt matrix";
 const LINES = "Prompts from file or textbox";
 const AXES = ["x", "y", "z"];
 const DRY_RUN_DELAY_MS = 600;
+// After this long an answer is taken for lost.
+const LOST_MS = 15000;
 const SWAPS = [["x", "y"], ["y", "z"], ["x", "z"]];
 const CHECKS = {
   draw_legend: "Draw legend",
@@ -33,6 +35,8 @@ export class ScriptBox {
     this.key = `sdforge.${tab.name}.script`;
     this.kept = this.read();
     this.axes = null;
+    this.askedAt = 0;
+    this.isStale = false;
     this.check = debounced(() => this.dryRun(), DRY_RUN_DELAY_MS);
   }
 
@@ -282,13 +286,23 @@ export class ScriptBox {
     const line = this.part("dry_run");
     if (!line) return;
     line.hidden = !this.title;
-    if (this.title) this.tab.form.ask("dry_run");
+    if (!this.title) return;
+    // One at a time: the answer to a long list must not arrive after that to a later, short one.
+    this.isStale = Boolean(this.askedAt) && Date.now() - this.askedAt < LOST_MS;
+    if (this.isStale) return;
+    this.askedAt = Date.now();
+    this.tab.form.ask("dry_run");
   }
 
   // The server's answer: figures, or what is wrong.
   planned({ text, problem, notices, fits }) {
+    this.askedAt = 0;
     const line = this.part("dry_run");
     if (!line) return;
+    if (this.isStale) {
+      this.dryRun();
+      return;
+    }
     line.textContent = problem || [text, ...(notices || [])].join(". ");
     line.classList.toggle("bad", Boolean(problem) || fits === false);
   }
