@@ -100,7 +100,8 @@ def tiny_server_parts(
     paths = Paths.under(data)
     paths.checkpoints[0].mkdir(parents=True, exist_ok=True)
     for checkpoint in checkpoints:
-        shutil.copy(checkpoint, paths.checkpoints[0])
+        copy = shutil.copytree if checkpoint.is_dir() else shutil.copy
+        copy(checkpoint, paths.checkpoints[0] / checkpoint.name)
     library = Library(paths)
     memory = MemoryManager(device or HostDevice(8 * GIB), unit_cap_bytes=unit_cap_bytes)
     full = Precision(torch.float32, torch.float32, torch.float32)

@@ -75,15 +75,18 @@ def refiner() -> Shapes:
     }
 
 
-def sd3(normed: bool = False) -> Shapes:
-    """A whole SD 3 checkpoint with its three text encoders, both CLIPs with a projection."""
+def sd3(normed: bool = False, second: int = 0) -> Shapes:
+    """A whole SD 3 checkpoint with its three text encoders, both CLIPs with a projection.
+
+    T5 is as wide as both CLIPs beside each other, or wider, as in the real one.
+    """
     projected = replace(text.CLIP_L, projection=True)
     return {
-        **with_prefix(UNET, transformers.sd3(normed=normed)),
+        **with_prefix(UNET, transformers.sd3(normed=normed, second=second)),
         **with_prefix(VAE, vae.vae(vae.SIXTEEN)),
         **with_prefix("text_encoders.clip_l.transformer.", text.clip(projected)),
         **with_prefix("text_encoders.clip_g.transformer.", text.clip(text.CLIP_G)),
-        **with_prefix("text_encoders.t5xxl.transformer.", text.t5()),
+        **with_prefix("text_encoders.t5xxl.transformer.", text.t5(text.WIDE_T5)),
     }
 
 
@@ -148,6 +151,7 @@ CATALOGUE: dict[str, Write] = {
     "Stable-diffusion/sdxl-refiner.safetensors": _file(refiner),
     "Stable-diffusion/sd3.safetensors": _file(sd3),
     "Stable-diffusion/sd35.safetensors": _file(lambda: sd3(normed=True)),
+    "Stable-diffusion/sd35-medium.safetensors": _file(lambda: sd3(normed=True, second=1)),
     "diffusion_models/flux-dev.safetensors": _file(transformers.flux),
     "diffusion_models/flux-schnell-fp8.safetensors": _file(
         lambda: transformers.flux(guided=False), "F8_E4M3"

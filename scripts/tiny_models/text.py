@@ -24,6 +24,8 @@ CLIP_L = TextSizes()
 CLIP_G = TextSizes(width=48, layers=3, projection=True)
 OPEN_CLIP_H = TextSizes(width=48, layers=3, projection=True)
 T5 = TextSizes(width=64, vocabulary=32128)
+WIDE_T5 = TextSizes(width=96, vocabulary=32128)
+"""SD 3's, which both CLIPs beside each other fit into."""
 
 
 def clip(sizes: TextSizes) -> Shapes:

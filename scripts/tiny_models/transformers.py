@@ -11,15 +11,19 @@ TIME = 256
 def sd3(
     width: int = 64,
     blocks: int = 2,
-    context: int = 64,
+    context: int = 96,
     pooled: int = 80,
     places: int = 24,
     latent: int = 16,
     head: int = 32,
     normed: bool = False,
+    second: int = 0,
 ) -> Shapes:
-    """SD 3 medium; with `normed` SD 3.5 large (query and key are normalised)."""
-    return dict(_sd3(width, blocks, context, pooled, places, latent, head, normed))
+    """SD 3 medium; with `normed` SD 3.5 large (query and key are normalised).
+
+    With `second` as well SD 3.5 medium: in so many blocks the picture attends to itself once more.
+    """
+    return dict(_sd3(width, blocks, context, pooled, places, latent, head, normed, second))
 
 
 def _sd3(
@@ -31,6 +35,7 @@ def _sd3(
     latent: int,
     head: int,
     normed: bool,
+    second: int,
 ) -> Named:
     yield "pos_embed", (1, places * places, width)
     yield from layer("x_embedder.proj", width, latent, 2, 2)
@@ -43,14 +48,18 @@ def _sd3(
             name = f"joint_blocks.{number}.{side}"
             # Nothing reads the text after the last block: there it only feeds the attention.
             stub = side == "context_block" and number == blocks - 1
-            yield from layer(f"{name}.attn.qkv", 3 * width, width)
-            if normed:
-                yield f"{name}.attn.ln_q.weight", (head,)
-                yield f"{name}.attn.ln_k.weight", (head,)
-            yield from layer(f"{name}.adaLN_modulation.1", (2 if stub else 6) * width, width)
+            twice = side == "x_block" and number < second
+            for attention in ("attn", "attn2") if twice else ("attn",):
+                yield from layer(f"{name}.{attention}.qkv", 3 * width, width)
+                if normed:
+                    yield f"{name}.{attention}.ln_q.weight", (head,)
+                    yield f"{name}.{attention}.ln_k.weight", (head,)
+                if not stub:
+                    yield from layer(f"{name}.{attention}.proj", width, width)
+            parts = 2 if stub else 9 if twice else 6
+            yield from layer(f"{name}.adaLN_modulation.1", parts * width, width)
             if stub:
                 continue
-            yield from layer(f"{name}.attn.proj", width, width)
             yield from layer(f"{name}.mlp.fc1", 4 * width, width)
             yield from layer(f"{name}.mlp.fc2", width, 4 * width)
     yield from layer("final_layer.linear", 4 * latent, width)

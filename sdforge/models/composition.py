@@ -24,7 +24,7 @@ SETTING = "forge_additional_modules"
 def files_of(
     family: Family, checkpoint: Path, vae: Path | None = None, modules: Sequence[Path] = ()
 ) -> dict[str, Path]:
-    """Return which file each role of a family comes from.
+    """Return which file each role of a family comes from; optional ones may have none.
 
     Args:
         family: of the checkpoint.
@@ -45,10 +45,10 @@ def files_of(
         held = {family.role_of(part) for part in _held(checkpoint)}
         own = {role: path for role, path in own.items() if role in held}
     files = own | given
-    missing = [role for role in family.roles if role not in files]
+    missing = [role for role in family.roles if role not in files and role not in family.optional]
     if missing:
         raise _lacking(family, checkpoint, missing)
-    return {role: files[role] for role in family.roles}
+    return {role: files[role] for role in family.roles if role in files}
 
 
 def _roles(family: Family, path: Path) -> list[str]:

@@ -86,12 +86,12 @@ def _text_encoder(layout: Layout, key: str) -> Part | None:
     kind, label, lead = "", "", ""
     if key.endswith((_HF_CLIP, _BARE_CLIP)):
         lead = key.removesuffix(_BARE_CLIP).removesuffix("text_model.")
-        kind, label = _CLIPS.get(width, ("clip", f"CLIP of width {width}"))
+        kind, label = _clip(layout, lead, width)
     elif key.endswith(_OPEN_CLIP):
         lead = key.removesuffix(_OPEN_CLIP)
         if not layout.under(f"{lead}transformer.resblocks."):
             return None
-        kind, label = _CLIPS.get(width, ("clip", f"CLIP of width {width}"))
+        kind, label = _clip(layout, lead, width)
     elif key.endswith((_T5, _T5_TABLE)):
         lead = key.removesuffix(_T5_TABLE) if key.endswith(_T5_TABLE) else key.removesuffix(_T5)
         if not layout.under(f"{lead}encoder.block."):
@@ -107,6 +107,18 @@ def _text_encoder(layout: Layout, key: str) -> Part | None:
     if not kind:
         return None
     return Part(role="text_encoder", kind=kind, label=label, prefix=lead, width=width)
+
+
+def _clip(layout: Layout, lead: str, width: int) -> tuple[str, str]:
+    """Tell CLIPs apart: by width, and where that is unusual by their place or their projection."""
+    if width in _CLIPS:
+        return _CLIPS[width]
+    label = f"CLIP of width {width}"
+    said = [kind for kind, _ in _CLIPS.values() if f".{kind}." in lead]
+    if said:
+        return said[0], label
+    is_large = f"{lead}text_projection.weight" in layout.tensors
+    return ("clip_g" if is_large else "clip"), label
 
 
 def _language_model(layout: Layout, lead: str, width: int) -> tuple[str, str]:

@@ -83,9 +83,9 @@ def test_a_text_encoder_of_another_width_is_a_problem(
     [
         ({f"{UNET}label_emb.0.0.weight": (8, 8)}, "Stable Diffusion XL"),
         ({f"{UNET}label_emb.weight": (8, 8)}, "Stable Diffusion upscaler"),
-        ({f"{UNET}joint_blocks.0.x_block.attn.qkv.weight": (8, 8)}, "Stable Diffusion 3"),
-        ({"distilled_guidance_layer.in_proj.weight": (8, 8), "double_blocks.0.a": (8,)}, "Chroma"),
-        ({"cap_embedder.0.weight": (8,)}, "Z-Image"),
+        ({f"{UNET}double_layers.0.attn.qkv.weight": (8, 8)}, "AuraFlow"),
+        ({"double_stream_blocks.0.block.a": (8,)}, "HiDream"),
+        ({"adaln_single.linear.weight": (8, 8)}, "PixArt"),
         ({"lora_unet_down_blocks_0.lora_up.weight": (8, 8)}, "LoRA"),
         ({"control_model.input_blocks.0.0.weight": (8, 4, 3, 3)}, "ControlNet"),
         ({"first_stage_model.decoder.conv_in.weight": (8, 4, 3, 3)}, "VAE"),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from sdforge.models.families.flux_keys import authors_names, fused_names
+from sdforge.models.families.sd3_keys import authors_sd3_names, fused_sd3_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,15 @@ def plain_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
 
 def flux_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
     """Return diffusers' and the authors' names of the layers of Flux's transformer."""
-    authors = authors_names(layers)
+    return _both(layers, authors_names(layers))
+
+
+def sd3_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
+    """Return diffusers' and the authors' names of the layers of SD 3's transformer."""
+    return _both(layers, authors_sd3_names(layers))
+
+
+def _both(layers: frozenset[str], authors: Mapping[str, str]) -> Mapping[str, Iterable[str]]:
     return {
         layer: [*_plain(layer), *([authors[layer]] if layer in authors else [])] for layer in layers
     }
@@ -254,6 +263,12 @@ SPELLINGS: dict[str, dict[str, tuple[Spelling, ...]]] = {
         "denoiser": (replace(_TRANSFORMER, names=flux_names, fused=fused_names),),
         "text_encoder": (Spelling((*_FIRST_CLIP, "lora_te_"), clip_names),),
         "text_encoder_2": (Spelling(("lora_te2_", "text_encoder_2_", "t5xxl_"), plain_names),),
+    },
+    "sd3": {
+        "denoiser": (replace(_TRANSFORMER, names=sd3_names, fused=fused_sd3_names),),
+        "text_encoder": (Spelling(_FIRST_CLIP, clip_names),),
+        "text_encoder_2": (Spelling(_SECOND_CLIP, clip_names),),
+        "text_encoder_3": (Spelling(("lora_te3_", "text_encoder_3_", "t5xxl_"), plain_names),),
     },
     "": {
         "denoiser": (_TRANSFORMER,),

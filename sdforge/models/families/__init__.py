@@ -11,6 +11,7 @@ from sdforge.models.families.base import Family
 from sdforge.models.families.flux import Flux1
 from sdforge.models.families.sd import StableDiffusion1
 from sdforge.models.families.sd2 import StableDiffusion2
+from sdforge.models.families.sd3 import StableDiffusion3
 from sdforge.models.families.sdxl import SdxlRefiner, StableDiffusionXl
 from sdforge.models.families.z_image import ZImage
 
@@ -20,6 +21,7 @@ for _family in (
     StableDiffusion2(),
     StableDiffusionXl(),
     SdxlRefiner(),
+    StableDiffusion3(),
     Flux1(),
     ZImage(),
 ):

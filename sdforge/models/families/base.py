@@ -98,6 +98,10 @@ class Family(Protocol):
         """Networks that a checkpoint holds; 'vae' is the one that another file may replace."""
 
     @property
+    def optional(self) -> frozenset[str]:
+        """Roles without which a model draws as well, if less well."""
+
+    @property
     def apart(self) -> Mapping[str, tuple[str, str]]:
         """Roles that usually lie in files of their own: role → (what it is, a usual file's name).
 

@@ -51,6 +51,7 @@ class Flux1:
     name = "flux"
     label = "Flux.1"
     roles = ("text_encoder", "text_encoder_2", "denoiser", "vae")
+    optional: frozenset[str] = frozenset()
     apart: Mapping[str, tuple[str, str]] = MappingProxyType(
         {
             "text_encoder": ("CLIP-L", "clip_l.safetensors"),

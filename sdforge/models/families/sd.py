@@ -39,6 +39,7 @@ class StableDiffusion1:
     name = "sd1"
     label = "Stable Diffusion 1.x"
     roles = ("text_encoder", "denoiser", "vae")
+    optional: frozenset[str] = frozenset()
     apart: Mapping[str, tuple[str, str]] = MappingProxyType({})
 
     def match(self, header: CheckpointHeader) -> Match | None:

@@ -52,6 +52,7 @@ class StableDiffusion2:
     name = "sd2"
     label = "Stable Diffusion 2.x"
     roles = ("text_encoder", "denoiser", "vae")
+    optional: frozenset[str] = frozenset()
     apart: Mapping[str, tuple[str, str]] = MappingProxyType({})
 
     def match(self, header: CheckpointHeader) -> Match | None:

@@ -73,6 +73,7 @@ class StableDiffusionXl:
 
     name = "sdxl"
     label = "Stable Diffusion XL"
+    optional: frozenset[str] = frozenset()
     apart: Mapping[str, tuple[str, str]] = MappingProxyType({})
     _texts: tuple[_TextPart, ...] = (_CLIP_L, _CLIP_G)
     _is_refiner = False

@@ -58,6 +58,7 @@ class ZImage:
     name = "zimage"
     label = "Z-Image"
     roles = ("text_encoder", "denoiser", "vae")
+    optional: frozenset[str] = frozenset()
     apart: Mapping[str, tuple[str, str]] = MappingProxyType(
         {
             "text_encoder": ("Qwen3 text encoder", "qwen_3_4b.safetensors"),

@@ -269,14 +269,14 @@ def flux_tensors(file: Path) -> dict[str, torch.Tensor]:
     return made
 
 
-def t5(file: Path) -> Any:
+def t5(file: Path, width: int = 64) -> Any:
     from transformers import T5Config, T5EncoderModel
 
     config = T5Config(
         vocab_size=32128,
-        d_model=64,
-        d_kv=32,
-        d_ff=128,
+        d_model=width,
+        d_kv=width // 2,
+        d_ff=2 * width,
         num_layers=2,
         num_heads=2,
         feed_forward_proj="gated-gelu",

@@ -73,6 +73,20 @@ SHOWN: tuple[Shown, ...] = (
         headers="test_sdxl.py::test_a_full_size_file_is_recognised_and_its_recipes_are_complete",
     ),
     Shown(
+        family="sd3",
+        kinds="3 medium, 3.5 medium, 3.5 large and its Turbo",
+        files="all in one; a folder of diffusers; the transformer with CLIP-L, CLIP-G, VAE and, "
+        "if wanted, T5 apart",
+        latents="test_sd3.py::test_sd3_draws_what_diffusers_draws",
+        modes="test_sd3.py::test_memory_modes_draw_the_same",
+        headers="test_sd3.py::test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
+        more=(
+            "test_sd3.py::test_one_file_may_hold_everything_and_so_may_a_folder",
+            "test_sd3.py::test_missing_parts_are_named_and_t5_is_none_of_them",
+            "test_sd3.py::test_a_lora_in_either_spelling_reaches_its_rows",
+        ),
+    ),
+    Shown(
         family="flux",
         kinds="dev and schnell",
         files="the transformer in its authors' or diffusers' names, with CLIP-L, T5 and VAE apart; "

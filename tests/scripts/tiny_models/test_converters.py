@@ -140,20 +140,21 @@ def test_open_clip_becomes_transformers_clip(whole: Shapes, prefix: str) -> None
 
 
 def test_sd3_becomes_diffusers_transformer() -> None:
-    for normed in (False, True):
+    for normed, second in ((False, 0), (True, 0), (True, 1)):
         with torch.device("meta"):
             network = SD3Transformer2DModel(
                 sample_size=16,
                 num_layers=2,
                 attention_head_dim=32,
                 num_attention_heads=2,
-                joint_attention_dim=64,
+                joint_attention_dim=96,
                 caption_projection_dim=64,
                 pooled_projection_dim=80,
                 pos_embed_max_size=24,
+                dual_attention_layers=tuple(range(second)),
                 qk_norm="rms_norm" if normed else None,
             )
-        made = empty(catalogue.sd3(normed))
+        made = empty(catalogue.sd3(normed, second))
         own = {name: value for name, value in made.items() if name.startswith(catalogue.UNET)}
         fill(network, diffusers_files.convert_sd3_transformer_checkpoint_to_diffusers(own))
 
@@ -162,11 +163,11 @@ def test_sd3_carries_a_whole_t5() -> None:
     with torch.device("meta"):
         network = T5EncoderModel(
             T5Config(
-                vocab_size=text.T5.vocabulary,
-                d_model=text.T5.width,
-                d_kv=text.T5.width // 2,
-                d_ff=2 * text.T5.width,
-                num_layers=text.T5.layers,
+                vocab_size=text.WIDE_T5.vocabulary,
+                d_model=text.WIDE_T5.width,
+                d_kv=text.WIDE_T5.width // 2,
+                d_ff=2 * text.WIDE_T5.width,
+                num_layers=text.WIDE_T5.layers,
                 num_heads=2,
                 feed_forward_proj="gated-gelu",
             )

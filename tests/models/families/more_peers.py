@@ -1,0 +1,70 @@
+"""Diffusers' own pipelines of the families that came later, over the files of tests.
+
+As in `peers.py`: configurations are written out by hand, weights go through diffusers' converters
+where it has one that knows the width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from tests.models.families import peers
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+SD3 = {
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 96,
+    "caption_projection_dim": 64,
+    "pooled_projection_dim": 80,
+    "pos_embed_max_size": 24,
+    "sample_size": 8,
+}
+SD3_VAE = peers.KL16 | {"scaling_factor": 1.5305, "shift_factor": 0.0609}
+
+
+def sd3(files: Mapping[str, Path], folder: Path, *, has_t5: bool = True, **config: Any) -> Any:
+    """The pipeline over `denoiser`, `clip_l`, `clip_g`, `t5xxl` and `vae`."""
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+    from diffusers.loaders.single_file_utils import (
+        convert_sd3_transformer_checkpoint_to_diffusers as convert,
+    )
+
+    transformer = SD3Transformer2DModel(**(SD3 | config)).eval()
+    transformer.load_state_dict(convert(load_file(files["denoiser"])))
+    return StableDiffusion3Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=peers.network(AutoencoderKL, SD3_VAE, files["vae"], folder / "vae"),
+        text_encoder=_clip_l(files["clip_l"]),
+        tokenizer=peers.clip_tokenizer(),
+        text_encoder_2=peers.clip(
+            files["clip_g"], "", projects=True, width=48, layers=3, act="gelu", projection=48
+        ),
+        tokenizer_2=peers.clip_tokenizer("!"),
+        text_encoder_3=peers.t5(files["t5xxl"], width=96) if has_t5 else None,
+        tokenizer_3=peers.t5_tokenizer(),
+        transformer=transformer,
+    )
+
+
+def _clip_l(file: Path) -> Any:
+    """CLIP-L with its projection, which diffusers takes for identity where a file has none."""
+    import torch
+    from transformers import CLIPTextModelWithProjection
+
+    model = CLIPTextModelWithProjection(peers.clip_config()).eval()
+    model.load_state_dict({"text_projection.weight": torch.eye(32)} | load_file(file))
+    return model
