@@ -159,6 +159,7 @@ CATALOGUE: dict[str, Write] = {
     "diffusion_models/flux-dev-scaled-fp8.safetensors": _flux_scaled,
     "diffusion_models/flux-dev-Q4_0.gguf": _flux_gguf("Q4_0"),
     "diffusion_models/flux-dev-Q8_0.gguf": _flux_gguf("Q8_0"),
+    "diffusion_models/chroma.safetensors": _file(transformers.chroma, "BF16"),
     "diffusion_models/z-image.safetensors": _file(transformers.z_image, "BF16"),
     "diffusion_models/qwen-image.safetensors": _file(
         lambda: with_prefix(UNET, transformers.qwen_image()), "BF16"

@@ -117,6 +117,23 @@ def _flux(
     yield from layer("final_layer.adaLN_modulation.1", 2 * width, width)
 
 
+def chroma(width: int = 64, hidden: int = 48) -> Shapes:
+    """Chroma in its authors' names: Flux without modulations, and the network that makes them."""
+    gone = ("time_in", "vector_in", "_mod.lin", "modulation.lin", "adaLN_modulation")
+    kept = {
+        name: shape
+        for name, shape in flux(width=width, guided=False).items()
+        if not any(part in name for part in gone)
+    }
+    guide = "distilled_guidance_layer"
+    named = [*layer(f"{guide}.in_proj", hidden, 64), *layer(f"{guide}.out_proj", width, hidden)]
+    for number in range(2):
+        named += layer(f"{guide}.layers.{number}.in_layer", hidden, hidden)
+        named += layer(f"{guide}.layers.{number}.out_layer", hidden, hidden)
+        named.append((f"{guide}.norms.{number}.scale", (hidden,)))
+    return {**kept, **dict(named)}
+
+
 def z_image(
     width: int = 96, blocks: int = 2, refiners: int = 1, context: int = 64, head: int = 32
 ) -> Shapes:

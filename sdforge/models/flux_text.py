@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,8 +30,15 @@ from sdforge.models.tokenizers import Tokenizer
 _ACTIVATION_FACTOR = 24
 
 
+class _Closed(NamedTuple):
+    """The tokens of a prompt with one of padding behind them."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
 class T5Text:
-    """A T5 of a bundle: prompts in one piece, padded up to a least length."""
+    """A T5 of a bundle: prompts in one piece, padded up to a least length or by one token."""
 
     def __init__(
         self,
@@ -39,9 +46,16 @@ class T5Text:
         memory: MemoryManager,
         tokenizer: Callable[[], Tokenizer],
         *,
-        least: int,
+        least: int | None,
     ) -> None:
-        """Take the network; `tokenizer` is made when the first prompt comes."""
+        """Take the network.
+
+        Args:
+            component: the network.
+            memory: that places it.
+            tokenizer: made when the first prompt comes.
+            least: tokens to pad up to. None pads by one, which no other token attends to (Chroma).
+        """
         self.component = component
         self._memory = memory
         self._tokenizer = tokenizer
@@ -56,16 +70,21 @@ class T5Text:
         """
         if emphasis not in EMPHASIS:
             raise InvalidRequest("emphasis", emphasis, ", ".join(map(repr, EMPHASIS)))
-        return self.states(prompt.tokens(self._tokenizer(), self._least), emphasis)
+        tokenizer = self._tokenizer()
+        if self._least is not None:
+            return self.states(prompt.tokens(tokenizer, self._least), emphasis)
+        tokens = prompt.tokens(tokenizer, 0)
+        closed = _Closed((*tokens.ids, tokenizer.pad), (*tokens.weights, 1.0))
+        return self.states(closed, emphasis, seen=len(tokens.ids))
 
-    def states(self, tokens: Chunk, emphasis: str) -> torch.Tensor:
-        """Return the states of tokens, weighted as CLIP's are."""
+    def states(self, tokens: Chunk, emphasis: str, *, seen: int | None = None) -> torch.Tensor:
+        """Return the states of tokens, weighted as CLIP's are; the first `seen` are attended to."""
         device = self._memory.compute_device
         ids = torch.tensor([tokens.ids], device=device)
         network: Any = self.component.module
         needed = ids.numel() * network.width * 4 * _ACTIVATION_FACTOR
         with self._memory.lease(self.component, working_bytes=needed) as module:
-            states: torch.Tensor = module(ids).float()
+            states: torch.Tensor = module(ids, seen).float()
         if emphasis in ("Original", "No norm"):
             weights = torch.tensor([tokens.weights], device=device)
             states = emphasised(states, weights, restore_mean=emphasis == "Original")

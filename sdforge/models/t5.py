@@ -51,9 +51,12 @@ class T5Encoder(nn.Module):
             width,
         )
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the normalised states of all tokens; padding is attended to like any token."""
-        return self.encoder(self.shared(ids).float())
+    def forward(self, ids: torch.Tensor, seen: int | None = None) -> torch.Tensor:
+        """Return the normalised states of all tokens.
+
+        The first `seen` of them are attended to; without it all are, padding like any other.
+        """
+        return self.encoder(self.shared(ids).float(), seen)
 
 
 class _Stack(nn.Module):
@@ -62,10 +65,11 @@ class _Stack(nn.Module):
         self.block = nn.ModuleList(blocks)
         self.final_layer_norm = _Norm(width)
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, seen: int | None) -> torch.Tensor:
         bias = None
-        for block in self.block:
-            states, bias = block(states, bias)
+        for number, block in enumerate(self.block):
+            # The first one makes the bias of all.
+            states, bias = block(states, bias, None if number else seen)
         return self.final_layer_norm(states).float()
 
 
@@ -89,9 +93,9 @@ class _Block(nn.Module):
         )
 
     def forward(
-        self, states: torch.Tensor, bias: torch.Tensor | None
+        self, states: torch.Tensor, bias: torch.Tensor | None, seen: int | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        states, bias = self.layer[0](states, bias)
+        states, bias = self.layer[0](states, bias, seen)
         return self.layer[1](states), bias
 
 
@@ -102,9 +106,9 @@ class _AttentionLayer(nn.Module):
         self.layer_norm = _Norm(width)
 
     def forward(
-        self, states: torch.Tensor, bias: torch.Tensor | None
+        self, states: torch.Tensor, bias: torch.Tensor | None, seen: int | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        added, bias = self.SelfAttention(self.layer_norm(states), bias)
+        added, bias = self.SelfAttention(self.layer_norm(states), bias, seen)
         return states + added.float(), bias
 
 
@@ -122,7 +126,7 @@ class _Attention(nn.Module):
             self.relative_attention_bias = nn.Embedding.from_pretrained(torch.empty(buckets, heads))
 
     def forward(
-        self, states: torch.Tensor, bias: torch.Tensor | None
+        self, states: torch.Tensor, bias: torch.Tensor | None, seen: int | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         query, key, value = (
             projection(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -132,10 +136,12 @@ class _Attention(nn.Module):
             table = self.relative_attention_bias
             places = _buckets(states.shape[1], table.num_embeddings, states.device)
             bias = table(places).permute(2, 0, 1).unsqueeze(0)
-        seen = F.scaled_dot_product_attention(
+            if seen is not None:
+                bias[..., seen:] = -math.inf
+        answer = F.scaled_dot_product_attention(
             query, key, value, attn_mask=bias.to(query.dtype), scale=1.0
         )
-        return self.o(seen.transpose(1, 2).flatten(2)), bias
+        return self.o(answer.transpose(1, 2).flatten(2)), bias
 
 
 class _ForwardLayer(nn.Module):

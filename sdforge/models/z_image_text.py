@@ -5,7 +5,7 @@ A language model reads brackets as text; so do prompts here: no emphasis, no chu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,11 +13,10 @@ import torch
 from sdforge.core.settings import Settings
 from sdforge.memory.component import Component
 from sdforge.memory.manager import MemoryManager
-from sdforge.models.adapters.embedding_library import EmbeddingTokenizer
-from sdforge.models.adapters.embedding_table import EmbeddingTable, Entry
 from sdforge.models.denoiser import Conditioning
-from sdforge.models.text_encoder import PromptReader, Situation
-from sdforge.models.tokenizers import Tokenizer, clip_tokenizer
+from sdforge.models.plain_text import PlainText
+from sdforge.models.text_encoder import PromptReader
+from sdforge.models.tokenizers import Tokenizer
 
 _BEFORE, _BEHIND = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
 # As many as the model was trained with; the rest of a longer prompt is cut off.
@@ -25,43 +24,16 @@ _MOST_TOKENS = 512
 _ACTIVATION_FACTOR = 24
 
 
-class ZImageText:
+class ZImageText(PlainText):
     """The text encoder of Z-Image."""
-
-    is_guided = False
 
     def __init__(
         self, component: Component, memory: MemoryManager, tokenizer: Callable[[], Tokenizer]
     ) -> None:
         """Take the network; `tokenizer` is made when the first prompt comes."""
-        self.component = component
+        super().__init__(component)
         self._memory = memory
         self._tokenizer = tokenizer
-        # For the names of embeddings in infotexts, of which there are none.
-        self._table = EmbeddingTable(clip_tokenizer(), ())
-
-    @property
-    def tokenizer(self) -> EmbeddingTokenizer:
-        """A tokenizer to look for embeddings with; the prompt is read by Qwen's."""
-        return self._table.tokenizer
-
-    @property
-    def embeddings(self) -> EmbeddingTable:
-        """None act."""
-        return self._table
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """None: no network takes embeddings."""
-        return ()
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """What encoded text depends on beside the checkpoint and settings."""
-        return (self.component.patch_key,)
-
-    def use_embeddings(self, entries: Sequence[Entry]) -> None:
-        """Do nothing: no network takes embeddings."""
 
     @torch.inference_mode()
     def encode_prompt(self, prompt: PromptReader, settings: Settings) -> Conditioning:
@@ -72,9 +44,3 @@ class ZImageText:
         with self._memory.lease(self.component, working_bytes=needed) as module:
             states = module(torch.tensor([ids], device=self._memory.compute_device))
         return Conditioning(states, is_sequence=True)
-
-    def situated(
-        self, encoded: Conditioning, prompt: PromptReader, situation: Situation, settings: Settings
-    ) -> Conditioning:
-        """Return `encoded`: nothing is added."""
-        return encoded

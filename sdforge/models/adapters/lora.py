@@ -240,7 +240,7 @@ class LoraPatcher:
 
     def _stranger(self, bundle: ModelBundle, info: LoraInfo, reason: str) -> str:
         ours = LABELS.get(bundle.family, bundle.family)
-        if info.family is not None and info.family.family != bundle.family:
+        if info.family is not None and not info.family.suits(bundle.family):
             return f"it is for {info.family.label} ({info.family.reason}), the model is {ours}"
         return f"it is for another model than this one ({ours}): {reason}"
 

@@ -19,10 +19,15 @@ LABELS = {
     "sdxl-refiner": "the SDXL refiner",
     "sd3": "Stable Diffusion 3",
     "flux": "Flux",
+    "chroma": "Chroma",
     "zimage": "Z-Image",
     "qwen-image": "Qwen-Image",
     "lumina2": "Lumina 2",
 }
+
+
+# Families whose layers another one's files may name as well: Chroma's blocks are Flux's.
+_AKIN: Mapping[str, tuple[str, ...]] = {"chroma": ("flux",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +42,17 @@ class LoraFamily:
         """Name for people."""
         return LABELS.get(self.family, self.family)
 
+    def suits(self, family: str) -> bool:
+        """Say whether the layers that it names may be those of a model of `family`."""
+        return self.family == family or self.family in _AKIN.get(family, ())
+
 
 # Parts of names that only one family's networks have; the first row that is found counts.
 _MARKS = (
     ("img_mod", "qwen-image"),
     ("context_refiner", "lumina2"),
     ("joint_blocks", "sd3"),
+    ("distilled_guidance_layer", "chroma"),
     ("double_blocks", "flux"),
     ("single_transformer_blocks", "flux"),
     ("lora_te2_", "sdxl"),

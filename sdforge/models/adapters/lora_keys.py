@@ -270,6 +270,12 @@ SPELLINGS: dict[str, dict[str, tuple[Spelling, ...]]] = {
         "text_encoder_2": (Spelling(_SECOND_CLIP, clip_names),),
         "text_encoder_3": (Spelling(("lora_te3_", "text_encoder_3_", "t5xxl_"), plain_names),),
     },
+    "chroma": {
+        "denoiser": (replace(_TRANSFORMER, names=flux_names, fused=fused_names),),
+        "text_encoder": (
+            Spelling(("lora_te_", "lora_te1_", "text_encoder_", "t5xxl_"), plain_names),
+        ),
+    },
     "": {
         "denoiser": (_TRANSFORMER,),
         "text_encoder": (_ONLY_CLIP,),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sdforge.core.registry import Registry
 from sdforge.models.families.base import Family
+from sdforge.models.families.chroma import Chroma
 from sdforge.models.families.flux import Flux1
 from sdforge.models.families.sd import StableDiffusion1
 from sdforge.models.families.sd2 import StableDiffusion2
@@ -23,6 +24,7 @@ for _family in (
     SdxlRefiner(),
     StableDiffusion3(),
     Flux1(),
+    Chroma(),
     ZImage(),
 ):
     FAMILIES.add(_family.name, _family)

@@ -182,12 +182,12 @@ def _transformer(header: CheckpointHeader, prefix: str) -> Recipe:
         ("joint_attention_dim", text),
         ("pooled_projection_dim", pooled),
         ("guidance_embeds", guided),
-        ("axes_dims_rope", _axes(head)),
+        ("axes_dims_rope", rotation_axes(head)),
     )
     return _recipe(header.layout, prefix, is_authors, width, config)
 
 
-def _axes(head: int) -> tuple[int, int, int]:
+def rotation_axes(head: int) -> tuple[int, int, int]:
     """Return what of a head's width each of a token's three places gets: 16, 56, 56 of 128."""
     first = 2 * (head // 16)
     return first, (head - first) // 2, (head - first) // 2

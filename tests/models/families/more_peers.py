@@ -68,3 +68,44 @@ def _clip_l(file: Path) -> Any:
     model = CLIPTextModelWithProjection(peers.clip_config()).eval()
     model.load_state_dict({"text_projection.weight": torch.eye(32)} | load_file(file))
     return model
+
+
+CHROMA = {
+    "in_channels": 64,
+    "num_layers": 1,
+    "num_single_layers": 2,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 64,
+    "axes_dims_rope": (4, 14, 14),
+    "approximator_hidden_dim": 48,
+    "approximator_layers": 2,
+}
+
+
+def chroma(files: Mapping[str, Path], folder: Path) -> Any:
+    """The pipeline over `chroma`, `t5xxl` and `ae`."""
+    import inspect
+
+    from diffusers import (
+        AutoencoderKL,
+        ChromaPipeline,
+        ChromaTransformer2DModel,
+        FlowMatchEulerDiscreteScheduler,
+    )
+    from diffusers.loaders import single_file_utils
+
+    # Its converter knows the real width only.
+    source = inspect.getsource(single_file_utils.convert_chroma_transformer_checkpoint_to_diffusers)
+    names: dict[str, Any] = dict(vars(single_file_utils))
+    exec(source.replace("inner_dim = 3072", "inner_dim = 64"), names)
+    convert = names["convert_chroma_transformer_checkpoint_to_diffusers"]
+    transformer = ChromaTransformer2DModel(**CHROMA).eval()
+    transformer.load_state_dict(convert(load_file(files["chroma"])))
+    return ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=peers.network(AutoencoderKL, peers.KL16, files["ae"], folder / "vae"),
+        text_encoder=peers.t5(files["t5xxl"]),
+        tokenizer=peers.t5_tokenizer(),
+        transformer=transformer,
+    )

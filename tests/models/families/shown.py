@@ -101,6 +101,15 @@ SHOWN: tuple[Shown, ...] = (
         ),
     ),
     Shown(
+        family="chroma",
+        kinds="Chroma1 (HD, Base) and its fine-tunes",
+        files="the transformer in its authors' names, with T5 and VAE apart; a folder of diffusers",
+        latents="test_chroma.py::test_chroma_draws_what_diffusers_draws",
+        modes="test_chroma.py::test_memory_modes_draw_the_same",
+        headers="test_chroma.py::test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
+        more=("test_chroma.py::test_a_lora_in_flux_names_reaches_its_layers",),
+    ),
+    Shown(
         family="zimage",
         kinds="Z-Image, Z-Image-Turbo",
         files="the transformer in its authors' names, with Qwen3 and VAE apart",
