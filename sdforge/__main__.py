@@ -15,6 +15,10 @@ def command(arguments: Sequence[str]) -> Callable[[Sequence[str]], int] | None:
         from sdforge.models.inspect import main as inspect
 
         return inspect
+    if arguments[:1] == ["merge"]:
+        from sdforge.models.merging.command import main as merge
+
+        return merge
     return None
 
 

@@ -17,6 +17,7 @@ from sdforge.core.errors import InvalidRequest
 from sdforge.core.extras import Extras
 from sdforge.core.fields import FIELD, FIELDS
 from sdforge.core.inputs import InputImage
+from sdforge.core.merge import Merge
 
 # A1111 draws from 0 to 4294967293.
 _RANDOM_SEEDS = 4294967294
@@ -39,7 +40,8 @@ class GenerationRequest:
 
     With `init_images` it is img2img, with a `mask` too it repaints a part of them. `first_picture`
     is one that hires fix shall enlarge instead of drawing one. `control` holds ControlNet units.
-    With `extras` nothing is drawn: they say what is done to each of the `init_images`.
+    With `extras` nothing is drawn: they say what is done to each of the `init_images`. With `merge`
+    nothing is drawn either: it makes a checkpoint.
 
     `prompt` and `negative_prompt` are as typed, `styles` the names of styles to apply. Resolved
     requests hold in `prompts` and `negative_prompts` what the pictures are drawn from: one text for
@@ -100,6 +102,7 @@ class GenerationRequest:
     first_picture: InputImage | None = None
     control: tuple[ControlUnit, ...] = ()
     extras: Extras | None = None
+    merge: Merge | None = None
     styles: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
     negative_prompts: tuple[str, ...] = ()
@@ -112,7 +115,9 @@ class GenerationRequest:
 
     @property
     def kind(self) -> str:
-        """The name of the kind of job: "extras", "img2img" where pictures are given, "txt2img"."""
+        """The kind of job: "merge", "extras", "img2img" where pictures are given, "txt2img"."""
+        if self.merge is not None:
+            return "merge"
         if self.extras is not None:
             return "extras"
         return "img2img" if self.init_images else "txt2img"
@@ -192,7 +197,7 @@ class GenerationRequest:
         values["extensions"] = {name: dict(kept) for name, kept in self.extensions.items()}
         values["init_images"] = [image.to_json() for image in self.init_images]
         values["control"] = [unit.to_json() for unit in self.control]
-        for name in (*_SINGLE_IMAGES, "extras"):
+        for name in (*_SINGLE_IMAGES, "extras", "merge"):
             values[name] = values[name].to_json() if values[name] else None
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
@@ -208,6 +213,7 @@ class GenerationRequest:
             "control": tuple(map(ControlUnit.from_json, kept.get("control") or ())),
             **{name: InputImage.from_json(kept[name]) for name in _SINGLE_IMAGES if kept.get(name)},
             "extras": Extras.from_json(kept["extras"]) if kept.get("extras") else None,
+            "merge": Merge.from_json(kept["merge"]) if kept.get("merge") else None,
         }
         return cls(**(kept | lists | images))
 

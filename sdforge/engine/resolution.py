@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sdforge.core.errors import InvalidRequest, ModelError, UnknownName
 from sdforge.core.extension import Active, Extension, active_extensions
@@ -27,6 +27,7 @@ from sdforge.core.request import (
 )
 from sdforge.core.script import check_script
 from sdforge.core.settings import OPTIONS, Settings
+from sdforge.pipeline.merge import resolved_merge
 from sdforge.postprocess.upscalers import (
     UpscalerModels,
     picture_upscaler_name,
@@ -38,6 +39,9 @@ from sdforge.prompt.styles import StyleLibrary
 from sdforge.prompt.tokens import TokenizerLike
 from sdforge.prompt.wildcards import WildcardFolder
 from sdforge.sampling.names import resolve_sampler
+
+if TYPE_CHECKING:
+    from sdforge.models.library import Library
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +121,9 @@ class Resolver:
         )
         if request.extras is not None:
             return resolved_extras(request, request.extras, limits, self._library.upscalers)
+        if request.merge is not None:
+            merge = resolved_merge(request.merge, cast("Library", self._library))
+            return replace(request, merge=merge, checkpoint="", seed=0, subseed=0)
         validate(request, limits)
         found = active_extensions(self._extensions, request.extensions, settings)
         active = tuple(self._with_upscalers(one) for one in found)

@@ -24,6 +24,7 @@ from sdforge.engine.studio import JobStudio, ReadInput, run_script
 from sdforge.extensions.catalog import load_extensions
 from sdforge.pipeline.context import RunContext, RunControl, no_inputs
 from sdforge.pipeline.extras import ExtrasRun
+from sdforge.pipeline.merge import MergeRun
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -104,6 +105,7 @@ class PipelineRunner:
 
         info = probe_device()
         self._version = version
+        self._library = library
         self._inputs = inputs
         self._extensions = load_extensions() if extensions is None else extensions
         on_cpu = frozenset({"vae"} if (flags or {}).get("vae_in_cpu") else ())
@@ -129,6 +131,11 @@ class PipelineRunner:
 
         self._memory.configure(settings)
         read = no_inputs if self._inputs is None else self._inputs.read
+        if request.merge is not None:
+            run_merge = MergeRun(
+                merge=request.merge, library=self._library, emit=emit, control=control
+            )
+            return run_merge.pictures()
         if request.extras is not None:
             return ExtrasRun(
                 request=request,

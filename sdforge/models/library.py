@@ -207,6 +207,16 @@ class Library:
                 ]
         return replace(info, sha256=sha256)
 
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where new checkpoints go."""
+        return self._paths.checkpoints[0]
+
+    def learn_hash(self, path: Path, sha256: str) -> None:
+        """Take the SHA-256 of a file from whoever has just written it."""
+        if self._hashing:
+            self._cache.learn(path, sha256)
+
     def start_identity(self, info: CheckpointInfo, vae: Path | None) -> Future[ModelIdentity]:
         """Begin hashing on a thread of its own; the result names the weights of a picture."""
         future: Future[ModelIdentity] = Future()

@@ -108,6 +108,24 @@ class WeightFiles:
         self.read(self._header.tensors[source.key], source, target, lambda count: None)
         return float(target)
 
+    def copy(self, info: TensorInfo, put: Callable[[memoryview], None]) -> None:
+        """Hand a tensor's bytes to `put` as they are, piece by piece.
+
+        Raises:
+            MissingModel, CorruptCheckpoint: the file is gone, or changed since its header was read.
+        """
+        if info.size_bytes == 0:
+            return
+        self._buffer = self._buffer or bytearray(BUFFER_BYTES)
+        opened, place = self._find(info)
+        opened.file.seek(place)
+        left = info.size_bytes
+        while left:
+            piece = memoryview(self._buffer)[: min(left, BUFFER_BYTES)]
+            opened.fill(piece)
+            put(piece)
+            left -= len(piece)
+
     def _read_pieces(
         self,
         info: TensorInfo,

@@ -66,11 +66,12 @@ def make_models(data: Path, tiny_checkpoint: Path) -> None:
 def make_server(data: Path, flags: dict[str, Any] | None = None, **settings: Any) -> Server:
     """Return a server on a data folder, its engine running."""
     paths = Paths.under(data)
-    runner = FakeRunner(inputs=InputFolder(paths.inputs))
+    library = Library(paths, hashing=False)
+    runner = FakeRunner(inputs=InputFolder(paths.inputs), library=library)
     engine = Engine(
         paths=paths,
         settings=SettingsStore(paths.settings, settings),
-        library=Library(paths, hashing=False),
+        library=library,
         make_runner=lambda: runner,
         version="0.0-test",
     )

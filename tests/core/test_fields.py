@@ -25,6 +25,7 @@ NOT_IN_TABLE = {
     "mask",
     "first_picture",
     "extras",
+    "merge",
     "disable_extra_networks",
 }
 

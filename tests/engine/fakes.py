@@ -25,6 +25,7 @@ from sdforge.engine.inputs import InputFolder
 from sdforge.models.tokenizers import Tokenizer, clip_tokenizer
 from sdforge.pipeline.context import RunControl
 from sdforge.pipeline.extras import ExtrasRun
+from sdforge.pipeline.merge import MergeRun
 
 Emit = Callable[[Event], None]
 PATIENCE = 20.0
@@ -112,6 +113,8 @@ class FakeRunner:
     must_tend: bool = False
     # Where pictures for extras lie, which are processed in earnest: they need no model.
     inputs: InputFolder | None = None
+    # The files that merges find, which are done in earnest too.
+    library: Any = None
 
     def run(
         self, request: GenerationRequest, settings: Settings, emit: Emit, control: RunControl
@@ -119,6 +122,11 @@ class FakeRunner:
         self.ran.append(request.prompt)
         self.settings.append(settings)
         self.threads.add(threading.current_thread().name)
+        if request.merge is not None:
+            yield from MergeRun(
+                merge=request.merge, library=self.library, emit=emit, control=control
+            ).pictures()
+            return
         if request.extras is not None and self.inputs is not None:
             run = ExtrasRun(
                 request=request, settings=settings, upscalers=None, emit=emit, control=control,

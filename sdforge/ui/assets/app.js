@@ -4,7 +4,7 @@
 // picture), results.js and lightbox.js (what is shown), pictures.js (what img2img starts from),
 // controlnet.js (its units), script.js and sweep.js (X/Y/Z plots), fit.js (will it fit?), status.js
 // (server and model), keys.js, paste.js, notify.js, http.js. The tabs without a form: panels.js, then
-// extras.js, pnginfo.js, queue.js, history.js, models.js, settings.js, system.js.
+// extras.js, pnginfo.js, merger.js, queue.js, history.js, models.js, settings.js, system.js.
 
 import { listenToTyping } from "./complete.js";
 import { setDoneFacts } from "./done.js";
@@ -15,6 +15,7 @@ import { HistoryPanel } from "./history.js";
 import { isReachable } from "./http.js";
 import { listenToKeys } from "./keys.js";
 import { localize } from "./locale.js";
+import { MergerPanel } from "./merger.js";
 import { ModelsPanel } from "./models.js";
 import { notify } from "./notify.js";
 import { listenToPaste } from "./paste.js";
@@ -42,6 +43,7 @@ const shown = () => (extras.isShown() ? extras : (last = all.find((tab) => tab.i
 const panels = new Panels({
   extras,
   pnginfo: new PngInfo(tabs),
+  modelmerger: new MergerPanel(() => ask("show_checkpoint")),
   queue: new QueuePanel(tabs),
   history: new HistoryPanel(tabs),
   models: new ModelsPanel(() => last, () => ask("show_checkpoint")),

@@ -13,6 +13,7 @@ from sdforge.ui.markup import fragment
 PANELS = {
     "extras": "Extras",
     "pnginfo": "PNG Info",
+    "modelmerger": "Checkpoint Merger",
     "queue": "Queue",
     "history": "History",
     "models": "Models",
