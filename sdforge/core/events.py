@@ -38,7 +38,8 @@ class ModelLoading(Event):
 class StageStarted(Event):
     """A stage began; batches count from 0.
 
-    'load', 'encode' (prompts), 'input' (pictures given), 'denoise', 'upscale', 'decode'.
+    'load', 'encode' (prompts), 'input' (pictures given), 'denoise', 'upscale', 'decode'; 'reuse'
+    stands in for a 'denoise' whose result is known.
     """
 
     stage: str

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any
 
+from sdforge.core.model_choice import ModelChoice
 from sdforge.core.settings import SettingsStore
 from sdforge.engine.resolution import CheckpointLibrary, Resolver
 from sdforge.engine.worker import Worker
@@ -34,13 +35,13 @@ class ModelAccess:
 
         return self._worker.preload(find_title)
 
-    def expect(self, titles: Sequence[str]) -> None:
-        """Say which checkpoints the jobs after the next will need, soonest first; () for none.
+    def expect(self, choices: Sequence[ModelChoice]) -> None:
+        """Say which models are in use and which later jobs will need, soonest first; () for none.
 
-        Those in memory are the last to leave it, and the first other one's file is read ahead while
-        a job runs, as far as main memory has room.
+        Those in memory stay there, and the first other one is read while a job runs, as far as main
+        memory has room. With () what was read and not used is given back.
         """
-        self._worker.expect(titles)
+        self._worker.expect(choices)
 
     def unload(self, name: str = "", *, device_only: bool = False) -> Future[None]:
         """Give back the memory of all models ("") or of one before the next job.

@@ -245,6 +245,8 @@ def predict_seconds(request: GenerationRequest, past: Sequence[Job]) -> float | 
     for job in past:
         if job.request.checkpoint != request.checkpoint or "denoise" not in job.timings:
             continue
+        if "reuse" in job.timings:  # it did not draw all of its passes
+            continue
         done = max(_pixels(job.request) * len(job.images), 1)
         pixels = _pixels(request) * request.image_count / done
         work = _work(request) / max(_work(job.request), 1)

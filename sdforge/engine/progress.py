@@ -62,6 +62,7 @@ class ProgressMeter:
             "load": "Loading",
             "encode": "Reading the prompt",
             "input": "Reading the picture",
+            "reuse": "Taking the first pass as it was drawn before",
             "upscale": "Enlarging",
             "decode": "Decoding",
         }

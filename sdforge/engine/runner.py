@@ -7,12 +7,13 @@ everything that loads torch is imported when it is built.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sdforge.core.events import Event
 from sdforge.core.extension import Extension, active_extensions
+from sdforge.core.model_choice import ModelChoice
 from sdforge.core.registry import Registry
 from sdforge.core.request import GenerationRequest
 from sdforge.core.result import ImageResult
@@ -46,8 +47,8 @@ class Runner(Protocol):
     def preload(self, title: str, settings: Settings, emit: Emit) -> None:
         """Load a checkpoint ahead of the first job that needs it."""
 
-    def expect(self, titles: Sequence[str], settings: Settings) -> None:
-        """Prepare for the checkpoints that later jobs need, soonest first."""
+    def expect(self, choices: Sequence[ModelChoice], settings: Settings) -> None:
+        """Prepare for the models that are in use and that later jobs need, soonest first."""
 
     def unload(self) -> None:
         """Give back all memory that models hold; the next job loads again."""
@@ -102,6 +103,7 @@ class PipelineRunner:
         from sdforge.models.loader import ModelProvider, choose_precision
         from sdforge.models.upscalers.loaded import Upscalers
         from sdforge.pipeline.conditioning import ConditioningCache
+        from sdforge.pipeline.first_pass import FirstPasses
 
         info = probe_device()
         self._version = version
@@ -119,6 +121,7 @@ class PipelineRunner:
         )
         self._upscalers = Upscalers(library.upscalers, self._memory, compute=precision.denoiser)
         self._conditioning = ConditioningCache()
+        self._first_passes = FirstPasses()
         self._adapters = Adapters(library.loras, library.embeddings, library.hypernetworks)
 
     def run(
@@ -175,17 +178,19 @@ class PipelineRunner:
         self._memory.configure(settings)
         load_bundle(self._context(request, settings, emit, RunControl()))
 
-    def expect(self, titles: Sequence[str], settings: Settings) -> None:
-        """Keep the checkpoints that later jobs need and read the first other one ahead.
+    def expect(self, choices: Sequence[ModelChoice], settings: Settings) -> None:
+        """Keep the models that are in use or come soon, and read the first other one ahead.
 
         Raises:
-            UnknownName: no checkpoint or VAE of such a name.
+            SdforgeError: the next one cannot be loaded.
         """
-        self._models.expect(titles, vae=settings.sd_vae, modules=settings.forge_additional_modules)
+        filled = [replace(choice, vae=choice.vae or settings.sd_vae) for choice in choices]
+        self._models.expect(filled, modules=settings.forge_additional_modules)
 
     def unload(self) -> None:
         """Give back all memory that models hold; the next job loads again."""
         self._conditioning.clear()
+        self._first_passes.clear()
         self._adapters.forget()
         self._controlnets.unload()
         self._upscalers.unload()
@@ -209,6 +214,7 @@ class PipelineRunner:
             self._upscalers.unload()
             if self._models.current is None:
                 self._conditioning.clear()
+                self._first_passes.clear()
         return self._models.current is None
 
     def wants_tending(self) -> bool:
@@ -239,6 +245,7 @@ class PipelineRunner:
             models=self._models,
             memory=self._memory,
             conditioning=self._conditioning,
+            first_passes=self._first_passes,
             adapters=self._adapters,
             emit=emit,
             control=control,

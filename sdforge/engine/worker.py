@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdforge.core.errors import SdforgeError
 from sdforge.core.events import Event, ModelLoading, StageStarted
+from sdforge.core.model_choice import ModelChoice
 from sdforge.core.settings import Settings
 from sdforge.engine.job import JobError, JobStatus
 from sdforge.engine.job_run import JobRun, log_failure
@@ -74,7 +75,7 @@ class Worker:
         self._runner: Runner | None = None
         self._state = ModelState()
         self._wanted: Callable[[], str] | None = None
-        self._expected: tuple[str, ...] = ()
+        self._expected: tuple[ModelChoice, ...] = ()
         self._must_announce = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sdforge-model", daemon=True)
@@ -109,9 +110,14 @@ class Worker:
         self._wanted = find_title
         return self._queue.add_chore(partial(self._preload, find_title))
 
-    def expect(self, titles: Sequence[str]) -> None:
-        """Take note of the checkpoints that will be needed, for when the next job starts."""
-        self._expected = tuple(titles)
+    def expect(self, choices: Sequence[ModelChoice]) -> None:
+        """Take note of the models that will be needed, for when the next job starts.
+
+        When none is needed any more, what was read ahead leaves before the next job.
+        """
+        before, self._expected = self._expected, tuple(choices)
+        if before and not self._expected:
+            self._queue.add_chore(self._forget_ahead)
 
     def unload(self, title: str = "", *, device_only: bool = False) -> Future[None]:
         """Give back the memory of all models, or of one, before the next job.
@@ -180,6 +186,10 @@ class Worker:
         except SdforgeError as error:
             # The job that needs it will say so.
             log.info("what comes next is not read ahead: %s", error)
+
+    def _forget_ahead(self) -> None:
+        if self._runner is not None and not self._expected:
+            self._announce(self._current_settings())
 
     def _get_runner(self) -> Runner:
         if self._runner is None:

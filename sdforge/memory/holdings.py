@@ -47,6 +47,16 @@ class Slot:
     mapped_bytes: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reserved:
+    """A component to come, and the memory of our own that it will take."""
+
+    key: str
+    role: str
+    name: str
+    host_bytes: int
+
+
 @dataclass(eq=False, kw_only=True)
 class Holding:
     """A loaded checkpoint; `value` is what its loader made of the components."""

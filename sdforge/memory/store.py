@@ -8,16 +8,12 @@ store; `report()` and `wants_tending()` may be called from any thread.
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-
-from torch import nn
 
 from sdforge.core.errors import OutOfMemory, SdforgeError
 from sdforge.memory.component import Component
@@ -26,26 +22,17 @@ from sdforge.memory.holdings import (
     HoldingReport,
     HostState,
     Limits,
+    Reserved,
     Slot,
     SlotReport,
     StoreReport,
 )
+from sdforge.memory.leaks import Leaks
 from sdforge.memory.pressure import HostMemory, automatic_budget, read_host_memory
 
 log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
-
-
-@dataclass(eq=False)
-class _Leaks:
-    """Modules that somebody held on to after their eviction; their pages are gone all the same."""
-
-    watched: list[weakref.ref[nn.Module]] = field(default_factory=list)
-
-    def count(self) -> int:
-        self.watched = [ref for ref in self.watched if ref() is not None]
-        return len(self.watched)
 
 
 class HostStore:
@@ -75,7 +62,9 @@ class HostStore:
         self._leaving: list[Holding] = []
         self._protected: frozenset[str] = frozenset()
         self._being_loaded: set[str] | None = None
-        self._leaks = _Leaks()
+        # Keys of slots whose components are being made ahead of their load.
+        self._reserved: set[str] = set()
+        self._leaks = Leaks()
         # For readers on other threads; the model thread alone changes the dictionaries.
         self._lock = threading.RLock()
 
@@ -114,11 +103,13 @@ class HostStore:
         Raises:
             SdforgeError: the key is held already; whatever `make` raises.
         """
-        if key in self._slots or self._being_loaded is None:
+        is_new = key not in self._slots or key in self._reserved
+        if not is_new or self._being_loaded is None:
             raise SdforgeError(f"the {role} of {name} was loaded twice or outside of a load")
         slot = Slot(key=key, role=role, name=name, state=HostState.LOADING)
         self._being_loaded.add(key)
         with self._lock:
+            self._reserved.discard(key)
             self._slots[key] = slot
         try:
             component = make()
@@ -238,6 +229,52 @@ class HostStore:
             if not self._evict_next(must_free=True):
                 break
 
+    def reserve(
+        self, parts: Sequence[Reserved], *, reused: Collection[str], keep: Collection[str]
+    ) -> bool:
+        """Set memory aside for a checkpoint that is read before anybody asks for it.
+
+        Holdings leave for it, least recently used first, but for those that are leased, protected
+        or in `keep`; when that would not be enough, none does. Called between loads; at most one
+        checkpoint has memory set aside. `load` takes its parts over, `drop_reserved` gives up.
+
+        Returns:
+            whether the memory is there.
+        """
+        memory, budget = self._read_memory(), self.budget_bytes()
+        needed = sum(part.host_bytes for part in parts)
+        stays = {*keep, *self._protected}
+        idle = [holding for holding in self._idle() if holding.key not in stays]
+        leaving: list[Holding] = []
+
+        def fits() -> bool:
+            freed = self._freed_by(leaving, reused)
+            return (
+                len(self._holdings) - len(leaving) < self._limits.holdings
+                and self.host_bytes - freed + needed <= budget
+                and memory.available + freed - needed >= memory.high_mark
+            )
+
+        while not fits():
+            if not idle:
+                return False
+            leaving.append(idle.pop(0))
+        for holding in leaving:
+            self.evict(holding)
+        made = {part.key: Slot(**vars(part), state=HostState.LOADING) for part in parts}
+        with self._lock:
+            self._reserved |= made.keys()
+            self._slots |= made
+        return True
+
+    def drop_reserved(self, components: Sequence[Component] = ()) -> None:
+        """Give up what was set aside and not taken over; `components` is what was made of it."""
+        self._release(*components)
+        with self._lock:
+            for key in self._reserved:
+                self._slots.pop(key).state = HostState.DEAD
+            self._reserved.clear()
+
     def tend(self) -> bool:
         """Answer pressure and idleness; return whether anything was evicted.
 
@@ -259,7 +296,7 @@ class HostStore:
     def wants_tending(self) -> bool:
         """Say whether `tend` would have something to do; for any thread."""
         with self._lock:
-            several = len(self._holdings) > 1
+            several = len(self._holdings) > 1 or bool(self._reserved)
         return self._is_idle() or (several and self._read_memory().shortage > 0)
 
     # --- report --------------------------------------------------------------------------------
@@ -323,7 +360,7 @@ class HostStore:
         """Return the bytes that are free when these holdings have left."""
         holdings = (*self._holdings.values(), *self._leaving)
         staying = {key for h in holdings if h not in leaving for key in h.slots}
-        staying |= {*(self._being_loaded or ()), *reused}
+        staying |= {*(self._being_loaded or ()), *self._reserved, *reused}
         return sum(slot.host_bytes for key, slot in self._slots.items() if key not in staying)
 
     def _evict_next(self, *, must_free: bool = False) -> bool:
@@ -337,7 +374,7 @@ class HostStore:
     def _used(self) -> set[str]:
         holdings = (*self._holdings.values(), *self._leaving)
         used = {key for holding in holdings for key in holding.slots}
-        return used | (self._being_loaded or set())
+        return used | self._reserved | (self._being_loaded or set())
 
     def _evict_slots(self, slots: Sequence[Slot]) -> int:
         """Release components: emptied tensors, pages given back, and a look who held on."""
@@ -356,20 +393,5 @@ class HostStore:
                 with self._lock:
                     del self._slots[slot.key]
         del components
-        held = [ref for ref in modules if ref() is not None]
-        if held:
-            self._leaks.watched += held
-            _log_referrers(held[0])
+        self._leaks.watch(modules)
         return freed
-
-
-def _log_referrers(ref: weakref.ref[nn.Module]) -> None:
-    module = ref()
-    if module is None:
-        return
-    log.warning(
-        "a released %s is still held by somebody; its memory was given back", type(module).__name__
-    )
-    if log.isEnabledFor(logging.DEBUG):  # looks at every object there is
-        kinds = sorted({type(referrer).__name__ for referrer in gc.get_referrers(module)})
-        log.debug("it is held by objects of type %s", ", ".join(kinds))

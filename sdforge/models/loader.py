@@ -7,34 +7,27 @@ already, in whatever file, are taken from there. Model thread only; `report` is 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
-from sdforge.core.errors import MissingModel, SdforgeError, UnsupportedCheckpoint
+from sdforge.core.errors import SdforgeError
+from sdforge.core.model_choice import ModelChoice
 from sdforge.core.settings import Settings
 from sdforge.memory.arena import ALIGNMENT
 from sdforge.memory.component import Component
-from sdforge.memory.holdings import Holding, Limits, StoreReport
+from sdforge.memory.holdings import Holding, Limits, Reserved, StoreReport
 from sdforge.memory.manager import MemoryManager
 from sdforge.memory.store import HostStore
 from sdforge.models.bundle import LazyIdentity, ModelBundle
-from sdforge.models.checkpoint import CheckpointHeader
-from sdforge.models.composition import files_of
 from sdforge.models.compute_types import Precision, choose_precision
-from sdforge.models.content import Content
-from sdforge.models.detect import detect
-from sdforge.models.families import FAMILIES
-from sdforge.models.families.base import Family, Match
-from sdforge.models.hashes import Stamp
-from sdforge.models.library import CheckpointInfo, Library
-from sdforge.models.opening import open_model
+from sdforge.models.library import Library
 from sdforge.models.prefetch import Prefetch
 from sdforge.models.quant import AUTOMATIC, Storage, choose_storage
+from sdforge.models.read_ahead import ReadAhead
+from sdforge.models.wanted import Beside, PartFinder, PlannedPart, Wanted, key_of, resolve
 from sdforge.models.weights import LoadPlan, load_component
 
 __all__ = ["ModelProvider", "Precision", "choose_precision"]
@@ -42,34 +35,8 @@ __all__ = ["ModelProvider", "Precision", "choose_precision"]
 log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class _Beside:
-    """Files that were named beside a checkpoint."""
-
-    vae: Path | None
-    modules: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What is to be in memory: which file each role comes from, and in which types."""
-
-    info: CheckpointInfo
-    vae_path: Path | None
-    match: Match
-    family: Family
-    headers: Mapping[str, CheckpointHeader]
-    stamps: Mapping[str, Stamp]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One component to come: its key in the store, and how to read it where it is not there."""
-
-    key: str
-    plan: LoadPlan | None = None
+# How often somebody looks how far a read-ahead has come, and whether the job was cancelled.
+_LOOK_SECONDS = 0.05
 
 
 def _no_progress(fraction: float) -> None:
@@ -94,11 +61,11 @@ class ModelProvider:
         self._precision = precision
         self._storage_choice = AUTOMATIC
         self._current: Holding | None = None
-        # What was found out about files: (stamp, family, role, storage) → key in the store, and
-        # content by key for the components that are held.
-        self._known: dict[tuple[Stamp, str, str, Storage], str] = {}
-        self._contents: dict[str, Content] = {}
-        self._prefetch: Prefetch | None = None
+        # Where weights are computed with as they lie, they must lie as an allocator would put them.
+        alignment = ALIGNMENT if memory.device.is_host else 1
+        self._finder = PartFinder(lambda key: self.store.component(key) is not None, alignment)
+        self._ahead: ReadAhead | None = None
+        self._warming: Prefetch | None = None
 
     @property
     def current(self) -> ModelBundle | None:
@@ -146,11 +113,14 @@ class ModelProvider:
             NotAvailable: the storage type of the settings needs what is not installed.
         """
         info = self._library.find(title)
-        beside = _Beside(self._library.find_vae(vae, info), self._library.find_modules(modules))
-        holding = self._held(info, beside)
+        files = self._library.find_vae(vae, info), self._library.find_modules(modules)
+        beside = Beside(*files, self._storage_choice)
+        key = key_of(info, beside, self._storage)
+        holding = self.store.holding(key) if key is not None else None
         if holding is None:
-            wanted = self._resolve(info, beside)
-            holding = self._load(wanted, self._parts(wanted), on_progress)
+            wanted = resolve(info, beside, self._storage)
+            self._await_ahead(wanted, on_progress)
+            holding = self._load(wanted, self._finder.parts(wanted), on_progress)
         self._current = holding
         if not isinstance(holding.value, ModelBundle):
             raise SdforgeError(f"{info.relative} was released while it was being taken")
@@ -168,6 +138,7 @@ class ModelProvider:
     def unload(self) -> int:
         """Give back all memory; the next `get` loads again. Return the bytes freed."""
         self._current = None
+        self._give_up()
         return self.store.evict_all()
 
     def unload_one(self, title: str) -> int:
@@ -177,6 +148,7 @@ class ModelProvider:
             UnknownName: no checkpoint of that name.
         """
         info = self._library.find(title)
+        self._give_up()
         return sum(
             self.store.evict(holding)
             for holding in self.store.holdings()
@@ -185,129 +157,125 @@ class ModelProvider:
 
     def tend(self) -> bool:
         """Give memory back that the machine needs, or all after the idle time; True if any."""
-        return self.store.tend()
+        gives_up = self._ahead is not None and self.store.wants_tending()
+        if gives_up:
+            self._give_up()
+        return self.store.tend() or gives_up
 
-    def expect(
-        self, titles: Sequence[str], *, vae: str = "Automatic", modules: Sequence[str] = ()
-    ) -> None:
-        """Say which checkpoints come next: those in memory stay, the first other is read ahead.
+    def expect(self, choices: Sequence[ModelChoice], *, modules: Sequence[str] = ()) -> None:
+        """Say which models are in use and come next, soonest first; () for none.
+
+        Those in memory stay there, and the first other one is read into it, where there is room
+        beside them: within the limits, and with nothing driven out that is in use or comes soon.
+        Without room its file is read all the same, for the system to have its pages at hand.
+
+        Args:
+            choices: the models; what they leave open is as in the last `configure`.
+            modules: names of files that bring parts, as for `get`.
 
         Raises:
-            UnknownName: no checkpoint or VAE of such a name.
+            UnknownName, MissingModel, UnsupportedCheckpoint, CorruptCheckpoint: the next one cannot
+                be loaded.
         """
-        protected, ahead = [], None
-        for title in titles:
-            info = self._library.find(title)
-            beside = _Beside(self._library.find_vae(vae, info), self._library.find_modules(modules))
-            holding = self._held(info, beside, touch=False)
-            if holding is not None:
-                protected.append(holding.key)
-            elif ahead is None:
-                ahead = info
+        protected, first = [self._current.key] if self._current else [], None
+        for choice in choices:
+            info = self._library.find(choice.checkpoint)
+            files = self._library.find_vae(choice.vae, info), self._library.find_modules(modules)
+            beside = Beside(*files, choice.storage or self._storage_choice)
+            key = key_of(info, beside, self._storage)
+            if key is not None and self.store.holding(key, touch=False) is not None:
+                protected.append(key)
+            elif first is None:
+                first = info, beside, key
         self.store.protect(protected)
-        if ahead is not None:
-            self._read_ahead(ahead.path)
-
-    def prefetch(self, title: str) -> Prefetch:
-        """Begin to read a checkpoint's file ahead; the one that was being read is given up.
-
-        Raises:
-            UnknownName: no checkpoint of that name.
-        """
-        return self._read_ahead(self._library.find(title).path)
+        if first is None:
+            self._give_up()
+        elif self._ahead is None or self._ahead.key != first[2]:
+            self._give_up()
+            self._read_ahead(resolve(*first[:2], self._storage))
 
     def report(self) -> StoreReport:
         """Return who holds main memory; for any thread."""
         return self.store.report()
 
-    # --- what is held --------------------------------------------------------------------------
+    def _storage(self, role: str, choice: str) -> Storage:
+        return choose_storage(self._precision.of(role), choice if role == "denoiser" else AUTOMATIC)
 
-    def _held(self, info: CheckpointInfo, beside: _Beside, *, touch: bool = True) -> Holding | None:
-        """Return a checkpoint that is in memory, going by the files' stamps; opens no known one."""
-        if info.family is None or info.error is not None:
-            return None
-        files = files_of(FAMILIES.get(info.family), info.path, beside.vae, beside.modules)
-        key = self._holding_key({role: _stamp(path) for role, path in files.items()})
-        return self.store.holding(key, touch=touch)
+    # --- reading ahead -------------------------------------------------------------------------
 
-    def _holding_key(self, stamps: Mapping[str, Stamp]) -> str:
-        rows = [(role, stamp, self._storage(role)) for role, stamp in sorted(stamps.items())]
-        return hashlib.sha256(repr(rows).encode()).hexdigest()
+    def _read_ahead(self, wanted: Wanted) -> None:
+        """Begin to read a checkpoint, into the store or, without room, past it."""
+        parts = self._finder.parts_unread(wanted)
+        reserved = [
+            Reserved(
+                key=part.key,
+                role=role,
+                name=wanted.headers[role].path.stem,
+                host_bytes=part.plan.host_bytes,
+            )
+            for role, part in parts.items()
+            if part.plan is not None and not part.alike
+        ]
+        reused = {key for part in parts.values() for key in (*part.alike, part.key)}
+        keep = [self._current.key] if self._current is not None else []
+        if self.store.reserve(reserved, reused=reused, keep=keep):
+            held = {
+                key: content
+                for part in parts.values()
+                for key in part.alike
+                if (content := self._finder.content(key)) is not None
+            }
+            identify = partial(self._library.start_identity, wanted.info, wanted.vae_path)
+            self._ahead = ReadAhead(wanted, parts, held, identify)
+        elif self._warming is None or self._warming.path != wanted.info.path:
+            self._stop_warming()
+            self._warming = Prefetch(wanted.info.path)
 
-    def _storage(self, role: str) -> Storage:
-        choice = self._storage_choice if role == "denoiser" else AUTOMATIC
-        return choose_storage(self._precision.of(role), choice)
+    def _await_ahead(self, wanted: Wanted, on_progress: Callable[[float], None]) -> None:
+        """Let the read-ahead of what is to be loaded come to its end; give up any other."""
+        ahead = self._ahead
+        if ahead is None or ahead.key != wanted.key:
+            self._give_up()
+            return
+        while not ahead.wait(_LOOK_SECONDS):
+            on_progress(ahead.done_bytes / max(ahead.total_bytes, 1))
+        for role, key in ahead.equal.items():
+            self._finder.learn(wanted, role, key)
 
-    # --- what headers tell ---------------------------------------------------------------------
+    def _give_up(self) -> None:
+        """Forget what was read ahead and not loaded, and give its memory back."""
+        self._stop_warming()
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            self.store.drop_reserved(ahead.give_up())
 
-    def _resolve(self, info: CheckpointInfo, beside: _Beside) -> _Wanted:
-        headers = {info.path: open_model(info.path)}
-        match = detect(headers[info.path])
-        if match.problem:
-            raise UnsupportedCheckpoint(f"{info.path.name}: {match.problem}")
-        family = FAMILIES.get(match.family)
-        files = files_of(family, info.path, beside.vae, beside.modules)
-        headers |= {path: open_model(path) for path in {*files.values()} - {info.path}}
-        vae_path = files["vae"] if files["vae"] != info.path else None
-        return _Wanted(
-            info=info,
-            vae_path=vae_path,
-            match=match,
-            family=family,
-            headers={role: headers[path] for role, path in files.items()},
-            stamps={role: _stamp(path) for role, path in files.items()},
-        )
-
-    def _parts(self, wanted: _Wanted) -> dict[str, _Part]:
-        """Find each part in the store, or plan how to read it; everything is checked here."""
-        self._contents = {
-            key: content for key, content in self._contents.items() if self.store.component(key)
-        }
-        return {role: self._part(wanted, role) for role in wanted.headers}
-
-    def _part(self, wanted: _Wanted, role: str) -> _Part:
-        stamp, storage = wanted.stamps[role], self._storage(role)
-        family = wanted.family.name
-        known = self._known.get((stamp, family, role, storage), "")
-        if self.store.component(known) is not None:
-            return _Part(known)
-        header = wanted.headers[role]
-        recipe = wanted.family.recipe(role, header)
-        try:
-            content = Content.of(recipe, header, storage, stamp)
-        except OSError as error:
-            raise _unreadable(header.path, error) from error
-        equal = [key for key, held in self._contents.items() if content.is_same(held)]
-        key = equal[0] if equal else content.key
-        self._known[stamp, family, role, storage] = key
-        if equal:
-            return _Part(key)
-        self._contents[key] = content
-        # Where weights are computed with as they lie, they must lie as an allocator would put them.
-        alignment = ALIGNMENT if self._memory.device.is_host else 1
-        return _Part(key, LoadPlan(recipe, header, storage, alignment))
+    def _stop_warming(self) -> None:
+        warming, self._warming = self._warming, None
+        if warming is not None:
+            warming.cancel()
 
     # --- loading -------------------------------------------------------------------------------
 
     def _load(
         self,
-        wanted: _Wanted,
-        parts: Mapping[str, _Part],
+        wanted: Wanted,
+        parts: Mapping[str, PlannedPart],
         on_progress: Callable[[float], None],
     ) -> Holding:
         started = time.perf_counter()
-        plans = {role: part.plan for role, part in parts.items() if part.plan is not None}
-        needed = sum(plan.host_bytes for plan in plans.values())
+        there = self._ahead.ready if self._ahead is not None else frozenset()
+        missing = [part.plan for part in parts.values() if part.plan and part.key not in there]
+        needed = sum(plan.host_bytes for plan in missing)
         reused = [part.key for part in parts.values() if part.plan is None]
         with self.store.loading(needed, reused=reused):
             # Beside the reading: its pages are hashed while they are warm, and the sum is there by
             # the time of the first picture.
-            identity = self._library.start_identity(wanted.info, wanted.vae_path)
+            identity = self._ahead.identity if self._ahead is not None else None
+            identity = identity or self._library.start_identity(wanted.info, wanted.vae_path)
             components = self._read(wanted, parts, on_progress)
             made = wanted.family.assemble(wanted.match, components, self._memory)
-            key = self._holding_key(wanted.stamps)
             bundle = ModelBundle(
-                key=key,
+                key=wanted.key,
                 info=wanted.info,
                 family=wanted.match.family,
                 components=components,
@@ -318,11 +286,17 @@ class ModelProvider:
                 identify=LazyIdentity(identity, wanted.info, wanted.vae_path),
             )
             keys = [part.key for part in parts.values()]
-            holding = self.store.hold(key, wanted.info.relative, keys, bundle)
+            holding = self.store.hold(wanted.key, wanted.info.relative, keys, bundle)
+        self._give_up()
         log.info(
             "loaded %s (%s) in %.2f s: %s",
             wanted.info.relative,
-            ", ".join(plans) or "all parts were there",
+            ", ".join(
+                role if part.key not in there else f"{role} read ahead"
+                for role, part in parts.items()
+                if part.plan
+            )
+            or "all parts were there",
             time.perf_counter() - started,
             wanted.match.reason,
         )
@@ -330,8 +304,8 @@ class ModelProvider:
 
     def _read(
         self,
-        wanted: _Wanted,
-        parts: Mapping[str, _Part],
+        wanted: Wanted,
+        parts: Mapping[str, PlannedPart],
         on_progress: Callable[[float], None],
     ) -> dict[str, Component]:
         progress = _Progress([part.plan for part in parts.values() if part.plan], on_progress)
@@ -342,35 +316,22 @@ class ModelProvider:
         progress.finish()
         return components
 
-    def _read_part(self, wanted: _Wanted, role: str, part: _Part, progress: _Progress) -> Component:
+    def _read_part(
+        self, wanted: Wanted, role: str, part: PlannedPart, progress: _Progress
+    ) -> Component:
         plan, name = part.plan, wanted.headers[role].path.stem
         if plan is None:
             raise SdforgeError(f"the {role} of {name} left memory while it was being reused")
 
+        ahead = self._ahead.take(part.key) if self._ahead is not None else None
+
         def make() -> Component:
+            if ahead is not None:
+                progress.add(plan.file_bytes)
+                return ahead
             return load_component(plan, name=name, fingerprint=part.key, on_progress=progress.add)
 
         return self.store.load(part.key, role, name, make)
-
-    def _read_ahead(self, path: Path) -> Prefetch:
-        last = self._prefetch
-        if last is not None and last.path == path and not last.wait(0):
-            return last
-        if last is not None:
-            last.cancel()
-        self._prefetch = Prefetch(path)
-        return self._prefetch
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        return Stamp.of(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> MissingModel:
-    return MissingModel(f"{path} cannot be opened: {error.strerror or error}")
 
 
 class _Progress:

@@ -90,6 +90,17 @@ def load_component(
             raise
 
 
+def warm_mapped(plan: LoadPlan, on_progress: Callable[[int], None]) -> None:
+    """Read what a component maps, so that its pages are in the system's cache of files.
+
+    Raises:
+        MissingModel, CorruptCheckpoint: the file is gone, or changed since its header was read.
+    """
+    with WeightFiles(plan.header) as file:
+        for key in sorted(plan.mapped, key=lambda name: plan.recipe.info(name).start):
+            file.copy(plan.recipe.info(key), lambda piece: on_progress(len(piece)))
+
+
 class LoadPlan:
     """How each tensor of a component will lie in memory, known before anything is read.
 

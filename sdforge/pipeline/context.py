@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sdforge.models.loader import ModelProvider
     from sdforge.models.upscalers.loaded import Upscalers
     from sdforge.pipeline.conditioning import ConditioningCache
+    from sdforge.pipeline.first_pass import FirstPasses
 
 
 def no_inputs(image: InputImage) -> bytes:
@@ -54,7 +55,7 @@ class RunContext:
     """Everything that the stages of one run share.
 
     `timings` adds up seconds by stage; `read_input` returns the file of a picture that the request
-    refers to.
+    refers to; `first_passes` keeps latents between runs, without it all passes are drawn.
     """
 
     request: GenerationRequest
@@ -70,6 +71,7 @@ class RunContext:
     extensions: tuple[Active, ...] = ()
     controlnets: ControlNets | None = None
     upscalers: Upscalers | None = None
+    first_passes: FirstPasses | None = None
     read_input: Callable[[InputImage], bytes] = no_inputs
 
     @property

@@ -17,6 +17,7 @@ from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.control import ControlUnits
 from sdforge.pipeline.decode import decode_latents
 from sdforge.pipeline.denoise import DenoisedBatch, Ready, denoise_batch
+from sdforge.pipeline.first_pass import first_pass_key
 from sdforge.pipeline.hires import GivenStart, HiresStart
 from sdforge.pipeline.hooks import Hooks
 from sdforge.pipeline.hypernetworks import used_hypernetworks
@@ -127,9 +128,25 @@ class _Run:
     def _run(self, one: Pass, batch: int, make_start: StartMaker) -> DenoisedBatch:
         prepare = partial(self._ready, one, batch)
         ready = prepare(one.checkpoint)
+        key = first_pass_key(self._context, one, ready, batch)
+        if key is not None and one.steps_after and (again := self._again(key, ready, batch)):
+            return again
         start = make_start(ready.bundle, batch)
         with self._context.stage("denoise", batch), clear_errors("denoiser"):
-            return denoise_batch(self._context, one, ready, start, batch, prepare, self._control)
+            done = denoise_batch(self._context, one, ready, start, batch, prepare, self._control)
+        if key is not None and self._context.first_passes is not None and done.is_complete:
+            self._context.first_passes.put(key, done.latents)
+        return done
+
+    def _again(self, key: str, ready: Ready, batch: int) -> DenoisedBatch | None:
+        """Return a first pass that was drawn before, for a second one to go on from."""
+        context = self._context
+        latents = context.first_passes.get(key) if context.first_passes is not None else None
+        if latents is None:
+            return None
+        with context.stage("reuse", batch):
+            latents = latents.to(context.memory.compute_device, copy=True)
+            return DenoisedBatch(latents, is_complete=True, bundle=ready.bundle)
 
     def _start(self, bundle: ModelBundle, batch: int) -> Start:
         return Start() if self._pictures is None else self._pictures.start(bundle, batch)

@@ -7,7 +7,8 @@ it was accepted: axes, resolved cells, options, settings. A **hole** is a cell w
 Above are the API and the page; below is the engine, which knows of jobs and nothing of sweeps.
 Reading order: `grammar.py` (how values are written), `axis.py` and `axis_table.py` (what can vary),
 `request.py` (what somebody asks for), `cells.py` (its cells, in the best order), `manifest.py`,
-`store.py` (on disk), `sweeps.py` (the facade) and `progress.py` (cells and their jobs),
-`dry_run.py`, `results.py` (grid, table, page). `prompt_matrix.py` and `prompt_lines.py` are sweeps
-over prompts. Importing this package loads no torch.
+`store.py` (on disk), `sweeps.py` (the facade), `running.py` and `drawing.py` (cells and their
+jobs), `dry_run.py`, `sheets.py` and `report.py` (grid, table, page).
+`prompt_matrix.py` and `prompt_lines.py` are sweeps over prompts. Importing this package loads no
+torch.
 """

@@ -15,6 +15,7 @@ from math import prod
 from typing import Any
 
 from sdforge.core.errors import InvalidRequest
+from sdforge.core.model_choice import ModelChoice
 from sdforge.core.request import GenerationRequest
 from sdforge.sweeps.axis import Axis, Catalog, Value, find_axis
 from sdforge.sweeps.axis_table import NOTHING, axes
@@ -187,27 +188,18 @@ def content_key(request: GenerationRequest) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-@dataclass(frozen=True, order=True)
-class Model:
-    """What has to be in memory: a checkpoint, with which VAE and in which types."""
-
-    checkpoint: str
-    vae: str = ""
-    storage: str = ""
-
-
-def models_of(request: GenerationRequest, settings: Mapping[str, Any]) -> tuple[Model, ...]:
+def models_of(request: GenerationRequest, settings: Mapping[str, Any]) -> tuple[ModelChoice, ...]:
     """Return the models that a resolved request needs, in the order in which it does."""
     merged = {**settings, **request.overrides}
     vae = str(merged.get("sd_vae", ""))
     storage = str(merged.get("forge_unet_storage_dtype", ""))
     names = [request.checkpoint, request.refiner]
     names += [request.hires_checkpoint] if request.hires else []
-    return tuple(dict.fromkeys(Model(name, vae, storage) for name in names if name))
+    return tuple(dict.fromkeys(ModelChoice(name, vae, storage) for name in names if name))
 
 
 def drawing_order(
-    shape: Sequence[int], costs: Sequence[float], models: Sequence[tuple[Model, ...]]
+    shape: Sequence[int], costs: Sequence[float], models: Sequence[tuple[ModelChoice, ...]]
 ) -> list[int]:
     """Return the cells' numbers in the order in which they should be drawn.
 
@@ -225,13 +217,13 @@ def drawing_order(
     order = list(_nested(nest, shape, costs, strides, base=0))
     if not shape:
         order = list(range(len(models)))
-    groups: OrderedDict[tuple[Model, ...], list[int]] = OrderedDict()
+    groups: OrderedDict[tuple[ModelChoice, ...], list[int]] = OrderedDict()
     for index in order:
         groups.setdefault(models[index][:1], []).append(index)
     return _joined(list(groups.values()), models)
 
 
-def _joined(groups: Sequence[list[int]], models: Sequence[tuple[Model, ...]]) -> list[int]:
+def _joined(groups: Sequence[list[int]], models: Sequence[tuple[ModelChoice, ...]]) -> list[int]:
     """Put groups after one another, each the way round whose start has more of the last end."""
     order: list[int] = []
     for group in groups:
@@ -261,7 +253,9 @@ def _nested(
         yield from reversed(block) if turns else block
 
 
-def count_loads(models: Sequence[tuple[Model, ...]], room: int, held: Sequence[Model] = ()) -> int:
+def count_loads(
+    models: Sequence[tuple[ModelChoice, ...]], room: int, held: Sequence[ModelChoice] = ()
+) -> int:
     """Return how often a model is loaded when these are needed one after another.
 
     Args:
@@ -269,7 +263,7 @@ def count_loads(models: Sequence[tuple[Model, ...]], room: int, held: Sequence[M
         room: most models that stay in memory, the least recently used leaves.
         held: those that are in memory already, oldest first.
     """
-    memory: OrderedDict[Model, None] = OrderedDict.fromkeys(held)
+    memory: OrderedDict[ModelChoice, None] = OrderedDict.fromkeys(held)
     loads = 0
     for needed in models:
         for model in needed:

@@ -17,6 +17,7 @@ from sdforge.core.errors import (
     SdforgeError,
     StorageError,
 )
+from sdforge.core.model_choice import ModelChoice
 from sdforge.core.settings import write_atomically
 from sdforge.engine import DuplicateJob, Engine, Job, JobError, JobImage, JobStatus
 from sdforge.sweeps.manifest import Cell, CellPicture, CellStatus, SweepStatus
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # Jobs of sweeps that are in the engine's queue: one runs, and the next must be there when it ends.
 WINDOW = 2
-# How many of the checkpoints to come the engine is told of.
+# How many of the models to come the engine is told of.
 _FORESEEN = 3
 # How often a cell is drawn of our own accord, when its pictures get lost.
 _MOST_ATTEMPTS = 3
@@ -139,22 +140,18 @@ def _submit(engine: Engine, store: SweepStore, running: RunningSweep, index: int
     return True
 
 
-def foreseen(sweeps: Sequence[RunningSweep]) -> list[str]:
-    """Return the checkpoints that will be needed after those in use, soonest first."""
-    used = {
-        model.checkpoint
-        for running in sweeps
-        for cell in running.running
-        for model in running.manifest.models[cell.index]
-    }
-    found: dict[str, None] = {}
+def foreseen(sweeps: Sequence[RunningSweep]) -> list[ModelChoice]:
+    """Return the models of the cells that are queued, then some of those to come, soonest first."""
+    found: dict[ModelChoice, None] = {}
+    for running in sweeps:
+        for cell in running.running:
+            found |= dict.fromkeys(running.manifest.models[cell.index], None)
+    most = len(found) + _FORESEEN
     for running in sweeps:
         if running.status is not SweepStatus.RUNNING:
             continue
         for index in running.waiting:
-            for model in running.manifest.models[index]:
-                if model.checkpoint not in used:
-                    found.setdefault(model.checkpoint)
-            if len(found) >= _FORESEEN:
-                return list(found)[:_FORESEEN]
+            found |= dict.fromkeys(running.manifest.models[index], None)
+            if len(found) >= most:
+                return list(found)[:most]
     return list(found)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sdforge.core.errors import SdforgeError
+from sdforge.core.model_choice import ModelChoice
 from sdforge.core.paths import Paths
 from sdforge.core.request import GenerationRequest
 from sdforge.engine import Engine, Job, JobStatus
 from sdforge.engine.preflight import predict_seconds
-from sdforge.sweeps.cells import Model, count_loads
+from sdforge.sweeps.cells import count_loads
 from sdforge.sweeps.prepare import Prepared
 
 # Looked through for times and file sizes.
@@ -28,7 +29,7 @@ _SIZED_FILES = 20
 class _Shape:
     """What the estimate of a cell depends on."""
 
-    model: tuple[Model, ...]
+    model: tuple[ModelChoice, ...]
     width: int
     height: int
     batch: int
@@ -101,7 +102,7 @@ def _spoken(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _held(engine: Engine, needed: Sequence[Model]) -> list[Model]:
+def _held(engine: Engine, needed: Sequence[ModelChoice]) -> list[ModelChoice]:
     """Return the models that are in memory already, as far as the report tells them apart."""
     host = engine.memory_report().get("host") or {}
     titles = {str(one.get("title")) for one in host.get("checkpoints") or ()}
@@ -175,7 +176,7 @@ def _problems(engine: Engine, prepared: Prepared) -> list[dict[str, Any]]:
     return [{"reason": reason, "cells": cells} for reason, cells in found.items()]
 
 
-def _shape(request: GenerationRequest, models: tuple[Model, ...]) -> _Shape:
+def _shape(request: GenerationRequest, models: tuple[ModelChoice, ...]) -> _Shape:
     width, height = request.final_size
     return _Shape(
         model=models,

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
+from sdforge.core.model_choice import ModelChoice
 from sdforge.core.settings import Settings
 from sdforge.engine import JobError
-from sdforge.sweeps.cells import Line, Model, coordinates
+from sdforge.sweeps.cells import Line, coordinates
 from sdforge.sweeps.request import Options
 
 _ID_CHARACTERS = string.ascii_lowercase + string.digits
@@ -141,7 +142,7 @@ class Manifest:
     options: Options = field(default_factory=Options)
     settings: Settings = field(default_factory=Settings)
     save_images: bool = True
-    models: tuple[tuple[Model, ...], ...] = ()
+    models: tuple[tuple[ModelChoice, ...], ...] = ()
     inputs: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
 
@@ -157,7 +158,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON types; `from_json` is the inverse."""
-        kinds: dict[tuple[Model, ...], int] = {}
+        kinds: dict[tuple[ModelChoice, ...], int] = {}
         used = [kinds.setdefault(models, len(kinds)) for models in self.models]
         values = {row.name: getattr(self, row.name) for row in fields(self)}
         return values | {
@@ -173,7 +174,7 @@ class Manifest:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], settings: Settings) -> Manifest:
         """Read what `to_json` returned; the settings come parsed."""
-        kinds = [tuple(Model(**one) for one in kind) for kind in values["models"]["kinds"]]
+        kinds = [tuple(ModelChoice(**one) for one in kind) for kind in values["models"]["kinds"]]
         known = {row.name for row in fields(cls)}
         kept = {key: value for key, value in values.items() if key in known}
         return cls(

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from math import prod
 
 from sdforge.core.errors import InvalidRequest, ModelError
+from sdforge.core.model_choice import ModelChoice
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import Settings
 from sdforge.engine import Engine, JobError
 from sdforge.sweeps.catalog import EngineCatalog
 from sdforge.sweeps.cells import (
     Expanded,
-    Model,
     content_key,
     drawing_order,
     expand,
@@ -48,7 +48,7 @@ class Prepared:
     requests: tuple[GenerationRequest | None, ...]
     errors: tuple[JobError | None, ...]
     same_as: tuple[int | None, ...]
-    models: tuple[tuple[Model, ...], ...]
+    models: tuple[tuple[ModelChoice, ...], ...]
     order: tuple[int, ...]
     settings: Settings
     notices: tuple[str, ...]

@@ -16,6 +16,7 @@ import numpy as np
 
 from sdforge.core.errors import Cancelled, UnknownName
 from sdforge.core.events import Event, ModelLoading, PreviewReady, StageStarted, StepDone
+from sdforge.core.model_choice import ModelChoice
 from sdforge.core.paths import Paths
 from sdforge.core.request import GenerationRequest, Recommended
 from sdforge.core.result import GenerationInfo, ImageResult, ModelIdentity
@@ -108,7 +109,7 @@ class FakeRunner:
     gate: threading.Event = field(default_factory=threading.Event)
     reached: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     unloads: int = 0
-    expected: list[tuple[str, ...]] = field(default_factory=list)
+    expected: list[tuple[ModelChoice, ...]] = field(default_factory=list)
     left_device: int = 0
     must_tend: bool = False
     # Where pictures for extras lie, which are processed in earnest: they need no model.
@@ -158,8 +159,8 @@ class FakeRunner:
         self.threads.add(threading.current_thread().name)
         self._load(title, emit)
 
-    def expect(self, titles: Sequence[str], settings: Settings) -> None:
-        self.expected.append(tuple(titles))
+    def expect(self, choices: Sequence[ModelChoice], settings: Settings) -> None:
+        self.expected.append(tuple(choices))
 
     def unload(self) -> None:
         self.unloads += 1

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from sdforge.core.errors import NotFound, UnknownName
+from sdforge.core.model_choice import ModelChoice
 from sdforge.engine import Engine, JobStatus
 from tests.engine.conftest import Build
 from tests.engine.fakes import PATIENCE, FakeRunner, a_request
@@ -34,12 +35,16 @@ def test_what_comes_next_is_announced_when_the_running_job_has_its_model(
     build: Build,
 ) -> None:
     engine, runner = build()
-    engine.expect(["dog.safetensors"])
+    engine.expect([ModelChoice("dog.safetensors")])
     job = engine.submit(a_request())
     engine.start()
     engine.wait(job.id, PATIENCE)
-    assert runner.expected == [("dog.safetensors",)]
+    assert runner.expected == [(ModelChoice("dog.safetensors"),)]
     assert runner.loads == ["cat.safetensors"]
+    # Nothing is to come any more: what was read ahead is to leave, without another job.
+    engine.expect([])
+    engine.unload(device_only=True).result(PATIENCE)
+    assert runner.expected[1:] == [()]
 
 
 def test_a_job_does_not_suffer_from_what_comes_next(build: Build) -> None:

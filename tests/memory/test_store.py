@@ -14,7 +14,7 @@ from torch import nn
 from sdforge.core.errors import OutOfMemory, SdforgeError
 from sdforge.memory.arena import Arena
 from sdforge.memory.component import Component
-from sdforge.memory.holdings import Holding, HostState, Limits
+from sdforge.memory.holdings import Holding, HostState, Limits, Reserved
 from sdforge.memory.pressure import HostMemory
 from sdforge.memory.store import HostStore
 
@@ -64,6 +64,16 @@ class Machine:
                 if key not in held:
                     self.store.load(key, key, title, lambda size=size: a_component(size=size))
             return self.store.hold(title, title, list(parts), object())
+
+    def reserve(self, *keep: str, **parts: int) -> bool:
+        """Set memory aside for parts (key → bytes); those held already are used."""
+        held = [key for key in parts if self.store.component(key)]
+        ahead = [
+            Reserved(key=key, role=key, name="ahead", host_bytes=size)
+            for key, size in parts.items()
+            if key not in held
+        ]
+        return self.store.reserve(ahead, reused=held, keep=keep)
 
 
 def titles(machine: Machine) -> list[str]:
@@ -282,6 +292,64 @@ def test_reports_may_be_asked_for_while_models_come_and_go() -> None:
     assert faults == []
 
 
+def test_memory_set_aside_counts_and_is_taken_over_by_the_load() -> None:
+    machine = Machine()
+    machine.load("a", ua=MIB, vae=MIB)
+    assert machine.reserve("a", ub=2 * MIB, vae=MIB)
+    assert machine.store.host_bytes == 4 * MIB
+    rows = {row.role: (row.state, row.checkpoints) for row in machine.store.report().components}
+    assert rows["ub"] == ("loading", ())
+    assert machine.store.component("ub") is None
+    made = a_component(size=2 * MIB)
+    with machine.store.loading(0, reused=["vae"]):
+        machine.store.load("ub", "ub", "b", lambda: made)
+        machine.store.hold("b", "b", ["ub", "vae"], object())
+    machine.store.drop_reserved()
+    assert machine.store.component("ub") is made
+    assert machine.store.host_bytes == 4 * MIB
+
+
+def test_memory_set_aside_is_given_back_with_what_was_made_of_it() -> None:
+    machine = Machine()
+    machine.load("a", ua=MIB)
+    assert machine.reserve("a", ub=MIB, tb=MIB)
+    assert machine.store.wants_tending() is False
+    made = a_component()
+    machine.store.drop_reserved([made])
+    assert made.is_released
+    assert machine.store.host_bytes == MIB
+    machine.load("b", ub=MIB, tb=MIB)
+
+
+def test_what_is_read_ahead_drives_out_only_what_nobody_is_waiting_for() -> None:
+    machine = Machine()
+    machine.store.configure(Limits(host_bytes=6 * MIB, holdings=4))
+    machine.load("old", uo=2 * MIB)
+    machine.load("soon", us=2 * MIB)
+    machine.load("now", un=2 * MIB)
+    machine.store.protect(["soon"])
+    assert not machine.reserve("now", ub=3 * MIB)
+    assert titles(machine) == ["old", "soon", "now"]
+    assert machine.reserve("now", ub=2 * MIB)
+    assert titles(machine) == ["soon", "now"]
+    machine.store.drop_reserved()
+    with machine.store.lease(machine.load("old", uo=2 * MIB)):
+        assert not machine.reserve("now", ub=MIB)
+
+
+def test_what_is_read_ahead_counts_as_a_checkpoint_and_leaves_the_machine_some_memory() -> None:
+    machine = Machine(total=100 * MIB)
+    machine.store.configure(Limits(host_bytes=machine.total, holdings=1))
+    machine.load("now", un=MIB)
+    assert not machine.reserve("now", ub=MIB)
+    machine.store.configure(Limits(host_bytes=machine.total, holdings=2))
+    machine.others = 80 * MIB
+    assert not machine.reserve("now", ub=5 * MIB)  # 15 are to stay free
+    assert machine.reserve("now", ub=4 * MIB)
+    machine.others = 100 * MIB
+    assert machine.store.wants_tending()
+
+
 class StoreRules(RuleBasedStateMachine):
     """Whatever is asked in whatever order, the store keeps its promises."""
 
@@ -302,10 +370,34 @@ class StoreRules(RuleBasedStateMachine):
     )
     def load(self, title: str, parts: dict[str, int]) -> None:
         if self.store.holding(title) is None:
+            self.store.drop_reserved()
             self.machine.load(title, **parts)
             assert self.store.holding(title) is not None
             if not self.leases:
                 self.limits_are_kept_but_for_one_alone()
+
+    @rule(
+        parts=st.sets(st.sampled_from(["u", "v", "w", "x", "y"]), min_size=1),
+        keep=st.sets(st.sampled_from("abcde")),
+    )
+    def reserve(self, parts: set[str], keep: set[str]) -> None:
+        self.store.drop_reserved()
+        before = {h.key for h in self.store.holdings() if h.key in keep or h.leases}
+        is_there = self.machine.reserve(*keep, **dict.fromkeys(parts, 2 * KIB))
+        assert before <= {h.key for h in self.store.holdings()}
+        if is_there:
+            assert len(self.store.holdings()) < self.MOST
+            assert self.store.host_bytes <= self.BUDGET
+
+    @rule()
+    def take_over(self) -> None:
+        keys = sorted(self.store._reserved)
+        if keys and self.store.holding("ahead") is None:
+            with self.store.loading(0):
+                for key in keys:
+                    self.store.load(key, key, "f", lambda: a_component(size=2 * KIB))
+                self.store.hold("ahead", "ahead", keys, object())
+            assert not self.store._reserved
 
     def limits_are_kept_but_for_one_alone(self) -> None:
         held = self.store.holdings()
@@ -316,6 +408,7 @@ class StoreRules(RuleBasedStateMachine):
 
     @rule(parts=st.sets(st.sampled_from(["u", "v", "w", "x", "y"]), min_size=1))
     def fail(self, parts: set[str]) -> None:
+        self.store.drop_reserved()
         held = [key for key in sorted(parts) if self.store.component(key)]
         try:
             with self.store.loading(2 * KIB * (len(parts) - len(held)), reused=held):
@@ -359,8 +452,8 @@ class StoreRules(RuleBasedStateMachine):
     def nothing_is_held_for_nobody(self) -> None:
         used = {key for holding in self.store.holdings() for key in holding.slots}
         used |= {key for holding, _ in self.leases for key in holding.slots}
-        assert set(self.store._slots) == used
-        assert {slot.state for slot in self.store._slots.values()} <= {HostState.HOST}
+        assert set(self.store._slots) == used | self.store._reserved
+        assert {self.store._slots[key].state for key in used} <= {HostState.HOST}
 
 
 StoreRules.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)

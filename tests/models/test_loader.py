@@ -22,7 +22,7 @@ from sdforge.core.settings import Settings
 from sdforge.memory import pressure
 from sdforge.memory.simulated import SimulatedDevice
 from sdforge.models import bundle as bundle_module
-from sdforge.models import loader
+from sdforge.models import loader, wanted
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.checkpoint import read_header
 from sdforge.models.families.sd_keys import Sizes
@@ -141,7 +141,7 @@ def test_checkpoints_stay_in_memory_and_coming_back_reads_nothing(
     def refuse(path: Path) -> None:
         raise AssertionError(f"{path} was opened")
 
-    monkeypatch.setattr(loader, "open_model", refuse)
+    monkeypatch.setattr(wanted, "open_model", refuse)
     assert parts.provider.get("tiny") is first
     assert parts.provider.get("half") is other
     assert torch.equal(picture(parts, first), before)
@@ -207,15 +207,6 @@ def test_a_load_can_be_cancelled_and_leaves_what_was_there(parts: Parts) -> None
     assert parts.provider.get("tiny") is old
     assert len(parts.provider.report().components) == 3
     assert torch.equal(picture(parts, old), before)
-
-
-def test_expected_checkpoints_are_read_ahead(parts: Parts) -> None:
-    parts.provider.get("tiny")
-    parts.provider.expect(["tiny", "half"])
-    ahead = parts.provider.prefetch("half")
-    assert ahead.wait(20)
-    size = (parts.paths.checkpoints[0] / "half.safetensors").stat().st_size
-    assert ahead.read_bytes == size
 
 
 def test_the_first_picture_does_not_wait_for_a_hash(

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdforge.core.errors import InvalidRequest
+from sdforge.core.model_choice import ModelChoice
 from sdforge.core.request import GenerationRequest
 from sdforge.extensions.catalog import load_extensions
 from sdforge.sweeps import cells
 from sdforge.sweeps.axis import find_axis
 from sdforge.sweeps.axis_table import axes
-from sdforge.sweeps.cells import Expanded, Model
+from sdforge.sweeps.cells import Expanded
 from sdforge.sweeps.request import AskedAxis, Options
 
 
@@ -257,25 +258,25 @@ def test_equal_requests_share_a_key() -> None:
 # --- order ---------------------------------------------------------------------------------------
 
 
-def loads(order: Sequence[int], models: Sequence[tuple[Model, ...]], room: int = 1) -> int:
+def loads(order: Sequence[int], models: Sequence[tuple[ModelChoice, ...]], room: int = 1) -> int:
     return cells.count_loads([models[index] for index in order], room)
 
 
 def test_the_costliest_axis_varies_slowest() -> None:
-    models = [(Model(f"m{x}"),) for _, x in product(range(3), range(2))]
+    models = [(ModelChoice(f"m{x}"),) for _, x in product(range(3), range(2))]
     order = cells.drawing_order((2, 3), (1.0, 0.0), models)
     assert order == [0, 2, 4, 1, 3, 5]
     assert loads(order, models) == 2
 
 
 def test_without_costs_the_last_axis_varies_slowest() -> None:
-    models: list[tuple[Model, ...]] = [(Model("m"),)] * 8
+    models: list[tuple[ModelChoice, ...]] = [(ModelChoice("m"),)] * 8
     assert cells.drawing_order((2, 2, 2), (0.0, 0.0, 0.0), models) == list(range(8))
 
 
 def test_a_second_costly_axis_goes_to_and_fro() -> None:
     """Checkpoint by refiner, with room for two: the refiner in use is used on."""
-    models = [(Model(f"c{x}"), Model(f"r{y}")) for y, x in product(range(2), range(2))]
+    models = [(ModelChoice(f"c{x}"), ModelChoice(f"r{y}")) for y, x in product(range(2), range(2))]
     order = cells.drawing_order((2, 2), (1.0, 1.0), models)
     assert loads(order, models, room=2) == 5
     assert loads([0, 1, 2, 3], models, room=2) > 5
@@ -283,7 +284,7 @@ def test_a_second_costly_axis_goes_to_and_fro() -> None:
 
 def test_a_checkpoint_that_comes_twice_is_loaded_once() -> None:
     names = ["a", "b", "a", "c"]
-    models = [(Model(name),) for name in names]
+    models = [(ModelChoice(name),) for name in names]
     order = cells.drawing_order((4,), (1.0,), models)
     assert order == [0, 2, 1, 3]
     assert loads(order, models) == 3
@@ -299,7 +300,7 @@ def test_every_cell_is_drawn_once_and_every_model_loaded_once(
 ) -> None:
     shape = [length for length, _ in lines]
     count = prod(shape)
-    models = [(Model(str(rng.randrange(4))),) for _ in range(count)]
+    models = [(ModelChoice(str(rng.randrange(4))),) for _ in range(count)]
     order = cells.drawing_order(shape, [cost for _, cost in lines], models)
     assert sorted(order) == list(range(count))
     assert loads(order, models) == len(set(models))
@@ -313,6 +314,6 @@ def test_coordinates_number_the_cells(shape: list[int]) -> None:
 
 
 def test_a_model_in_memory_is_not_loaded_again() -> None:
-    models = [(Model("a"),), (Model("b"),)]
-    assert cells.count_loads(models, 2, held=[Model("b")]) == 1
-    assert cells.count_loads(models, 1, held=[Model("b")]) == 2
+    models = [(ModelChoice("a"),), (ModelChoice("b"),)]
+    assert cells.count_loads(models, 2, held=[ModelChoice("b")]) == 1
+    assert cells.count_loads(models, 1, held=[ModelChoice("b")]) == 2

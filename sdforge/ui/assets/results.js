@@ -9,7 +9,7 @@ const ENDINGS = {
   cancelled: "Interrupted.",
   interrupted: "The server stopped while this job ran. Generate again to repeat it.",
 };
-const STAGE_NAMES = { load: "load", encode: "prompt", denoise: "sampling", upscale: "enlarging", decode: "decode", save: "save" };
+const STAGE_NAMES = { load: "load", encode: "prompt", denoise: "sampling", reuse: "first pass again", upscale: "enlarging", decode: "decode", save: "save" };
 
 export class Results {
   constructor(tab) {
