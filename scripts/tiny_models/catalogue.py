@@ -166,11 +166,13 @@ CATALOGUE: dict[str, Write] = {
     ),
     "VAE/sd.safetensors": _file(lambda: vae.vae(vae.SD)),
     "VAE/ae.safetensors": _file(lambda: vae.vae(vae.SIXTEEN)),
+    "VAE/qwen-image.safetensors": _file(vae.video_vae, "BF16"),
     "VAE-approx/taesd_decoder.safetensors": _file(vae.taesd_decoder),
     "text_encoder/clip_l.safetensors": _file(lambda: text.clip(text.CLIP_L)),
     "text_encoder/clip_g.safetensors": _file(lambda: text.clip(text.CLIP_G)),
     "text_encoder/t5xxl.safetensors": _file(text.t5),
     "text_encoder/qwen3.safetensors": _file(lambda: text.qwen3(width=64), "BF16"),
+    "text_encoder/qwen25-vl.safetensors": _file(text.qwen25, "BF16"),
     "text_encoder/t5xxl-fp8.safetensors": _file(text.t5, "F8_E4M3"),
     "ControlNet/sd1.safetensors": _file(
         lambda: with_prefix("control_model.", unet.controlnet(unet.SD1))

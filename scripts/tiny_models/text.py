@@ -95,15 +95,33 @@ def t5(sizes: TextSizes = T5, heads: int = 2, buckets: int = 32) -> Shapes:
     return shapes
 
 
+def qwen25(width: int = 32, layers: int = 2, heads: int = 2, head: int = 16) -> Shapes:
+    """Qwen2.5-VL's text part: biases instead of norms, and one pair of keys and values."""
+    shapes = {
+        name: shape
+        for name, shape in qwen3(width, layers, heads, 1, head, rows=152064).items()
+        if not name.endswith(("q_norm.weight", "k_norm.weight"))
+    }
+    for number in range(layers):
+        for part, count in (("q", heads), ("k", 1), ("v", 1)):
+            shapes[f"model.layers.{number}.self_attn.{part}_proj.bias"] = (count * head,)
+    return shapes
+
+
 def qwen3(
-    width: int = 32, layers: int = 3, heads: int = 4, pairs: int = 2, head: int = 16
+    width: int = 32,
+    layers: int = 3,
+    heads: int = 4,
+    pairs: int = 2,
+    head: int = 16,
+    rows: int = 151936,
 ) -> Shapes:
     """Qwen3 as transformers names it; its vocabulary has the real number of rows."""
-    shapes: Shapes = {"model.embed_tokens.weight": (151936, width)}
+    shapes: Shapes = {"model.embed_tokens.weight": (rows, width)}
     for number in range(layers):
         block = f"model.layers.{number}"
-        for part, rows in (("q", heads), ("k", pairs), ("v", pairs)):
-            shapes[f"{block}.self_attn.{part}_proj.weight"] = (rows * head, width)
+        for part, count in (("q", heads), ("k", pairs), ("v", pairs)):
+            shapes[f"{block}.self_attn.{part}_proj.weight"] = (count * head, width)
         shapes[f"{block}.self_attn.o_proj.weight"] = (width, heads * head)
         for part in ("q_norm", "k_norm"):
             shapes[f"{block}.self_attn.{part}.weight"] = (head,)

@@ -85,3 +85,66 @@ def taesd_decoder(latent: int = 4, width: int = 64) -> Shapes:
     for number in (7, 12, 17):
         named.append((f"{number}.weight", (width, width, 3, 3)))
     return dict([*named, *layer("19", 3, width, 3, 3)])
+
+
+def video_vae(width: int = 8, latent: int = 16) -> Shapes:
+    """The VAE of Wan and Qwen-Image, in its authors' names."""
+    return dict(_video_vae(width, latent))
+
+
+def _video_vae(width: int, latent: int) -> Named:
+    top = 4 * width
+    yield from layer("encoder.conv1", width, 3, 3, 3, 3)
+    place, channels = 0, width
+    for level, factor in enumerate((1, 2, 4, 4)):
+        for _ in range(2):
+            name = f"encoder.downsamples.{place}"
+            yield from _video_residual(name, channels, factor * width)
+            channels, place = factor * width, place + 1
+        if level < 3:
+            name = f"encoder.downsamples.{place}"
+            yield from layer(f"{name}.resample.1", channels, channels, 3, 3)
+            if level:
+                yield from layer(f"{name}.time_conv", channels, channels, 3, 1, 1)
+            place += 1
+    yield from _video_middle("encoder", top)
+    yield from _video_head("encoder", top, 2 * latent)
+    yield from layer("conv1", 2 * latent, 2 * latent, 1, 1, 1)
+    yield from layer("conv2", latent, latent, 1, 1, 1)
+    yield from layer("decoder.conv1", top, latent, 3, 3, 3)
+    yield from _video_middle("decoder", top)
+    place, channels = 0, top
+    for level, factor in enumerate((4, 4, 2, 1)):
+        for _ in range(3):
+            name = f"decoder.upsamples.{place}"
+            yield from _video_residual(name, channels, factor * width)
+            channels, place = factor * width, place + 1
+        if level < 3:
+            name = f"decoder.upsamples.{place}"
+            yield from layer(f"{name}.resample.1", channels // 2, channels, 3, 3)
+            if level < 2:
+                yield from layer(f"{name}.time_conv", 2 * channels, channels, 3, 1, 1)
+            channels, place = channels // 2, place + 1
+    yield from _video_head("decoder", width, 3)
+
+
+def _video_residual(name: str, before: int, after: int) -> Named:
+    yield f"{name}.residual.0.gamma", (before, 1, 1, 1)
+    yield from layer(f"{name}.residual.2", after, before, 3, 3, 3)
+    yield f"{name}.residual.3.gamma", (after, 1, 1, 1)
+    yield from layer(f"{name}.residual.6", after, after, 3, 3, 3)
+    if before != after:
+        yield from layer(f"{name}.shortcut", after, before, 1, 1, 1)
+
+
+def _video_middle(side: str, width: int) -> Named:
+    yield from _video_residual(f"{side}.middle.0", width, width)
+    yield f"{side}.middle.1.norm.gamma", (width, 1, 1)
+    yield from layer(f"{side}.middle.1.to_qkv", 3 * width, width, 1, 1)
+    yield from layer(f"{side}.middle.1.proj", width, width, 1, 1)
+    yield from _video_residual(f"{side}.middle.2", width, width)
+
+
+def _video_head(side: str, width: int, after: int) -> Named:
+    yield f"{side}.head.0.gamma", (width, 1, 1, 1)
+    yield from layer(f"{side}.head.2", after, width, 3, 3, 3)

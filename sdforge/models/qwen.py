@@ -1,8 +1,10 @@
-"""Qwen3's text transformer up to its last layer but one, with the parameter names of the files.
+"""Qwen's text transformer (2.5 and 3), with the parameter names of the files.
 
-Image models take the states that go into the last layer, so that layer, its norm and the words'
-output table are neither loaded nor run. The sum through all layers stays in fp32: in half precision
-it would overflow. Yang et al. 2025, arXiv:2505.09388.
+Z-Image takes the states that go into the last layer, so that layer and its norm are neither loaded
+nor run; Qwen-Image takes what comes out in the end. The words' output table is never loaded. Qwen3
+normalises queries and keys, Qwen2.5 adds biases to them. The sum through all layers stays in fp32:
+in half precision it would overflow. Yang et al. 2025, arXiv:2505.09388; Bai et al. 2025,
+arXiv:2502.13923.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ _EPSILON = 1e-6
 
 
 class QwenText(nn.Module):
-    """Token ids (rows, tokens) to the states that go into the last layer, fp32."""
+    """Token ids (rows, tokens) to states (rows, tokens, width), fp32."""
 
     def __init__(
         self,
@@ -28,6 +30,8 @@ class QwenText(nn.Module):
         pairs: int,
         head: int,
         base: float,
+        is_biased: bool = False,
+        is_whole: bool = False,
     ) -> None:
         """Take the sizes.
 
@@ -35,16 +39,21 @@ class QwenText(nn.Module):
             vocabulary: rows of the token table.
             width: of states.
             hidden: width inside the feed-forward part.
-            layers: to run: one less than the file has.
+            layers: to run: one less than the file has, or all.
             heads: of queries.
             pairs: heads of keys and values, each shared by several of the queries.
             head: width of a head.
             base: of the rotations by place.
+            is_biased: queries, keys and values have biases, as in Qwen2.5, instead of norms.
+            is_whole: the states pass the last norm.
         """
         super().__init__()
-        self.config = {"heads": heads, "base": base}
+        self.config = {"heads": heads, "base": base, "is_whole": is_whole}
         self.width = width
-        self.model = _Model(vocabulary, width, hidden, layers, (heads, pairs, head, base))
+        attention = (heads, pairs, head, base, is_biased)
+        self.model = _Model(vocabulary, width, hidden, layers, attention)
+        if is_whole:
+            self.model.norm = _Norm(width)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the states of all tokens; each sees those before it."""
@@ -58,7 +67,7 @@ class _Model(nn.Module):
         width: int,
         hidden: int,
         layers: int,
-        attention: tuple[int, int, int, float],
+        attention: tuple[int, int, int, float, bool],
     ) -> None:
         super().__init__()
         # Not initialised: drawing normal numbers on the meta device imports torch's compiler.
@@ -69,7 +78,9 @@ class _Model(nn.Module):
         states = self.embed_tokens(ids).float()
         for layer in self.layers:
             states = layer(states)
-        return states
+        # Qwen-Image's readers have their last norm, Z-Image's have none.
+        last = self._modules.get("norm")
+        return states if last is None else last(states).float()
 
 
 class _Norm(nn.Module):
@@ -86,7 +97,9 @@ class _Norm(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, width: int, hidden: int, attention: tuple[int, int, int, float]) -> None:
+    def __init__(
+        self, width: int, hidden: int, attention: tuple[int, int, int, float, bool]
+    ) -> None:
         super().__init__()
         self.input_layernorm = _Norm(width)
         self.self_attn = _Attention(width, *attention)
@@ -99,15 +112,17 @@ class _Layer(nn.Module):
 
 
 class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int, pairs: int, head: int, base: float) -> None:
+    def __init__(
+        self, width: int, heads: int, pairs: int, head: int, base: float, is_biased: bool
+    ) -> None:
         super().__init__()
         self.heads, self.pairs, self.head, self.base = heads, pairs, head, base
-        self.q_proj = nn.Linear(width, heads * head, bias=False)
-        self.k_proj = nn.Linear(width, pairs * head, bias=False)
-        self.v_proj = nn.Linear(width, pairs * head, bias=False)
+        self.q_proj = nn.Linear(width, heads * head, bias=is_biased)
+        self.k_proj = nn.Linear(width, pairs * head, bias=is_biased)
+        self.v_proj = nn.Linear(width, pairs * head, bias=is_biased)
         self.o_proj = nn.Linear(heads * head, width, bias=False)
-        self.q_norm = _Norm(head)
-        self.k_norm = _Norm(head)
+        self.q_norm = nn.Identity() if is_biased else _Norm(head)
+        self.k_norm = nn.Identity() if is_biased else _Norm(head)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         query = self.q_norm(self.q_proj(states).unflatten(-1, (self.heads, self.head)))

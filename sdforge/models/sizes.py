@@ -21,7 +21,11 @@ _PREFIXES: Mapping[str, tuple[str, ...]] = {
     "vae": ("first_stage_model.", "vae."),
     "text_encoder": ("cond_stage_model.", "conditioner.", "text_encoders."),
 }
-_IGNORED = ("model_ema.", "model.ema", "betas", "alphas_", "sqrt_", "log_one", "posterior_")
+_IGNORED = (
+    "model_ema.", "model.ema", "betas", "alphas_", "sqrt_", "log_one", "posterior_",
+    # Of language models neither what sees pictures nor what answers is loaded.
+    "visual.", "lm_head.",
+)  # fmt: skip
 # Tensors that files carry and networks rebuild: places of tokens, scales of logits.
 _NOT_WEIGHTS = ("position_ids", "logit_scale", "text_projection")
 # The first layer of a denoiser, by which its width is known.
@@ -154,12 +158,14 @@ def _root(table: str) -> str:
 def _vae(tensors: Tensors, itemsize: int) -> Iterator[Network]:
     if not tensors:
         return
-    first = tensors.get("encoder.conv_in.weight") or tensors.get("decoder.conv_out.weight")
+    names = ("encoder.conv_in.weight", "encoder.conv1.weight", "decoder.conv_out.weight")
+    first = next((tensors[name] for name in names if name in tensors), None)
     latents = tensors.get("decoder.conv_in.weight")
+    is_video = first is not None and len(first.shape) == 5
     channels = latents.shape[1] if latents and len(latents.shape) > 1 else _LATENT_CHANNELS
     yield Network(
         role="vae",
-        trace=f"vae-{channels}",
+        trace="vae-qwen" if is_video else f"vae-{channels}",
         kind="vae",
         total_bytes=_bytes(tensors, itemsize),
         width=first.shape[0] if first and first.shape else 128,

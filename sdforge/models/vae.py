@@ -34,15 +34,25 @@ class Vae:
     """The VAE of a bundle; pixels are floats from 0 to 1, shape (n, 3, height, width)."""
 
     def __init__(
-        self, component: Component, memory: MemoryManager, latent_format: LatentFormat
+        self,
+        component: Component,
+        memory: MemoryManager,
+        latent_format: LatentFormat,
+        *,
+        trace: str = "",
     ) -> None:
-        """Take the network and the manager that places it."""
+        """Take the network and the manager that places it.
+
+        `trace` names its activations in `memory/activations.json`, if they are not those of a KL
+        VAE of so many channels.
+        """
         first = next(component.module.parameters())
         self.component = component
         self.dtype = first.dtype
         self.width = first.shape[0]
         self._memory = memory
         self.latent_format = latent_format
+        self._trace = trace or f"vae-{latent_format.channels}"
         self._needs_fp32 = False
 
     @torch.inference_mode()
@@ -128,9 +138,8 @@ class Vae:
 
     def learns(self, way: str) -> Key:
         """Return what running the VAE teaches about; `way` is 'decode' or 'encode'."""
-        network = f"vae-{self.latent_format.channels}"
         phase = "decode" if way == "decode" else "vae-encode"
-        return self._memory.learning.key(network, phase)
+        return self._memory.learning.key(self._trace, phase)
 
     def _lease(self, way: str, mode: VaeMode | None, height: int, width: int) -> Lease:
         ways = self.ways(way, height, width)
@@ -156,7 +165,7 @@ class Vae:
 
     def _bytes(self, way: str, height: int, width: int) -> int:
         traced = activation_bytes(
-            f"vae-{self.latent_format.channels}.{way}",
+            f"{self._trace}.{way}",
             kind=f"vae-{way}",
             width=self.width,
             latent_pixels=height * width,

@@ -10,6 +10,7 @@ from sdforge.core.registry import Registry
 from sdforge.models.families.base import Family
 from sdforge.models.families.chroma import Chroma
 from sdforge.models.families.flux import Flux1
+from sdforge.models.families.qwen_image import QwenImage
 from sdforge.models.families.sd import StableDiffusion1
 from sdforge.models.families.sd2 import StableDiffusion2
 from sdforge.models.families.sd3 import StableDiffusion3
@@ -26,5 +27,6 @@ for _family in (
     Flux1(),
     Chroma(),
     ZImage(),
+    QwenImage(),
 ):
     FAMILIES.add(_family.name, _family)

@@ -1,4 +1,4 @@
-"""Qwen3 text encoders in files: transformers' names, alone or below a prefix."""
+"""Qwen text encoders (2.5 and 3) in files: transformers' names, alone or below a prefix."""
 
 from __future__ import annotations
 
@@ -16,21 +16,33 @@ if TYPE_CHECKING:
 
 _FIRST = "model.layers.0."
 _ROTATION_BASE = 1_000_000.0
+# Of all published Qwen2.5, which have nothing that tells it; narrower ones have one pair.
+_HEAD = 128
 
 
-def qwen_recipe(header: CheckpointHeader, prefix: str, *, role: str) -> Recipe:
-    """Return how to make a Qwen3 from the tensors below `prefix`, without its last layer.
+def qwen_recipe(
+    header: CheckpointHeader, prefix: str, *, role: str, is_whole: bool = False
+) -> Recipe:
+    """Return how to make a Qwen from the tensors below `prefix`.
+
+    Args:
+        header: of the file.
+        prefix: before all names of the network.
+        role: of the component.
+        is_whole: with its last layer and norm.
 
     Raises:
         MissingModel: some are missing.
         UnsupportedCheckpoint: their shapes do not fit together.
     """
     sources = _sources(header.layout, prefix)
-    shapes = Shapes(header, {name: source.shape for name, source in sources.items()}, "Qwen3")
+    shapes = Shapes(header, {name: source.shape for name, source in sources.items()}, "Qwen")
     vocabulary, width = shapes.dims("model.embed_tokens.weight", 2)
-    head = shapes.dims(f"{_FIRST}self_attn.q_norm.weight", 1)[0]
     queries = shapes.dims(f"{_FIRST}self_attn.q_proj.weight", 2)[0]
     keys = shapes.dims(f"{_FIRST}self_attn.k_proj.weight", 2)[0]
+    is_biased = f"{_FIRST}self_attn.q_proj.bias" in shapes
+    normed = f"{_FIRST}self_attn.q_norm.weight"
+    head = min(keys, _HEAD) if is_biased else shapes.dims(normed, 1)[0]
     if queries % head or keys % head or queries % keys:
         raise shapes.misfit(f"its widths {queries} and {keys} cannot be cut into heads of {head}")
     layers = shapes.count(lambda layer: f"model.layers.{layer}.input_layernorm.weight")
@@ -38,11 +50,13 @@ def qwen_recipe(header: CheckpointHeader, prefix: str, *, role: str) -> Recipe:
         ("vocabulary", vocabulary),
         ("width", width),
         ("hidden", shapes.dims(f"{_FIRST}mlp.gate_proj.weight", 2)[0]),
-        ("layers", layers - 1),
+        ("layers", layers if is_whole else layers - 1),
         ("heads", queries // head),
         ("pairs", keys // head),
         ("head", head),
         ("base", _ROTATION_BASE),
+        ("is_biased", is_biased),
+        ("is_whole", is_whole),
     )
     return _recipe(header.layout, prefix, role, config)
 

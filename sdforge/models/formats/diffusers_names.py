@@ -49,7 +49,10 @@ def is_unet(names: Iterable[str]) -> bool:
 
 def is_vae(names: Iterable[str]) -> bool:
     """Tell whether these are names of a KL VAE as diffusers saves it."""
-    return any(name.startswith(("encoder.down_blocks.", "decoder.up_blocks.")) for name in names)
+    known = list(names)
+    is_video = any(name.endswith(".gamma") for name in known)
+    starts = ("encoder.down_blocks.", "decoder.up_blocks.")
+    return not is_video and any(name.startswith(starts) for name in known)
 
 
 def original_unet(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:

@@ -109,3 +109,83 @@ def chroma(files: Mapping[str, Path], folder: Path) -> Any:
         tokenizer=peers.t5_tokenizer(),
         transformer=transformer,
     )
+
+
+def _qwen_tokenizer() -> Any:
+    import gzip
+    import tempfile
+
+    from transformers import PreTrainedTokenizerFast
+
+    from sdforge.core.paths import configs_root
+
+    with tempfile.NamedTemporaryFile("wb", suffix=".json") as file:
+        path = configs_root() / "tokenizers" / "qwen3" / "tokenizer.json.gz"
+        file.write(gzip.decompress(path.read_bytes()))
+        file.flush()
+        return PreTrainedTokenizerFast(
+            tokenizer_file=file.name, pad_token="<|endoftext|>", eos_token="<|im_end|>"
+        )
+
+
+def qwen25(file: Path) -> Any:
+    """Qwen2.5-VL with the text part of a file and a picture part that nothing uses."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 152064,
+            "hidden_size": 32,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1_000_000.0,
+                "mrope_section": [2, 3, 3],
+            },
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "fullatt_block_indexes": [0],
+        },
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config).eval()
+    words = {k.removeprefix("model."): v for k, v in load_file(file).items()}
+    model.model.language_model.load_state_dict(words)
+    return model
+
+
+def qwen_image(files: Mapping[str, Path], folder: Path) -> Any:
+    """The pipeline over `qwen`, `reader` and `vae`."""
+    from diffusers import (
+        AutoencoderKLQwenImage,
+        FlowMatchEulerDiscreteScheduler,
+        QwenImagePipeline,
+        QwenImageTransformer2DModel,
+    )
+    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
+    transformer = QwenImageTransformer2DModel(
+        num_layers=2,
+        attention_head_dim=32,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 14, 14),
+    ).eval()
+    transformer.load_state_dict(load_file(files["qwen"]))
+    vae = AutoencoderKLQwenImage(base_dim=8).eval()
+    vae.load_state_dict(convert_wan_vae_to_diffusers(load_file(files["vae"])))
+    return QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=qwen25(files["reader"]),
+        tokenizer=_qwen_tokenizer(),
+        transformer=transformer,
+    )

@@ -117,4 +117,14 @@ SHOWN: tuple[Shown, ...] = (
         modes="test_z_image.py::test_memory_modes_draw_the_same",
         headers="test_z_image.py::test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
     ),
+    Shown(
+        family="qwen-image",
+        kinds="Qwen-Image and its Lightning versions; -Edit is recognised by name and refused",
+        files="the transformer with Qwen2.5-VL and VAE apart; a folder of diffusers",
+        latents="test_qwen_image.py::test_qwen_image_draws_what_diffusers_draws",
+        modes="test_qwen_image.py::test_memory_modes_draw_the_same",
+        headers="test_qwen_image.py::"
+        "test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
+        more=("test_qwen_image.py::test_missing_parts_are_named",),
+    ),
 )

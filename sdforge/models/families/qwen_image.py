@@ -1,0 +1,200 @@
+"""Qwen-Image: text and picture in two streams, Qwen2.5-VL as reader, the VAE of Wan.
+
+All files name the transformer's tensors as diffusers does, alone or with all parts. Wu et al. 2025,
+arXiv:2508.02324.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from sdforge.core.request import Recommended
+from sdforge.models.architectures import Architecture, architecture
+from sdforge.models.checkpoint import CheckpointHeader
+from sdforge.models.families.base import Match, Recipe, Source
+from sdforge.models.families.building import (
+    RECIPES_KEPT,
+    SKELETONS_KEPT,
+    Config,
+    check_complete,
+    skeleton_of,
+)
+from sdforge.models.families.fast_kinds import fast_kind
+from sdforge.models.families.flux import rotation_axes
+from sdforge.models.families.qwens import qwen_recipe
+from sdforge.models.families.sd_shapes import Shapes
+from sdforge.models.families.video_vaes import video_vae_recipe
+from sdforge.models.layout import Layout
+from sdforge.models.parts import Part, parts
+
+if TYPE_CHECKING:
+    from sdforge.memory.component import Component
+    from sdforge.memory.manager import MemoryManager
+    from sdforge.models.bundle import Parts
+    from sdforge.models.skeleton import Skeleton
+
+LATENT_CHANNELS, LATENT_DOWNSCALE = 16, 8
+_SIDE = 1328
+_STEPS, _CFG_SCALE = 20, 2.5
+# What ComfyUI's published workflow sets (docs/decisions/0136).
+_SIGMA_SHIFT = 3.1
+_USUAL_TOKENS = 128
+# Nothing in the transformer of an editing model differs; its files say it in their names.
+_EDIT = re.compile(r"(?<![a-z])edit(?![a-z])")
+_LAYERED = "time_text_embed.addition_t_embedding.weight"
+
+
+class QwenImage:
+    """The family of Qwen-Image."""
+
+    name = "qwen-image"
+    label = "Qwen-Image"
+    roles = ("text_encoder", "denoiser", "vae")
+    optional: frozenset[str] = frozenset()
+    apart: Mapping[str, tuple[str, str]] = MappingProxyType(
+        {
+            "text_encoder": ("Qwen2.5-VL text encoder", "qwen_2.5_vl_7b_fp8_scaled.safetensors"),
+            "vae": ("VAE", "qwen_image_vae.safetensors"),
+        }
+    )
+
+    def match(self, header: CheckpointHeader) -> Match | None:
+        """Return why the file is a Qwen-Image model, or None when it is not."""
+        found = architecture(header.layout)
+        if found is None or found.family != self.name:
+            return None
+        variant, problem = _variant(header, found)
+        kind = fast_kind(header.path.stem, header.metadata)
+        return Match(
+            family=self.name,
+            variant=kind.name if kind and problem is None else variant,
+            prediction="flow",
+            reason=f"{found.label}: {found.reason}"
+            + (f"; {kind.name}, {kind.sign}" if kind else ""),
+            problem=problem,
+            recommended=Recommended(
+                width=_SIDE,
+                height=_SIDE,
+                steps=kind.recommended.steps if kind else _STEPS,
+                cfg_scale=1.0 if kind else _CFG_SCALE,
+                sampler="Euler",
+            ),
+        )
+
+    def role_of(self, part: Part) -> str | None:
+        """Return what a network of any file is to this family, None for no use."""
+        if part.role == "denoiser":
+            return "denoiser" if part.kind == self.name else None
+        return {"qwen2.5-vl": "text_encoder", "wan": "vae"}.get(part.kind)
+
+    def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
+        """Return how to make one of the networks from a file that holds it.
+
+        Raises:
+            MissingModel: the file lacks this part, or some of it.
+            UnsupportedCheckpoint: its shapes do not fit together.
+        """
+        held = {self.role_of(part): part.prefix for part in parts(header.layout)}
+        prefix = held.get(role, "")
+        if role == "vae":
+            recipe = video_vae_recipe(header, prefix)
+        elif role == "text_encoder":
+            recipe = qwen_recipe(header, prefix, role=role, is_whole=True)
+        else:
+            recipe = _transformer(header, prefix)
+        check_complete(recipe, header)
+        return recipe
+
+    def assemble(
+        self, match: Match, components: Mapping[str, Component], memory: MemoryManager
+    ) -> Parts:
+        """Return encoder, denoiser and VAE over the loaded networks."""
+        from sdforge.models.bundle import LatentFormat, Parts
+        from sdforge.models.flow_denoiser import FlowDenoiser
+        from sdforge.models.preview import fit_preview
+        from sdforge.models.qwen_image_call import QwenImageText, call_qwen_image
+        from sdforge.models.tokenizers import qwen_tokenizer
+        from sdforge.models.vae import Vae
+
+        # The VAE itself gives latents of unit variance.
+        plain = LatentFormat(channels=LATENT_CHANNELS, downscale=LATENT_DOWNSCALE, scale=1.0)
+        vae = Vae(components["vae"], memory, plain, trace="vae-qwen")
+        return Parts(
+            latent_format=plain.with_preview(*fit_preview(vae)),
+            text=QwenImageText(components["text_encoder"], memory, qwen_tokenizer),
+            vae=vae,
+            denoiser=FlowDenoiser(
+                components["denoiser"],
+                call_qwen_image,
+                architecture=self.name,
+                shift=_SIGMA_SHIFT,
+                usual_tokens=_USUAL_TOKENS,
+            ),
+        )
+
+
+def _variant(header: CheckpointHeader, found: Architecture) -> tuple[str, str | None]:
+    """Return the variant, and why it cannot run."""
+    name = header.path.stem.casefold()
+    variant = found.variant
+    if _EDIT.search(name):
+        variant = "edit"
+    elif any(key.endswith(_LAYERED) for key in header.tensors):
+        variant = "layered"
+    if variant == "standard":
+        return variant, None
+    return variant, f"Qwen-Image {variant} is recognised but not supported in this version"
+
+
+def _transformer(header: CheckpointHeader, prefix: str) -> Recipe:
+    sources = _sources(header.layout, prefix)
+    shapes = Shapes(header, {name: one.shape for name, one in sources.items()}, "transformer")
+    width, numbers = shapes.dims("img_in.weight", 2)
+    head = shapes.dims("transformer_blocks.0.attn.norm_q.weight", 1)[0]
+    if width % head or head % 16:
+        raise shapes.misfit(f"its width {width} cannot be cut into heads of {head}")
+    config: Config = (
+        ("in_channels", numbers),
+        ("out_channels", shapes.dims("proj_out.weight", 2)[0] // 4),
+        (
+            "num_layers",
+            shapes.count(lambda number: f"transformer_blocks.{number}.img_mod.1.weight"),
+        ),
+        ("attention_head_dim", head),
+        ("num_attention_heads", width // head),
+        ("joint_attention_dim", shapes.dims("txt_in.weight", 2)[1]),
+        ("axes_dims_rope", rotation_axes(head)),
+    )
+    return _recipe(header.layout, prefix, config)
+
+
+@lru_cache(maxsize=RECIPES_KEPT)
+def _recipe(layout: Layout, prefix: str, config: Config) -> Recipe:
+    return Recipe(
+        role="denoiser", layout=layout, skeleton=_skeleton(config), sources=_sources(layout, prefix)
+    )
+
+
+@lru_cache(maxsize=SKELETONS_KEPT)
+def _skeleton(config: Config) -> Skeleton:
+    def make() -> Any:
+        from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
+
+        from sdforge.models.qwen_image_call import Places
+
+        module = QwenImageTransformer2DModel(**dict(config))
+        module.pos_embed = Places(dict(config)["axes_dims_rope"])
+        return module
+
+    return skeleton_of(make)
+
+
+@lru_cache(maxsize=RECIPES_KEPT)
+def _sources(layout: Layout, prefix: str) -> dict[str, Source]:
+    return {
+        name: Source(key, layout.tensors[key].shape) for name, key in layout.under(prefix).items()
+    }
