@@ -134,6 +134,11 @@ async def _form(request: Request) -> dict[str, Any]:
                 values["mask"] = await value.read()
     if not values["images"]:
         raise InvalidRequest("image", "nothing", "a picture file")
+    if len(values["images"]) > 1:
+        # Theirs makes one picture of several; a model that can is not among those here.
+        raise InvalidRequest(
+            "image", f"{len(values['images'])} pictures", "one picture to draw over"
+        )
     return values
 
 

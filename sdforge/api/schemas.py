@@ -255,11 +255,11 @@ class TokensRequest(LenientModel):
 
 
 class StyleRequest(LenientModel):
-    """A style to keep."""
+    """A style to keep; unlike A1111's fields only text is text here, or false would be a name."""
 
-    name: LenientStr = Field(description="By which requests name it.")
-    prompt: LenientStr = Field(default="", description="May hold {prompt}.")
-    negative_prompt: LenientStr = Field(default="", description="May hold {prompt}.")
+    name: str = Field(description="By which requests name it.")
+    prompt: str = Field(default="", description="May hold {prompt}.")
+    negative_prompt: str = Field(default="", description="May hold {prompt}.")
 
 
 class ErrorBody(BaseModel):

@@ -97,4 +97,10 @@ CREATE TRIGGER pictures_moved AFTER UPDATE OF path ON pictures BEGIN
 END""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_JOBS, _QUEUE_AND_HISTORY)
+# Whether a job has ended and its webhook was not told yet.
+_WEBHOOKS = (
+    "ALTER TABLE jobs ADD COLUMN untold INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX jobs_untold ON jobs (number) WHERE untold",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_JOBS, _QUEUE_AND_HISTORY, _WEBHOOKS)

@@ -110,9 +110,11 @@ class Engine(MemoryAnswers, ModelAccess, Outcomes, Queueing):
         self.inputs = InputFolder(paths.inputs)
         self._inputs_cleaned = 0.0
         self.tally = Tally()
-        self._webhooks = Webhooks(WebhookRules.from_flags(flags))
         self._database = Database(paths.database)
         self._queue = open_queue(self._database, self._on_finished)
+        self._webhooks = Webhooks(
+            WebhookRules.from_flags(flags), owed=self._queue.untold(), on_told=self._queue.set_told
+        )
         self.history = History(HistoryStore(self._database), paths, settings)
         self._pictures = PictureCache()
         self._writer = ImageWriter(paths)
@@ -141,6 +143,7 @@ class Engine(MemoryAnswers, ModelAccess, Outcomes, Queueing):
         """Begin to run jobs; with `preload`, load the configured checkpoint first."""
         if preload:
             self.preload()
+        self._webhooks.start()
         self._worker.start()
 
     def close(self, timeout: float = DEFAULT_CLOSE_SECONDS) -> None:

@@ -164,10 +164,9 @@ class JobQueue(WaitingJobs):
             return [self._live[job.id].job if job.id in self._live else job for job in stored]
 
     def current(self) -> Job | None:
-        """Return the job that the model thread works on."""
-        with self._changed:
-            newest = next(reversed(self._running.values()), None)
-            return newest.job if newest else None
+        """Return the job that the model thread works on; takes no lock, so it never waits."""
+        running = list(self._running.values())
+        return running[-1].job if running else None
 
     def position(self, job_id: str) -> int | None:
         """Return how many jobs run before a waiting one, the running one included; else None."""
@@ -175,6 +174,17 @@ class JobQueue(WaitingJobs):
             if job_id not in self._waiting:
                 return None
             return list(self._waiting).index(job_id) + len(self._running)
+
+    def untold(self) -> list[Job]:
+        """Return the jobs that have ended and whose webhooks were not told, oldest first."""
+        return self._store.untold()
+
+    def set_told(self, job_id: str) -> None:
+        """Note that a job's webhook was told, or never will be."""
+        try:
+            self._store.set_told(job_id)
+        except StorageError as error:
+            log.warning("job %s may be told of once more: %s", job_id, error)
 
     def wait(self, job_id: str, timeout: float | None) -> Job:
         """Wait until a job is finished, at most `timeout` seconds; return its newest snapshot.
@@ -345,8 +355,10 @@ class JobQueue(WaitingJobs):
         return self._live[earlier.id].job if earlier.id in self._live else earlier
 
     def _start(self, job_id: str) -> LiveJob:
-        live = self._waiting.pop(job_id)
+        live = self._waiting[job_id]
+        # In this order: who takes no lock must not find it in neither.
         self._running[job_id] = live
+        del self._waiting[job_id]
         live.job = replace(live.job, status=JobStatus.LOADING, started_at=time.time())
         self._save(live.job)
         live.log.append(JobStarted())

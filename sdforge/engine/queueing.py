@@ -57,6 +57,11 @@ class Queueing:
         self._database.set_note(PAUSED_NOTE, "1" if is_paused else "0")
         self._queue.pause(is_paused)
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether jobs wait; returns at once, whatever else goes on."""
+        return self._queue.has_waiting
+
     def waiting(self) -> list[Job]:
         """Return the waiting jobs in the order in which they will run."""
         return self._queue.waiting()

@@ -86,6 +86,19 @@ class JobStore:
             if picture is not None:
                 insert(connection, picture)
 
+    def untold(self) -> list[Job]:
+        """Return the jobs that have ended and whose webhooks were not told, oldest first."""
+        return self._select("WHERE untold ORDER BY number", ())
+
+    def set_told(self, job_id: str) -> None:
+        """Note that a job's webhook was told, or never will be.
+
+        Raises:
+            StorageError: the disk is full or not writable.
+        """
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE jobs SET untold = 0 WHERE id = ?", (job_id,))
+
     def of_key(self, key: str) -> Job | None:
         """Return the newest job that came with an idempotency key, while it is remembered."""
         since = time.time() - KEY_SECONDS
@@ -172,6 +185,8 @@ def _state_columns(job: Job) -> dict[str, Any]:
         "priority": job.terms.priority,
         "rank": job.rank,
         "terms": json.dumps(asdict(job.terms)),
+        # In the same row as the end itself: a crash loses neither, or both.
+        "untold": int(job.is_finished and job.terms.webhook is not None),
     }
 
 

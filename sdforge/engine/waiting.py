@@ -75,6 +75,11 @@ class WaitingJobs:
             self._paused = is_paused
             self._changed.notify_all()
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether jobs wait; takes no lock, so it never waits."""
+        return bool(self._waiting)
+
     def waiting(self) -> list[Job]:
         """Return the jobs that wait, in the order in which they will run."""
         with self._changed:

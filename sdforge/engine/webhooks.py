@@ -2,7 +2,8 @@
 
 The hosts that may be told and the secret that signs come from flags (`--webhook-hosts`,
 `--webhook-secret`), never from a client. `core/outbound.py` sends; a thread of its own does, so
-nobody waits for a slow receiver.
+nobody waits for a slow receiver. Whom to tell is stored with the job's end: what a crash or a stop
+leaves untold is told after the next start, so a receiver may hear of a job twice, but of each.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -112,25 +114,50 @@ class Webhooks:
         self,
         rules: WebhookRules,
         *,
+        owed: Sequence[Job] = (),
+        on_told: Callable[[str], None] = lambda job_id: None,
         send: Callable[[str, bytes, Mapping[str, str], Rules], None] = post,
         pauses: tuple[float, ...] = PAUSES_SECONDS,
     ) -> None:
+        """Send nothing yet.
+
+        Args:
+            rules: who may be told.
+            owed: finished jobs that an earlier server told nobody of.
+            on_told: called with a job's id once there is nothing more to tell of it.
+            send: posts a body to an address; raises `OutboundRefused`.
+            pauses: seconds before each further attempt.
+        """
         self.rules = rules
+        self._owed = owed
+        self._on_told = on_told
         self._send = send
         self._pauses = pauses
-        self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue(_MOST_WAITING)
+        self._waiting: queue.Queue[Job | None] = queue.Queue(_MOST_WAITING)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Tell of the jobs that are owed, whose hosts may still be told."""
+        owed, self._owed = self._owed, ()
+        for job in owed:
+            try:
+                self.rules.check(job.terms.webhook or "")
+            except InvalidRequest as error:
+                log.warning("job %s: nobody is told any more: %s", job.id, error.message)
+                self._on_told(job.id)
+            else:
+                self.tell(job)
 
     def tell(self, job: Job) -> None:
         """Tell of a finished job whoever its terms name; returns at once."""
         if job.terms.webhook is None:
             return
         try:
-            self._waiting.put_nowait((job.terms.webhook, message_of(job)))
+            self._waiting.put_nowait(job)
         except queue.Full:
-            log.error("job %s: too many webhooks wait; nobody is told", job.id)
+            log.error("job %s: too many webhooks wait; told after the next start", job.id)
             return
         with self._lock:
             if self._thread is None:
@@ -140,17 +167,20 @@ class Webhooks:
                 self._thread.start()
 
     def close(self, timeout: float = _TIMEOUT_SECONDS) -> None:
-        """Send what waits, each once more at most, and stop."""
+        """Send what waits, each once more at most, and stop; the rest is owed to the next start."""
         self._stopping.set()
         if self._thread is not None:
-            self._waiting.put(None)
+            with suppress(queue.Full):
+                self._waiting.put_nowait(None)
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        while (message := self._waiting.get()) is not None:
-            self._deliver(*message)
+        while (job := self._waiting.get()) is not None:
+            if self._deliver(job.terms.webhook or "", message_of(job)):
+                self._on_told(job.id)
 
-    def _deliver(self, url: str, body: bytes) -> None:
+    def _deliver(self, url: str, body: bytes) -> bool:
+        """Send a message; return whether that is over, by success or by the last failure."""
         for attempt in range(len(self._pauses) + 1):
             moment = int(time.time())
             headers = {
@@ -159,11 +189,12 @@ class Webhooks:
             }
             try:
                 self._send(url, body, headers, self.rules.outbound(url))
-                return
+                return True
             except OutboundRefused as error:
                 log.warning("webhook %s, attempt %d: %s", url, attempt + 1, error)
-            if attempt == len(self._pauses) or self._stopping.wait(self._pauses[attempt]):
-                return
+            if attempt < len(self._pauses) and self._stopping.wait(self._pauses[attempt]):
+                return False
+        return True
 
 
 def _is_address(host: str) -> bool:

@@ -2,5 +2,6 @@
 
 Knows requests and results, nothing of models or jobs; never imports torch. Reading order:
 `infotext.py` (how a picture was made, as A1111's text), `images.py` (formats), `png.py` and
-`metadata.py` below it, `grid.py`, `patterns.py` (file names), `writer.py` (the thread).
+`metadata.py` below it, `grid.py`, `patterns.py` (file names), `new_file.py` (whole or not at all),
+`writer.py` (the thread).
 """

@@ -12,10 +12,11 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from sdforge.core.settings import Settings, write_atomically
 from sdforge.output.grid import grid_rows, make_grid
 from sdforge.output.images import MEDIA_TYPES, encode_image
 from sdforge.output.infotext import processed_text, with_processing, write_infotext
+from sdforge.output.new_file import remove_left, write_new
 from sdforge.output.patterns import NameSource, clean_name, file_stem, folder_parts
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ class ImageWriter:
         self._waiting_bytes = 0
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._looked_at: set[Path] = set()
 
     def save(
         self,
@@ -223,12 +226,21 @@ class ImageWriter:
             if not task.future.set_running_or_notify_cancel():
                 continue
             try:
-                task.future.set_result(_perform(task))
+                encoded = _perform(task)
             # Whatever happens to one picture, the thread goes on with the next.
             except Exception as error:  # noqa: BLE001
                 log.error("picture %d of seed %d was not written: %s",
                           task.index, task.result.info.seed, error)  # fmt: skip
                 task.future.set_exception(error)
+            else:
+                task.future.set_result(encoded)
+                self._tidy(encoded.path)
+
+    def _tidy(self, path: Path | None) -> None:
+        """Remove what a crash left in a folder, once it is written to."""
+        if path is not None and path.parent not in self._looked_at:
+            self._looked_at.add(path.parent)
+            remove_left(path.parent)
 
 
 def _task(
@@ -312,34 +324,20 @@ def _write(target: _Target, source: NameSource, data: bytes, extension: str) -> 
     try:
         stem = file_stem(target.pattern, source) if target.stem is None else target.stem
         stem += target.suffix
-        path = _reserve(folder, target, stem, extension)
+        return write_new(folder, _names(folder, target, stem, extension), data)
     except OSError as error:
         raise StorageError(f"could not write into {folder}: {error.strerror or error}") from error
-    try:
-        write_atomically(path, data)
-    except StorageError:
-        path.unlink(missing_ok=True)
-        raise
-    return path
 
 
-def _reserve(folder: Path, target: _Target, stem: str, extension: str) -> Path:
-    """Create an empty file with the next free name, so that no other writer can take it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    counted = target.numbered or not stem
-    number = next_number(folder, target.prefix) if counted else 0
-    while True:
-        if counted:
+def _names(folder: Path, target: _Target, stem: str, extension: str) -> Iterator[str]:
+    """Yield the names to try: numbers from the next one on, or the bare name and then numbers."""
+    if target.numbered or not stem:
+        for number in count(next_number(folder, target.prefix)):
             name = f"{target.prefix}{number:0{target.digits}}" + (f"-{stem}" if stem else "")
-        else:
-            name = stem if number == 0 else f"{stem}-{number}"
-        path = folder / f"{name}.{extension}"
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except FileExistsError:
-            number += 1
-        else:
-            return path
+            yield f"{name}.{extension}"
+    else:
+        yield f"{stem}.{extension}"
+        yield from (f"{stem}-{number}.{extension}" for number in count(1))
 
 
 def next_number(folder: Path, prefix: str = "") -> int:

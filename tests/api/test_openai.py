@@ -164,3 +164,15 @@ def test_a_cancelled_job_is_an_error(client: OpenAI, server: Server) -> None:
         client.images.generate(prompt="a cat", size="64x64")
     thread.join()
     assert server.engine.jobs()[0].status is JobStatus.CANCELLED
+
+
+def test_several_pictures_to_edit_are_refused_as_openai_refuses(shared_server: Server) -> None:
+    file = ("a.png", picture().read(), "image/png")
+    answer = shared_server.client.post(
+        "/v1/images/edits",
+        data={"prompt": "a hat"},
+        files=[("image[]", file), ("image[]", file)],
+    )
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == "image" and "2 pictures" in error["message"]

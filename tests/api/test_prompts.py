@@ -22,7 +22,10 @@ def test_styles_are_listed_saved_and_deleted(server: Server) -> None:
     assert server.client.delete("/api/v1/styles/a%2Fb%20c").status_code == 200
     assert listing() == []
     assert server.client.delete("/api/v1/styles/gone").status_code == 404
-    assert server.client.post("/api/v1/styles", json={"name": ""}).status_code == 422
+    for name in ("", False, 20, None, ["a"]):
+        answer = server.client.post("/api/v1/styles", json={"name": name})
+        assert answer.status_code == 422, name
+    assert listing() == []
 
 
 def test_styles_of_a_request_are_in_its_info_and_infotext(server: Server) -> None:

@@ -122,6 +122,38 @@ def test_switching_back_and_forth_gives_the_memory_back(server: LiveServer) -> N
     assert anonymous_mib() - before < 16
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+def test_a_full_disk_is_said_and_forgotten_once_there_is_room(server: LiveServer) -> None:
+    import resource
+
+    asked = {"prompt": "a cat", "steps": 1, "width": 256, "height": 256, "save_images": True}
+    server.draw(**asked)
+    before = server.saved()
+    stores = (
+        ("/sdapi/v1/txt2img", asked),
+        ("/api/v1/jobs/txt2img", asked),
+        ("/sdapi/v1/options", {"jpeg_quality": 77}),
+        ("/api/v1/styles", {"name": "new"}),
+    )
+    # No file of the server may grow: every write fails, as on a full disk.
+    soft, hard = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        for path, body in stores:
+            status, answer = server.post(path, body)
+            assert (status, "could not" in answer["errors"]) == (507, True), answer
+        for path in ("/healthz", "/sdapi/v1/progress", "/sdapi/v1/options", "/api/v1/queue",
+                     "/api/v1/history", "/api/v1/jobs"):  # fmt: skip
+            server.get(path)
+    finally:
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (soft, hard))
+    assert server.saved() == before
+    server.draw(**asked)
+    assert len(server.saved()) == len(before) + 1
+    assert server.post("/sdapi/v1/options", {"jpeg_quality": 80})[0] == 200
+    assert not [name for folder in server.data.rglob("*") if (name := folder.name).endswith(".tmp")]
+
+
 def test_kill_9_in_a_job_keeps_pictures_settings_and_the_queue(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "models" / "Stable-diffusion" / "good.safetensors")
     live = LiveServer(tmp_path, page=False)

@@ -14,7 +14,10 @@ import pytest
 from sdforge.core.errors import InvalidRequest
 from sdforge.core.outbound import OutboundRefused, Rules
 from sdforge.engine import Engine, JobStatus, Terms
+from sdforge.engine.database import Database
 from sdforge.engine.job import Job
+from sdforge.engine.queue import JobQueue
+from sdforge.engine.store import JobStore
 from sdforge.engine.webhooks import SIGNATURE_HEADER, WebhookRules, Webhooks, signature
 from tests.core.test_outbound import at, serving
 from tests.engine.fakes import PATIENCE, FakeLibrary, FakeRunner, a_request, make_engine
@@ -61,6 +64,56 @@ def test_attempts_are_repeated_and_then_given_up() -> None:
     for _ in range(3):
         attempts.get(timeout=PATIENCE)
     webhooks.close()
+    assert attempts.empty()
+
+
+def test_what_a_crash_leaves_untold_is_told_after_the_next_start(tmp_path: Path) -> None:
+    told: queue.Queue[tuple[str, str]] = queue.Queue()
+    terms = Terms(webhook="http://hooks.test/")
+
+    def send(url: str, body: bytes, headers: Mapping[str, str], rules: Rules) -> None:
+        message = json.loads(body)
+        told.put((message["job"], message["status"]))
+
+    database = Database(tmp_path / "jobs.sqlite")
+    store = JobStore(database)
+    for name, status in (("ended", JobStatus.DONE), ("cut off", JobStatus.RUNNING)):
+        store.add(a_job(name, terms=terms))
+        store.update(a_job(name, status=status, terms=terms))
+    store.add(a_job("waits", terms=terms))
+    store.update(a_job("waits", status=JobStatus.QUEUED, terms=terms))
+    database.close()
+
+    for expected in ([("ended", "done"), ("cut off", "interrupted")], []):
+        database = Database(tmp_path / "jobs.sqlite")
+        jobs = JobQueue(JobStore(database))
+        webhooks = Webhooks(RULES, owed=jobs.untold(), on_told=jobs.set_told, send=send)
+        webhooks.start()
+        assert [told.get(timeout=PATIENCE) for _ in expected] == expected
+        webhooks.close()
+        assert told.empty()
+        database.close()
+
+
+def test_a_message_that_a_stop_cuts_short_is_owed_and_one_to_a_lost_host_is_dropped() -> None:
+    attempts: queue.Queue[str] = queue.Queue()
+    over: list[str] = []
+
+    def fail(url: str, body: bytes, headers: Mapping[str, str], rules: Rules) -> None:
+        attempts.put(url)
+        raise OutboundRefused("down")
+
+    webhooks = Webhooks(RULES, on_told=over.append, send=fail, pauses=(3600.0,))
+    webhooks.tell(finished())
+    attempts.get(timeout=PATIENCE)
+    webhooks.close(PATIENCE)
+    assert over == []
+
+    elsewhere = WebhookRules(frozenset(("elsewhere.test",)), "secret")
+    webhooks = Webhooks(elsewhere, owed=[finished()], on_told=over.append, send=fail)
+    webhooks.start()
+    webhooks.close(PATIENCE)
+    assert over == ["done"]
     assert attempts.empty()
 
 

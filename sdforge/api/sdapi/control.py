@@ -24,14 +24,17 @@ def router(context: ApiContext) -> APIRouter:
     routes = APIRouter(prefix="/sdapi/v1", tags=["control"])
 
     @routes.get("/progress")
-    def progress(skip_current_image: bool = False) -> dict[str, Any]:
+    async def progress(skip_current_image: bool = False) -> dict[str, Any]:
         """How far the running job is, with its newest preview as base64.
 
         Progress is 0 and job_count 0 only when nothing runs, waits or loads.
         """
+        # On the event loop, since nothing here waits for a lock or a disk: the way over another
+        # thread would wait for the interpreter twice more, while the model thread keeps it.
+        is_waiting = engine.has_waiting
         job = engine.current()
         if job is None:
-            return _without_job(engine)
+            return _without_job(engine, is_waiting=is_waiting)
         return _of_job(engine, job, with_image=not skip_current_image)
 
     @routes.post("/interrupt")
@@ -78,11 +81,10 @@ def _of_job(engine: Engine, job: Job, *, with_image: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _without_job(engine: Engine) -> dict[str, Any]:
+def _without_job(engine: Engine, *, is_waiting: bool) -> dict[str, Any]:
     """Answer between jobs: nothing to do, or a job or checkpoint that is about to come."""
     model = engine.model_state()
-    waiting = engine.jobs(statuses=(JobStatus.QUEUED,), limit=1)
-    busy = bool(model["loading"] or waiting)
+    busy = bool(model["loading"] or is_waiting)
     text = f"Loading {model['title']}".strip() if model["loading"] else None
     return {
         "progress": _BEGUN if busy else 0.0,
