@@ -53,6 +53,7 @@ def _lists(context: ApiContext) -> Mapping[str, Callable[[], list[str]]]:
             row.title for row in library.checkpoints() if not row.error
         ],
         "sd_vae": lambda: ["Automatic", "None", *(row.name for row in library.vaes())],
+        "forge_additional_modules": lambda: [row.name for row in library.modules()],
         "localization": lambda: [AUTOMATIC, NONE, *Localizations(folder).names()],
         "upscaler_for_img2img": lambda: picture_upscaler_names(library.upscalers),
     }

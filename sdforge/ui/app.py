@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sdforge.ui.actions import CHECKPOINT, GPU_WEIGHTS, STORED, PageActions, tab_name
 from sdforge.ui.bindings import Trigger, bind, bind_script
-from sdforge.ui.form import RECOMMENDED_NAMES
+from sdforge.ui.form import RECOMMENDED_NAMES, STYLES
 from sdforge.ui.markup import ASSETS, fragment
 from sdforge.ui.passes import CHECKPOINT_NAMES, IMG2IMG, TXT2IMG
 from sdforge.ui.quicksettings import build_quicksettings
@@ -138,6 +138,8 @@ def _connect_tab(
     )
     lists = {name: form[name] for name in (*CHECKPOINT_NAMES, UPSCALER) if name in form}
     bind(_press(f"{tab}_refresh_lists"), actions.refresh_lists, inputs=lists, outputs=lists)
+    styles = {STYLES: form[STYLES]}
+    bind(_press(f"{tab}_refresh_styles"), actions.refresh_styles, inputs=styles, outputs=styles)
     counted = {name: form[name] for name in COUNTED}
     bind(_press(f"{tab}_count_tokens"), actions.count_tokens, inputs=counted)
     bind_script(_press(f"{tab}_apply"), f"{tab}.takePending", form, sets=True)

@@ -89,6 +89,10 @@ class TabActions:
             found[UPSCALER] = self._upscaler_choice(values.get(UPSCALER))
         return found
 
+    def refresh_styles(self, values: Mapping[str, Any]) -> Values:
+        """Offer the styles that there are now."""
+        return {form.STYLES: self._style_choice(form.style_names(values.get(form.STYLES)))}
+
     def submit(self, values: Mapping[str, Any]) -> Values:
         """Hand the form to the engine as a job with the id that the page made up."""
         task_id = str(values.get(TASK_ID) or "")

@@ -18,6 +18,11 @@ def test_the_table_has_every_setting_with_its_value_and_writes_nothing(
     assert (quality["kind"], quality["minimum"], quality["maximum"]) == ("int", 1, 100)
     assert rows["samples_format"]["choices"] == ["png", "jpg", "jpeg", "webp"]
     assert rows["sd_vae"]["choices"][:2] == ["Automatic", "None"]
+    # Offered for ticking; empty, as this server has no such file.
+    assert (
+        rows["forge_additional_modules"]["kind"],
+        rows["forge_additional_modules"]["choices"],
+    ) == ("tuple", [])
     assert rows["max_queued_jobs"]["locked"]
 
 

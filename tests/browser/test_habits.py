@@ -60,6 +60,41 @@ def test_prompts_are_edited_by_keys_and_completed(visitor: Visitor) -> None:
     assert removed == {"values": empty, "isAdded": False}
 
 
+def test_styles_are_edited_put_into_the_prompt_and_taken_back(visitor: Visitor) -> None:
+    page = visitor.open()
+    page.click("#txt2img_styles_edit_button")
+    page.fill("#txt2img_edit_style_select", "misty")
+    page.fill("#txt2img_edit_style_prompt", "{prompt} in mist")
+    page.click("#txt2img_edit_style_save")
+    page.wait_for_selector(".message:has-text('Saved.')")
+    page.keyboard.press("Escape")
+    page.fill(PROMPT, "an elk")
+    page.click("#txt2img_styles input")
+    page.click("[role=option]:has-text('misty')")
+    page.wait_for_function("sdforge.tabs.txt2img.form.values().styles.includes('misty')")
+    page.keyboard.press("Escape")
+    page.click("#txt2img_style_apply")
+    prompt_is(page, "an elk in mist")
+    page.click("#txt2img_undo")
+    prompt_is(page, "an elk")
+    page.wait_for_function("sdforge.tabs.txt2img.form.values().styles.includes('misty')")
+    # A weight is changed as if it were typed, so Ctrl+Z knows it.
+    page.focus(PROMPT)
+    page.evaluate("document.activeElement.setSelectionRange(5, 5)")
+    page.keyboard.press("Control+ArrowUp")
+    prompt_is(page, "an (elk:1.1)")
+    page.keyboard.press("Control+z")
+    prompt_is(page, "an elk")
+    page.click("#txt2img_styles_edit_button")
+    page.wait_for_function(
+        "document.querySelector('#txt2img_edit_style_prompt')?.value === '{prompt} in mist'"
+    )
+    page.click("#txt2img_edit_style_delete")
+    page.wait_for_selector(".message:has-text('Deleted.')")
+    page.keyboard.press("Escape")
+    page.wait_for_function("!sdforge.tabs.txt2img.form.values().styles.length")
+
+
 def test_generate_forever_goes_on_until_it_is_cancelled(visitor: Visitor) -> None:
     page = visitor.open()
     page.fill(PROMPT, "for ever")

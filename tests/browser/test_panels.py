@@ -104,3 +104,39 @@ def test_settings_are_found_changed_and_refused_where_they_stand(
     assert "a-tiny.safetensors" in page.inner_text(".system-models")
     # The refused change is the browser's own line in the console.
     assert [line for line in visitor.errors if "422" not in line] == []
+
+
+def test_quick_settings_count_for_the_next_job_and_outlast_a_reload(
+    make_visitor: object, own_server: LiveServer
+) -> None:
+    spare = own_server.data / "models" / "VAE"
+    spare.mkdir(parents=True, exist_ok=True)
+    (spare / "spare.safetensors").write_bytes(b"")
+    visitor: Visitor = make_visitor(own_server)  # type: ignore[operator]
+    page = visitor.open()
+    page.select_option("#quick_forge_preset", "all")
+    page.wait_for_selector("#quick_forge_unet_storage_dtype")
+    page.select_option("#quick_forge_unet_storage_dtype", "float8-e4m3fn")
+    page.fill("#quick_CLIP_stop_at_last_layers", "2")
+    page.press("#quick_CLIP_stop_at_last_layers", "Tab")
+    own_server.until(lambda: own_server.get("/sdapi/v1/options")["CLIP_stop_at_last_layers"] == 2)
+    page.fill("#txt2img_prompt textarea", "a quick fox")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function(
+        """["Clip skip: 2", "Diffusion in Low Bits: float8-e4m3fn"].every((words) =>
+            document.querySelector("#html_info_txt2img").textContent.includes(words))"""
+    )
+    page.click("#quick_forge_additional_modules")
+    page.check(".multichoice-body input")
+    chosen = ["spare.safetensors"]
+    own_server.until(
+        lambda: own_server.get("/sdapi/v1/options")["forge_additional_modules"] == chosen
+    )
+    page.reload()
+    visitor.wait_until_usable(page)
+    page.wait_for_selector("#quick_forge_additional_modules:has-text('spare.safetensors')")
+    assert page.input_value("#quick_CLIP_stop_at_last_layers") == "2"
+    assert page.input_value("#quick_forge_unet_storage_dtype") == "float8-e4m3fn"
+    options = own_server.get("/sdapi/v1/options")
+    assert (options["forge_preset"], options["CLIP_stop_at_last_layers"]) == ("all", 2)
+    assert options["forge_additional_modules"] == chosen

@@ -20,6 +20,14 @@ def test_the_page_offers_the_styles_there_are(backend: Backend) -> None:
     assert backend.tab.load("")[form.STYLES].value == []
 
 
+def test_an_edited_list_of_styles_is_offered_anew(backend: Backend) -> None:
+    write_styles(backend)
+    backend.engine.styles.save("ink", "ink of {prompt}", "")
+    choice = backend.tab.refresh_styles({form.STYLES: ["ink", "gone"]})[form.STYLES]
+    assert [name for name, _ in choice.options] == ["oil", "ink"]
+    assert choice.value == ["ink"]
+
+
 def test_chosen_styles_reach_the_job(backend: Backend) -> None:
     write_styles(backend)
     values = backend.tab.load("") | {

@@ -48,7 +48,7 @@ const panels = new Panels({
   history: new HistoryPanel(tabs),
   models: new ModelsPanel(() => last, () => ask("show_checkpoint")),
   settings: new SettingsPanel(() => ask("show_checkpoint")),
-  system: new SystemPanel(),
+  system: new SystemPanel(() => tabs.txt2img.form.page?.sizes[0] || [512, 512]),
 });
 
 const answers = {

@@ -1,7 +1,7 @@
 // What is being typed into a prompt may go on as one of a list: LoRA after "<", wildcards after
 // "__", else embeddings and the words of the user's tag files. Tab or Enter takes, Escape closes.
 
-import { make } from "./dom.js";
+import { make, replaceText } from "./dom.js";
 import { isReachable, request } from "./http.js";
 
 const REST_MS = 120;
@@ -45,6 +45,7 @@ class Completions {
   }
 
   typed(box) {
+    if (this.isTaking) return;
     this.close();
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.ask(box), REST_MS);
@@ -111,10 +112,10 @@ class Completions {
     const { insert, kind } = this.rows[index];
     const after = box.value.slice(box.selectionStart);
     const text = kind === "tag" && !/^\s*,/.test(after) ? `${insert}, ` : insert;
-    box.setRangeText(text, start, box.selectionStart, "end");
     this.close();
-    // Gradio's widget learns of it as of typing.
-    box.dispatchEvent(new Event("input", { bubbles: true }));
+    this.isTaking = true;
+    replaceText(box, start, box.selectionStart, text);
+    this.isTaking = false;
   }
 
   close() {

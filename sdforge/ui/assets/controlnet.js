@@ -75,7 +75,7 @@ export class ControlPanel {
   drawTitle() {
     const count = this.units.filter((unit) => unit.enabled).length;
     const title = this.root?.querySelector("summary");
-    if (title) title.textContent = count ? `ControlNet · ${count} ${count === 1 ? "unit" : "units"} on` : "ControlNet";
+    if (title) title.textContent = controlTitle(count);
   }
 
   draw() {
@@ -262,4 +262,9 @@ export class ControlPanel {
       return Object.fromEntries(Object.entries(FRESH).map(([name, value]) => [name, unit?.[name] ?? value]));
     });
   }
+}
+
+function controlTitle(count) {
+  if (!count) return "ControlNet";
+  return count === 1 ? "ControlNet · 1 unit on" : `ControlNet · ${count} units on`;
 }

@@ -49,3 +49,12 @@ export function debounced(run, milliseconds) {
     timer = setTimeout(() => run(...values), milliseconds);
   };
 }
+
+// Writes into a text box as typing does: the browser's Ctrl+Z takes it back, and Gradio learns of it.
+export function replaceText(box, start, end, text) {
+  box.focus();
+  box.setSelectionRange(start, end);
+  if (document.execCommand(text ? "insertText" : "delete", false, text)) return;
+  box.setRangeText(text, start, end, "end");
+  box.dispatchEvent(new Event("input", { bubbles: true }));
+}

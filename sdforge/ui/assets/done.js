@@ -2,6 +2,7 @@
 // Both are settings; the browser asks the user once more for notifications.
 
 import { address } from "./http.js";
+import { translated } from "./locale.js";
 import { notify } from "./notify.js";
 
 const TONES = [660, 880];
@@ -21,8 +22,11 @@ export function tellDone(job) {
 
 function show(job) {
   const first = job.images[0];
-  const words = { done: `${job.images.length} ${job.images.length === 1 ? "picture is" : "pictures are"} done.`, failed: job.error?.message || "The job failed." };
-  const message = new Notification("sdforge", { body: words[job.status] || "The job has ended.", icon: first && address(first.url), tag: "sdforge" });
+  const done = job.images.length === 1 ? "1 picture is done." : `${job.images.length} pictures are done.`;
+  const words = { done, failed: job.error?.message || "The job failed." };
+  const text = words[job.status] || "The job has ended.";
+  // It stands outside the page, where locale.js does not look.
+  const message = new Notification("sdforge", { body: translated(text) ?? text, icon: first && address(first.url), tag: "sdforge" });
   message.onclick = () => {
     window.focus();
     message.close();

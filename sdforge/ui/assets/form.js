@@ -2,6 +2,7 @@
 
 import { isReachable, onReachable } from "./http.js";
 import { notify } from "./notify.js";
+import { Undo } from "./undo.js";
 
 const SAVE_DELAY_MS = 300;
 const COUNT_DELAY_MS = 300;
@@ -41,6 +42,7 @@ export class Form {
   constructor(tab) {
     this.tab = tab;
     this.storageKey = `sdforge.${tab}.form`;
+    this.undo = new Undo(`sdforge.${tab}.undo`);
     this.current = {};
     this.pending = {};
     this.early = {};
@@ -140,6 +142,8 @@ export class Form {
   takePending(given) {
     const taken = this.pending;
     this.pending = {};
+    if (!this.isUndoing) this.undo.push(given);
+    this.isUndoing = false;
     this.current = { ...given, ...taken };
     this.onChange(this.current);
     return taken;
@@ -156,7 +160,19 @@ export class Form {
   beforePaste(given, shown) {
     const taken = this.infotext || given.prompt.trim() || shown;
     this.infotext = "";
+    this.undo.push(given);
     return { prompt: taken };
+  }
+
+  // Brings back what stood here before the page last changed it.
+  undoLast() {
+    const changes = this.undo.pop(this.current);
+    if (!changes) {
+      notify("There is nothing to undo.");
+      return;
+    }
+    this.isUndoing = true;
+    this.set(changes);
   }
 
   pasted() {

@@ -82,7 +82,7 @@ export class HistoryPanel {
     this.total = total;
     this.pictures = goesOn ? [...this.pictures, ...pictures] : pictures;
     this.more.hidden = this.pictures.length >= total;
-    this.count.textContent = total ? `${total} pictures` : this.view.trash ? "The trash is empty." : "No pictures found.";
+    this.count.textContent = total === 1 ? "1 picture" : total ? `${total} pictures` : this.view.trash ? "The trash is empty." : "No pictures found.";
     this.favourites.setAttribute("aria-pressed", String(this.view.favourite));
     this.trash.setAttribute("aria-pressed", String(this.view.trash));
     this.empty.hidden = !this.view.trash || !total;

@@ -97,9 +97,10 @@ export class JobFollower {
     try {
       const last = readTasks("localStorage", this.lastKey).pop();
       const job = (last && (await this.find(last.id))) || (await this.newestRunning());
+      if (job && job.id === last?.id) await this.showEarlier(last);
       // The user may have been quicker than the answer.
       if (!job || this.tasks.length) return;
-      if (ACTIVE.has(job.status)) this.attach(job.id);
+      if (ACTIVE.has(job.status)) this.attach(job.id, job.id === last?.id ? last.earlier : []);
       else this.results.show(job, { isNews: false });
     } catch (error) {
       if (error instanceof Unreachable) setTimeout(() => this.resume(), RETRY_MS);
@@ -123,8 +124,8 @@ export class JobFollower {
     return jobs.find((job) => job.origin === "ui" && ACTIVE.has(job.status) && kind(job) === this.tab.name);
   }
 
-  attach(id) {
-    this.tasks.push({ id, sent: Date.now(), accepted: true });
+  attach(id, earlier = []) {
+    this.tasks.push({ id, sent: Date.now(), accepted: true, earlier });
     this.follow();
   }
 
@@ -132,7 +133,32 @@ export class JobFollower {
     this.preview = -1;
     this.shownImages = 0;
     this.results.begin();
+    this.showEarlier(this.tasks[0]);
     this.next(FIRST_POLL_MS);
+  }
+
+  // Goes on with a job that was cut off: the batches that it lacks, or all when it has none.
+  async drawRest(job) {
+    if (!job || this.isRunning()) return;
+    const known = this.results.earlier.of === job.id ? this.results.earlier.ids : [];
+    const rest = job.images.length > 0;
+    try {
+      const { id } = await request(`${jobPath(job.id)}/retry?rest=${rest}`, {});
+      this.tasks.push({ id, sent: Date.now(), accepted: true, earlier: rest ? [...known, job.id] : known });
+      this.store();
+      this.follow();
+    } catch (error) {
+      notify(error instanceof Refused ? error.message : "The server cannot be reached.", "error");
+    }
+  }
+
+  // What was drawn before a job was cut off stays beside what its rest draws.
+  async showEarlier(task) {
+    const ids = task?.earlier || [];
+    if (!ids.length || this.results.earlier.of === task.id) return;
+    const jobs = await Promise.all(ids.map((id) => request(jobPath(id)).catch(() => null)));
+    this.results.earlier = { of: task.id, ids, images: jobs.flatMap((job) => job?.images || []) };
+    this.results.redraw();
   }
 
   next(milliseconds) {

@@ -1,6 +1,8 @@
 // Hot keys: Ctrl/⌘+Enter generates, Alt+Enter skips, Esc interrupts, Ctrl/⌘+↑↓ weighs a word,
 // Alt+←→ moves an item of the prompt past its neighbour.
 
+import { replaceText } from "./dom.js";
+
 const WEIGHT_STEP = 0.1;
 const DELIMITERS = /[\s.,\\/!?%^*;:{}=`~()<>[\]|]/;
 
@@ -72,10 +74,8 @@ export function moveItem(text, caret, by) {
 
 function put(box, changed) {
   if (!changed) return;
-  box.value = changed.text;
+  replaceText(box, 0, box.value.length, changed.text);
   box.setSelectionRange(changed.start, changed.end);
-  // Gradio's widget learns of it as of typing.
-  box.dispatchEvent(new Event("input", { bubbles: true }));
 }
 
 // Returns the text with the weight of what is selected, or of the word at the caret, changed.

@@ -10,6 +10,7 @@ let exact = new Map();
 let patterns = [];
 // What was put in, so that it is not taken for English again.
 const done = new WeakMap();
+const doneAttributes = new WeakMap();
 
 export async function localize() {
   try {
@@ -27,6 +28,8 @@ function use(name, texts) {
     if (english.includes("{}")) patterns.push([pattern(english), other]);
     else exact.set(english, other);
   }
+  // The text that says most fits best: "{} of at least {}" before "{} of {}".
+  patterns.sort(([one], [other]) => other.source.length - one.source.length);
   document.documentElement.lang = name.replace("_", "-");
   translateBelow(document.body);
   new MutationObserver((changes) => {
@@ -74,13 +77,18 @@ function translateText(node) {
   const text = node.nodeValue.trim();
   if (!text || done.get(node) === text || node.parentElement?.closest(LEFT_ALONE)) return;
   const other = translated(text);
-  if (other === null) return;
+  if (other === null || other === text) return;
   done.set(node, other);
   node.nodeValue = node.nodeValue.replace(text, () => other);
 }
 
 function translateAttribute(element, name) {
   const text = element.getAttribute(name);
-  const other = text && translated(text.trim());
-  if (other) element.setAttribute(name, other);
+  const put = doneAttributes.get(element) || {};
+  // Its own change comes back here; a text that is the same in both languages must end there.
+  if (!text || put[name] === text || element.closest("[data-verbatim]")) return;
+  const other = translated(text.trim());
+  if (other === null || other === text) return;
+  doneAttributes.set(element, { ...put, [name]: other });
+  element.setAttribute(name, other);
 }

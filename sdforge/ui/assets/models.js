@@ -151,7 +151,8 @@ export class ModelsPanel {
     const name = tab.lastPrompt || "prompt";
     const changes = toggled(card, { prompt: prompt || "", negative_prompt: negative || "" }, name, this);
     tab.form.set(changes.values);
-    const text = `${card.title} ${changes.isAdded ? "added to" : "taken out of"} the ${name === "prompt" ? "prompt" : "negative prompt"} of ${tab.name}.`;
+    const place = name === "prompt" ? "prompt" : "negative prompt";
+    const text = changes.isAdded ? `${card.title} added to the ${place} of ${tab.name}.` : `${card.title} taken out of the ${place} of ${tab.name}.`;
     notify(text, "info", { label: "Open", run: () => tab.open() });
     this.markUsed(changes.values);
   }

@@ -1,22 +1,23 @@
-// The row of quick settings beside the checkpoint: Forge's preset, VAE, low bits and clip skip. They
+// The row of quick settings beside the checkpoint: Forge's preset, VAE and text encoders, low bits and clip skip. They
 // are settings of the server; a change counts at once, for everybody.
 
 import { make } from "./dom.js";
 import { request } from "./http.js";
+import { multichoice } from "./multichoice.js";
 import { notify } from "./notify.js";
 
 const LABELS = {
   forge_preset: "UI",
   sd_vae: "VAE",
+  forge_additional_modules: "VAE / Text Encoder",
   forge_unet_storage_dtype: "Diffusion in Low Bits",
   CLIP_stop_at_last_layers: "Clip skip",
 };
 // Which of them a preset shows, as in Forge.
 const SHOWN = {
   sd: ["sd_vae", "CLIP_stop_at_last_layers"],
-  xl: ["sd_vae", "forge_unet_storage_dtype"],
 };
-const SHOWN_ELSE = ["sd_vae", "forge_unet_storage_dtype"];
+const SHOWN_ELSE = ["forge_additional_modules", "forge_unet_storage_dtype"];
 // What a preset brings into the forms; Forge's values.
 const FORMS = {
   sd: { txt2img: { width: 512, height: 640 }, img2img: { width: 512, height: 512 }, both: { cfg_scale: 7, sampler: "Euler a", schedule: "Automatic" } },
@@ -50,16 +51,24 @@ export class QuickSettings {
     const extra = preset === "all" ? Object.keys(LABELS).slice(1) : SHOWN[preset] || SHOWN_ELSE;
     const keys = ["forge_preset", ...extra];
     const state = JSON.stringify(keys.map((key) => [key, this.rows[key].value, this.rows[key].choices]));
-    if (root.dataset.state === state) return;
+    if (root.dataset.state === state || root.querySelector(".multichoice[open]")) return;
     root.dataset.state = state;
     root.replaceChildren(...keys.map((key) => this.field(this.rows[key])));
   }
 
   field(row) {
     const id = `quick_${row.key}`;
+    if (row.kind === "tuple") return this.several(row, id);
     const control = row.choices ? choice(row, id) : make("input", { type: "number", id, min: row.minimum, max: row.maximum, value: row.value });
     control.addEventListener("change", () => this.change(row, row.kind === "int" ? Number(control.value) : control.value));
     return make("div", { class: "quick-field", id: `setting_${row.key}` }, make("label", { for: id }, LABELS[row.key]), control);
+  }
+
+  several(row, id) {
+    const label = LABELS[row.key];
+    const changed = (value) => this.change(row, value);
+    const box = multichoice({ id, label, choices: row.choices || [], chosen: row.value, none: "Automatic", changed });
+    return make("div", { class: "quick-field", id: `setting_${row.key}` }, make("span", { class: "quick-label" }, label), box);
   }
 
   async change(row, value) {
@@ -69,7 +78,8 @@ export class QuickSettings {
     } catch (error) {
       notify(error.message, "error");
     }
-    document.getElementById("quick_settings").dataset.state = "";
+    // A list that is open stays open: more may be ticked.
+    if (!document.querySelector("#quick_settings .multichoice[open]")) document.getElementById("quick_settings").dataset.state = "";
     await this.load();
     this.onChanged();
   }

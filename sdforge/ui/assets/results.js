@@ -1,14 +1,16 @@
 // The right side of the tab: progress and preview over the gallery, the selected picture, its text.
 
-import { duration } from "./dom.js";
+import { duration, make } from "./dom.js";
 import { address } from "./http.js";
 import { notify } from "./notify.js";
 
 const ENDINGS = {
   failed: "Failed.",
   cancelled: "Interrupted.",
-  interrupted: "The server stopped while this job ran. Generate again to repeat it.",
+  interrupted: "The server stopped while this job ran.",
 };
+const CUT_OFF = ["interrupted", "cancelled"];
+const FORMS = ["txt2img", "img2img"];
 const STAGE_NAMES = { load: "load", encode: "prompt", denoise: "sampling", reuse: "first pass again", upscale: "enlarging", decode: "decode", save: "save" };
 
 export class Results {
@@ -18,6 +20,8 @@ export class Results {
     this.selected = 0;
     this.running = false;
     this.ended = null;
+    // What the jobs `ids` drew before they were cut off; the job `of` draws the rest.
+    this.earlier = { of: null, ids: [], images: [] };
     this.title = document.title || "sdforge";
   }
 
@@ -25,8 +29,13 @@ export class Results {
     return document.getElementById(name.includes(this.tab) ? name : `${this.tab}_${name}`);
   }
 
+  // Of a job that draws the rest of an earlier one, also the earlier one's.
   images() {
-    return this.job?.images || [];
+    return [...this.before(this.job), ...(this.job?.images || [])];
+  }
+
+  before(job) {
+    return job && this.earlier.of === job.id ? this.earlier.images : [];
   }
 
   picture() {
@@ -117,7 +126,7 @@ export class Results {
 
   // Pictures of a job that is still running.
   showImages(job) {
-    this.setJob(job, job.images.length - 1);
+    this.setJob(job, this.before(job).length + job.images.length - 1);
   }
 
   // A finished job. What was on screen stays if it has no pictures.
@@ -218,8 +227,17 @@ export class Results {
       .filter(([name, seconds]) => name && seconds >= 0.05)
       .map(([name, seconds]) => `${STAGE_NAMES[name] || name} ${duration(seconds)}`);
     if (stages.length) words.push(`(${stages.join(" · ")})`);
-    box.textContent = words.join(" ");
+    box.replaceChildren(words.join(" "), ...this.restButton(job));
     box.classList.toggle("failed", job.status === "failed");
+  }
+
+  // For what was cut off: draws the pictures that are missing, or all again when none is there.
+  restButton(job) {
+    const { batch_count: batches, batch_size: size } = job.request || {};
+    const isCut = CUT_OFF.includes(job.status) && FORMS.includes(job.kind);
+    if (!isCut || job.images.length >= batches * size) return [];
+    const text = job.images.length ? "Draw the rest" : "Draw it again";
+    return [" ", make("button", { type: "button", class: "button small", id: `${this.tab}_rest`, title: "With the same seeds and settings" }, text)];
   }
 
   showEmpty() {

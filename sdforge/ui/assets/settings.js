@@ -2,6 +2,7 @@
 
 import { button, make } from "./dom.js";
 import { Refused, request } from "./http.js";
+import { multichoice } from "./multichoice.js";
 import { notify } from "./notify.js";
 
 const ALL = "*";
@@ -179,6 +180,9 @@ function widget(row, value, id, changed) {
     box.addEventListener("change", () => changed(box.checked));
     return box;
   }
+  if (row.kind === "tuple" && row.choices) {
+    return multichoice({ id, label: row.label, choices: row.choices, chosen: value, none: "None", changed, disabled: row.locked });
+  }
   if (row.choices) {
     const known = row.choices.includes(value) ? row.choices : [value, ...row.choices];
     const options = known.map((choice) => make("option", { value: choice, selected: choice === value }, choice || "(empty)"));
@@ -211,7 +215,7 @@ function shownInField(value) {
 function shown(value) {
   if (value === true) return "on";
   if (value === false) return "off";
-  return value === "" ? "empty" : shownInField(value);
+  return shownInField(value) || "empty";
 }
 
 function same(one, other) {

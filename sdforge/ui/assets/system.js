@@ -1,5 +1,6 @@
 // System: who held how many bytes over the last minutes, which models lie where, and versions.
 
+import { Benchmark } from "./benchmark.js";
 import { playTones, requestNotifications } from "./done.js";
 import { button, bytes, make, moment } from "./dom.js";
 import { request } from "./http.js";
@@ -12,6 +13,11 @@ const COLOURS = ["#3d8676", "#c58b3b", "#5b7fb5", "#a65f7b", "#7a9a3f", "#8a6fb0
 const STATES = { device: "on the device", host: "in main memory", disk: "on disk", loading: "loading" };
 
 export class SystemPanel {
+  // `size` returns [width, height] that suit the checkpoint.
+  constructor(size) {
+    this.benchmark = new Benchmark(size);
+  }
+
   mount(root) {
     this.charts = make("div", { class: "memory-charts" });
     this.models = make("div", { class: "system-models" });
@@ -27,6 +33,8 @@ export class SystemPanel {
         button("Load the checkpoint", () => this.act("sdapi/v1/reload-checkpoint"), { id: "sett_reload_sd_model" })
       ),
       this.models,
+      make("h2", {}, "Benchmark"),
+      ...this.benchmark.make(),
       make("h2", {}, "When a job is done"),
       make(
         "div",

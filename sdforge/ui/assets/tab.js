@@ -11,6 +11,7 @@ import { notify } from "./notify.js";
 import { PictureBox } from "./pictures.js";
 import { Results } from "./results.js";
 import { ScriptBox } from "./script.js";
+import { applyStyles, editStyles } from "./styles.js";
 import { SweepView } from "./sweep.js";
 
 export class Tab {
@@ -135,6 +136,10 @@ export class Tab {
       fit_fix: () => this.fit.fix(),
       interrupt: () => jobs.cancel(),
       skip: () => jobs.skip(),
+      style_apply: () => applyStyles(this),
+      styles_edit_button: () => editStyles(this),
+      undo: () => form.undoLast(),
+      rest: () => jobs.drawRest(results.ended),
       paste: () => form.ask("paste"),
       clear_prompt: () => form.clearPrompts(),
       refresh_lists: () => form.ask("refresh_lists"),
@@ -153,6 +158,11 @@ export class Tab {
       upscale: () => this.enlarge(),
     };
     return pictures ? { ...own, ...pictures.clicks() } : own;
+  }
+
+  // The lists of both forms: styles are the server's.
+  stylesChanged() {
+    for (const { form } of Object.values(this.others)) if (form instanceof Form) form.ask("refresh_styles");
   }
 
   sendSeed(name, seed) {
