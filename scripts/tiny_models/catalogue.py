@@ -153,6 +153,7 @@ CATALOGUE: dict[str, Write] = {
     "Stable-diffusion/sd35.safetensors": _file(lambda: sd3(normed=True)),
     "Stable-diffusion/sd35-medium.safetensors": _file(lambda: sd3(normed=True, second=1)),
     "diffusion_models/flux-dev.safetensors": _file(transformers.flux),
+    "diffusion_models/flux-fill.safetensors": _file(lambda: transformers.flux(beside=320)),
     "diffusion_models/flux-schnell-fp8.safetensors": _file(
         lambda: transformers.flux(guided=False), "F8_E4M3"
     ),

@@ -75,9 +75,11 @@ def flux(
     latent: int = 16,
     head: int = 32,
     guided: bool = True,
+    beside: int = 0,
 ) -> Shapes:
-    """Flux in BFL's names; `guided` for dev, without for schnell."""
-    return dict(_flux(width, double, single, context, pooled, latent, head, guided))
+    """Flux in BFL's names; `guided` for dev, without for schnell; Fill has 320 `beside`."""
+    shapes = dict(_flux(width, double, single, context, pooled, latent, head, guided))
+    return shapes | {"img_in.weight": (width, 4 * latent + beside)}
 
 
 def _flux(

@@ -27,6 +27,8 @@ _FIRST_BETA, _LAST_BETA = 0.00085, 0.012
 _LAST_KEPT = 4.8973451890853435e-08
 # What networks of these variants see beside the noisy latents.
 SEES_MASK, SEES_PICTURE = "mask and picture", "picture"
+# The same for Flux: Fill's mask keeps all its pixels, Kontext's picture lies behind the noise.
+SEES_FINE_MASK, SEES_REFERENCE = "picture and fine mask", "reference"
 SEES = {"inpainting": SEES_MASK, "instruct-pix2pix": SEES_PICTURE}
 
 

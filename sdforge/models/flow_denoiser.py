@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sdforge.memory.component import Component
-from sdforge.models.denoiser import Conditioning, DenoiserModel
+from sdforge.models.denoiser import SEES_REFERENCE, Conditioning, DenoiserModel
 
 _TIMESTEPS = 1000
 
@@ -34,6 +34,7 @@ class FlowDenoiser(DenoiserModel):
         architecture: str,
         shift: float | None = 1.0,
         usual_tokens: int = 256,
+        sees: str = "",
     ) -> None:
         """Take the network and how it is called.
 
@@ -43,9 +44,10 @@ class FlowDenoiser(DenoiserModel):
             architecture: the name of its trace in `memory/activations.json`.
             shift: of sigmas; None where it follows from the picture's size, as in Flux dev.
             usual_tokens: of a prompt, to estimate activations by.
+            sees: what it is shown beside the noisy latents, see `DenoiserModel`.
         """
         levels = tuple((step + 1) / _TIMESTEPS for step in range(_TIMESTEPS))
-        super().__init__(component, levels, prediction="flow", architecture=architecture)
+        super().__init__(component, levels, prediction="flow", architecture=architecture, sees=sees)
         self.shift = shift
         self._call = call
         self.usual_tokens = usual_tokens
@@ -62,6 +64,11 @@ class FlowDenoiser(DenoiserModel):
     def t_to_sigma(self, t: float) -> float:
         """Return the sigma of a timestep without shift."""
         return (min(max(t, 0.0), _TIMESTEPS - 1.0) + 1) / _TIMESTEPS
+
+    def traced_bytes(self, batch: int, height: int, width: int, tokens: int = 0) -> int:
+        """Return the traced activations; a picture to refer to counts as much as the drawn one."""
+        rows = 2 * height if self.sees == SEES_REFERENCE else height
+        return super().traced_bytes(batch, rows, width, tokens)
 
     @torch.inference_mode()
     def predict(

@@ -14,23 +14,39 @@ PATCH = 2
 def call_flux(
     module: nn.Module, x: torch.Tensor, sigma: float, conditioning: Conditioning
 ) -> torch.Tensor:
-    """Return the velocity for latents (rows, channels, height, width)."""
+    """Return the velocity for latents (rows, channels, height, width).
+
+    What the network is shown beside them has either as many channels, and is a picture to refer to
+    whose patches lie behind those that are drawn; or others, which lie within them.
+    """
     height, width = x.shape[-2:]
-    padded = padded_to_patches(x)
-    rows, columns = (side // PATCH for side in padded.shape[-2:])
+    shown = padded_to_patches(x)
+    rows, columns = (side // PATCH for side in shown.shape[-2:])
     tokens, device = conditioning.hidden.shape[1], x.device
+    where = places(rows, columns, device)
+    beside = conditioning.beside
+    if beside is None:
+        seen = patches(shown)
+    elif beside.shape[1] == x.shape[1]:
+        seen = torch.cat([patches(shown), patches(padded_to_patches(beside.to(x)))], dim=1)
+        behind = where.clone()
+        behind[:, 0] = 1
+        where = torch.cat([where, behind])
+    else:
+        seen = patches(torch.cat([shown, padded_to_patches(beside.to(x))], dim=1))
     told = conditioning.numbers
     (answer,) = module(
-        hidden_states=patches(padded),
+        hidden_states=seen,
         encoder_hidden_states=conditioning.hidden,
         pooled_projections=conditioning.pooled,
         timestep=torch.full((len(x),), sigma, device=device),
-        img_ids=places(rows, columns, device),
+        img_ids=where,
         txt_ids=torch.zeros(tokens, 3, device=device),
         guidance=None if told is None else told[:, 0],
         return_dict=False,
     )
-    return from_patches(answer, rows, columns)[..., :height, :width]
+    drawn = answer[:, : rows * columns]
+    return from_patches(drawn, rows, columns)[..., :height, :width]
 
 
 def padded_to_patches(x: torch.Tensor) -> torch.Tensor:

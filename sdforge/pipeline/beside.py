@@ -1,7 +1,8 @@
 """What some checkpoints see beside the noisy latents: a mask and a picture, or a picture alone.
 
 Inpainting networks have nine input channels (four of noise, one of the mask, four of the picture
-without what is masked), InstructPix2Pix ones eight (four of the picture to be edited). What a
+without what is masked), InstructPix2Pix ones eight (four of the picture to be edited). Flux Fill is
+shown the mask pixel by pixel; Kontext a picture, or none where there is none. What else a
 pass has no picture for is shown as A1111 does it: all grey and all masked, or nothing.
 """
 
@@ -15,7 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sdforge.models.bundle import ModelBundle
-from sdforge.models.denoiser import SEES_MASK, SEES_PICTURE
+from sdforge.models.denoiser import (
+    SEES_FINE_MASK,
+    SEES_MASK,
+    SEES_PICTURE,
+    SEES_REFERENCE,
+)
 from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.passes import Pass, Start
 
@@ -50,17 +56,20 @@ def beside_of(
 ) -> Beside | None:
     """Return what a checkpoint sees beside the latents in a pass, None where that is nothing."""
     sees = bundle.denoiser.sees
-    if not sees:
+    if not sees or (sees == SEES_REFERENCE and start.seen is None):
         return None
     with context.stage("input", batch):
         count = context.request.batch_size
         channels = _edited(bundle, one, start) if sees == SEES_PICTURE else None
-        if sees == SEES_MASK:
+        if sees in (SEES_MASK, SEES_FINE_MASK):
             weight = context.settings.inpainting_mask_weight
             pixels, mask = _seen(start, one)
-            channels = inpainting_channels(
+            make = inpainting_channels if sees == SEES_MASK else fill_channels
+            channels = make(
                 pixels, mask, lambda rows: _encoded(context, bundle, rows), weight=weight
             )
+        elif sees == SEES_REFERENCE:
+            channels = _encoded(context, bundle, _seen(start, one)[0])
         elif channels is None:
             channels = _own(bundle, _encoded(context, bundle, _seen(start, one)[0]))
         if len(channels) < count:
@@ -72,7 +81,7 @@ def beside_of(
 def beside_infotext(context: RunContext, bundle: ModelBundle) -> dict[str, str]:
     """Return the infotext keys of what a checkpoint sees, none for most of them."""
     scale = context.request.image_cfg_scale
-    if bundle.denoiser.sees == SEES_MASK:
+    if bundle.denoiser.sees in (SEES_MASK, SEES_FINE_MASK):
         return {"Conditional mask weight": str(context.settings.inpainting_mask_weight)}
     if bundle.denoiser.sees == SEES_PICTURE and scale is not None:
         return {"Image CFG scale": str(scale)}
@@ -131,3 +140,16 @@ def inpainting_channels(
     latents = encode(hidden)
     small = F.interpolate(hard, size=latents.shape[-2:], mode="nearest").to(latents)
     return torch.cat([small, latents], dim=1)
+
+
+def fill_channels(
+    pixels: Tensor, mask: Tensor, encode: Callable[[Tensor], Tensor], *, weight: float = 1.0
+) -> Tensor:
+    """Return what Flux Fill sees, (n, 80, height/8, width/8): latents, the mask's 8 × 8 pixels.
+
+    Takes what `inpainting_channels` takes.
+    """
+    hard = (mask > 0.5).to(pixels).expand(len(pixels), -1, -1, -1)
+    latents = encode(torch.lerp(pixels, torch.full_like(pixels, 0.5), hard * weight))
+    fine = F.pixel_unshuffle(hard, hard.shape[-1] // latents.shape[-1]).to(latents)
+    return torch.cat([latents, fine], dim=1)

@@ -1,12 +1,14 @@
-"""Flux.1: dev and schnell, in the names of their authors or of diffusers, alone or with all parts.
+"""Flux.1: dev, schnell, Fill and Kontext, in the names of their authors or of diffusers.
 
 A transformer over patches of 2 × 2 latents with the text before them; CLIP-L gives one vector, T5
-the rest; a VAE of 16 channels. dev is told how closely to follow the prompt (distilled guidance),
-schnell draws in four steps.
+the rest; a VAE of 16 channels; alone or with all parts. dev is told how closely to follow the
+prompt (distilled guidance), schnell draws in four steps. Fill is shown a mask and the picture
+around it, Kontext a picture to change.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
@@ -42,11 +44,13 @@ SCALE, SHIFT = 0.3611, 0.1159
 _SIDE = 1024
 _T5_LEAST = 256
 # dev's steps are shifted by the size of the picture, schnell's are not.
-_STEPS = {"dev": 20, "schnell": 4}
+_STEPS = {"dev": 20, "schnell": 4, "fill": 30, "kontext": 28}
+# Nothing in Kontext's files differs from dev's; they say it in their names.
+_KONTEXT = re.compile(r"kontext", re.IGNORECASE)
 
 
 class Flux1:
-    """The family of Flux.1 dev, schnell and their fine-tunes."""
+    """The family of Flux.1 dev, schnell, Fill, Kontext and their fine-tunes."""
 
     name = "flux"
     label = "Flux.1"
@@ -65,15 +69,19 @@ class Flux1:
         found = architecture(header.layout)
         if found is None or found.family != self.name:
             return None
-        steps = _STEPS.get(found.variant)
+        variant, reason = found.variant, f"{found.label}: {found.reason}"
+        said = (header.path.stem, header.metadata.get("modelspec.title", ""))
+        if variant == "dev" and any(map(_KONTEXT.search, said)):
+            variant, reason = "kontext", f"{reason}; Kontext, going by its name"
+        steps = _STEPS.get(variant)
         problem = None
         if steps is None:
-            problem = f"Flux.1 {found.variant} is recognised but not supported in this version"
+            problem = f"Flux.1 {variant} is recognised but not supported in this version"
         return Match(
             family=self.name,
-            variant=found.variant,
+            variant=variant,
             prediction="flow",
-            reason=f"{found.label}: {found.reason}",
+            reason=reason,
             problem=problem,
             recommended=Recommended(
                 width=_SIDE, height=_SIDE, steps=steps, cfg_scale=1.0, sampler="Euler"
@@ -115,6 +123,7 @@ class Flux1:
     ) -> Parts:
         """Return encoders, denoiser and VAE over the loaded networks."""
         from sdforge.models.bundle import LatentFormat, Parts
+        from sdforge.models.denoiser import SEES_FINE_MASK, SEES_REFERENCE
         from sdforge.models.flow_denoiser import FlowDenoiser
         from sdforge.models.flux_call import call_flux
         from sdforge.models.flux_text import FluxText, T5Text
@@ -131,17 +140,18 @@ class Flux1:
             components["text_encoder"], memory, clip_tokenizer(), ClipRule(pooled=True)
         )
         t5 = T5Text(components["text_encoder_2"], memory, t5_tokenizer, least=_T5_LEAST)
-        is_dev = match.variant == "dev"
+        is_guided = match.variant != "schnell"
         return Parts(
             latent_format=plain.with_preview(*fit_preview(vae)),
-            text=FluxText(clip, t5, is_guided=is_dev),
+            text=FluxText(clip, t5, is_guided=is_guided),
             vae=vae,
             denoiser=FlowDenoiser(
                 components["denoiser"],
                 call_flux,
                 architecture=self.name,
-                shift=None if is_dev else 1.0,
+                shift=None if is_guided else 1.0,
                 usual_tokens=_T5_LEAST,
+                sees={"fill": SEES_FINE_MASK, "kontext": SEES_REFERENCE}.get(match.variant, ""),
             ),
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from sdforge.memory.simulated import SimulatedDevice
 from sdforge.models.bundle import ModelBundle
@@ -53,6 +54,7 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
         device_bytes: int = 10**9,
         settings: dict[str, Any] | None = None,
         modules: Mapping[str, Path] | None = None,
+        picture: Image.Image | None = None,
         **values: Any,
     ) -> Drawn:
         device = SimulatedDevice(device_bytes) if mode else None
@@ -67,6 +69,8 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
         chosen: dict[str, Any] = {"randn_source": "CPU", **({"memory_mode": mode} if mode else {})}
         chosen["forge_additional_modules"] = names
         values = {"sampler": "Euler", "steps": 2, "cfg_scale": 2.0} | values
+        if picture is not None:
+            values |= {"init_images": (pipeline.put(picture),), "denoising_strength": 1.0}
         pipeline.draw(settings=chosen | (settings or {}), **values)
         return Drawn(seen[-1], parts.provider.get("", modules=names), pipeline, device)
 

@@ -189,3 +189,13 @@ def qwen_image(files: Mapping[str, Path], folder: Path) -> Any:
         tokenizer=_qwen_tokenizer(),
         transformer=transformer,
     )
+
+
+def flux_tool(kind: str, files: Mapping[str, Path], folder: Path) -> Any:
+    """Flux's pipeline with what Fill or Kontext need, over `flux` and the other parts."""
+    import diffusers
+
+    plain = peers.flux(files, folder, guided=True, in_channels=384 if kind == "Fill" else 64)
+    return getattr(diffusers, f"Flux{kind}Pipeline")(
+        **{name: part for name, part in plain.components.items() if part is not None}
+    )

@@ -300,7 +300,7 @@ def t5_tokenizer() -> Any:
         return T5TokenizerFast(tokenizer_file=file.name, extra_ids=0)
 
 
-def flux(files: Mapping[str, Path], folder: Path, *, guided: bool) -> Any:
+def flux(files: Mapping[str, Path], folder: Path, *, guided: bool, in_channels: int = 64) -> Any:
     from diffusers import (
         AutoencoderKL,
         FlowMatchEulerDiscreteScheduler,
@@ -309,7 +309,8 @@ def flux(files: Mapping[str, Path], folder: Path, *, guided: bool) -> Any:
     )
 
     config = {key: value for key, value in FLUX.items() if not key.startswith("_")}
-    transformer = FluxTransformer2DModel(**config, guidance_embeds=guided).eval()
+    config |= {"in_channels": in_channels, "out_channels": 64, "guidance_embeds": guided}
+    transformer = FluxTransformer2DModel(**config).eval()
     transformer.load_state_dict(flux_tensors(files["flux"]))
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),

@@ -88,7 +88,7 @@ SHOWN: tuple[Shown, ...] = (
     ),
     Shown(
         family="flux",
-        kinds="dev and schnell",
+        kinds="dev, schnell, Fill, Kontext",
         files="the transformer in its authors' or diffusers' names, with CLIP-L, T5 and VAE apart; "
         "all in one",
         latents="test_flux.py::test_flux_draws_what_diffusers_draws",
@@ -98,6 +98,8 @@ SHOWN: tuple[Shown, ...] = (
             "test_flux.py::test_one_file_may_hold_everything",
             "test_flux.py::test_a_lora_in_either_spelling_reaches_its_rows",
             "test_flux.py::test_missing_parts_are_named",
+            "test_flux_tools.py::test_fill_draws_what_diffusers_draws",
+            "test_flux_tools.py::test_kontext_draws_what_diffusers_draws",
         ),
     ),
     Shown(

@@ -332,7 +332,7 @@ def test_a_full_size_file_is_recognised_and_its_recipe_is_complete(
     assert recipe.skeleton.example.config["axes_dims_rope"] == (16, 56, 56)
 
 
-def test_fill_is_recognised_and_refused(tmp_path: Path) -> None:
-    shapes = with_prefix("", transformers.flux()) | {"img_in.weight": (64, 384)}
+def test_control_is_recognised_and_refused(tmp_path: Path) -> None:
+    shapes = with_prefix("", transformers.flux(beside=64))
     match = detect(read_header(sparse_checkpoint(tmp_path / "f.safetensors", shapes)))
-    assert (match.variant, bool(match.problem)) == ("fill", True)
+    assert (match.variant, bool(match.problem)) == ("control", True)
