@@ -25,6 +25,7 @@ _VARIANTS = ("", ".fp16", ".bf16", ".non_ema", ".ema")
 _FORMATS = (".safetensors", ".bin")
 _DENOISERS = ("unet", "transformer")
 _UNET, _VAE = "model.diffusion_model.", "first_stage_model."
+_WORDS = "embed_tokens.weight"
 
 
 def read_folder(folder: Path) -> CheckpointHeader:
@@ -135,6 +136,9 @@ def _moved(header: CheckpointHeader, start: int) -> dict[str, TensorInfo]:
 def _original(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     if is_unet(tensors):
         return original_unet(tensors)
+    if _WORDS in tensors:
+        # A language model that was saved without what answers lacks its first prefix.
+        return {f"model.{name}": info for name, info in tensors.items()}
     return original_vae(tensors) if is_vae(tensors) else tensors
 
 

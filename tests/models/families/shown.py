@@ -90,12 +90,12 @@ SHOWN: tuple[Shown, ...] = (
         family="flux",
         kinds="dev, schnell, Fill, Kontext",
         files="the transformer in its authors' or diffusers' names, with CLIP-L, T5 and VAE apart; "
-        "all in one",
+        "all in one; a folder of diffusers",
         latents="test_flux.py::test_flux_draws_what_diffusers_draws",
         modes="test_flux.py::test_memory_modes_draw_the_same",
         headers="test_flux.py::test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
         more=(
-            "test_flux.py::test_one_file_may_hold_everything",
+            "test_flux.py::test_one_file_may_hold_everything_and_so_may_a_folder",
             "test_flux.py::test_a_lora_in_either_spelling_reaches_its_rows",
             "test_flux.py::test_missing_parts_are_named",
             "test_flux_tools.py::test_fill_draws_what_diffusers_draws",
@@ -114,10 +114,12 @@ SHOWN: tuple[Shown, ...] = (
     Shown(
         family="zimage",
         kinds="Z-Image, Z-Image-Turbo",
-        files="the transformer in its authors' names, with Qwen3 and VAE apart",
+        files="the transformer in its authors' or diffusers' names, with Qwen3 and VAE apart; "
+        "all in one; a folder of diffusers",
         latents="test_z_image.py::test_z_image_draws_what_diffusers_draws",
         modes="test_z_image.py::test_memory_modes_draw_the_same",
         headers="test_z_image.py::test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
+        more=("test_z_image.py::test_one_file_may_hold_everything_and_so_may_a_folder",),
     ),
     Shown(
         family="qwen-image",

@@ -16,6 +16,7 @@ from scripts.tiny_models.files import random_tensors, write_safetensors
 from sdforge.sampling.sigmas import make_sigmas
 from tests.models.families import peers
 from tests.models.families.conftest import Draw
+from tests.models.families.folders import saved
 
 STEPS, PROMPT, AGAINST = 2, "a photo of a cat, watercolour", "blurry, text"
 SHAPES: dict[str, Any] = {
@@ -107,6 +108,16 @@ def test_sdxl_draws_what_diffusers_draws(folder: Path, draw: Draw, negative: str
         negative_crops_coords_top_left=(16, 8),
     )
     assert peers.difference(ours.latents, theirs, ours.bundle.denoiser.sigma_max) < 1e-5
+
+
+def test_a_folder_of_sdxl_draws_what_the_file_draws(folder: Path, draw: Draw) -> None:
+    file = tiny(folder, "sdxl")
+    values: dict[str, Any] = {"prompt": PROMPT, "negative_prompt": AGAINST, "steps": 1}
+    wanted = draw(file, **values)
+    again = draw(saved(peers.sdxl(file, folder / "peer-xl"), folder / "sdxl-folder"), **values)
+    largest = wanted.bundle.denoiser.sigma_max
+    assert again.bundle.family == "sdxl"
+    assert peers.difference(again.latents, wanted.latents, largest) < 1e-5
 
 
 def test_the_refiner_draws_what_diffusers_draws(folder: Path, draw: Draw) -> None:

@@ -26,6 +26,7 @@ from sdforge.sampling.sigmas import make_sigmas
 from tests.gguf_files import write_gguf
 from tests.models.families import peers
 from tests.models.families.conftest import Draw
+from tests.models.families.folders import saved
 from tests.real_headers import flux as real_flux
 from tests.tiny import sparse_checkpoint
 
@@ -117,7 +118,9 @@ def test_memory_modes_draw_the_same(files: dict[str, Path], draw: Draw) -> None:
         assert torch.equal(draw(files["flux"], mode=mode, **values).latents, wanted), mode
 
 
-def test_one_file_may_hold_everything(files: dict[str, Path], draw: Draw, tmp_path: Path) -> None:
+def test_one_file_may_hold_everything_and_so_may_a_folder(
+    files: dict[str, Path], draw: Draw, tmp_path: Path
+) -> None:
     prefixes = {
         "flux": "model.diffusion_model.",
         "ae": "vae.",
@@ -130,9 +133,11 @@ def test_one_file_may_hold_everything(files: dict[str, Path], draw: Draw, tmp_pa
         for key, tensor in load_file(files[name]).items()
     }
     file = write_safetensors(tmp_path / "all-in-one.safetensors", whole, "F32")
-    together = draw(file, prompt=PROMPT, steps=1).latents
+    folder = saved(peers.flux(files, tmp_path, guided=True), tmp_path / "flux-folder")
     apart = draw(files["flux"], modules=beside(files), prompt=PROMPT, steps=1).latents
-    assert torch.allclose(together, apart, atol=1e-5)
+    for one in (file, folder):
+        together = draw(one, prompt=PROMPT, steps=1).latents
+        assert torch.allclose(together, apart, atol=1e-5), one.name
 
 
 def test_the_request_of_forge_with_a_packed_transformer_draws(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from scripts.tiny_models import text, transformers, vae
 from scripts.tiny_models.files import random_tensors, write_safetensors
@@ -18,6 +19,7 @@ from sdforge.sampling.flow_sigmas import FlowSigmas
 from sdforge.sampling.sigmas import make_sigmas
 from tests.models.families import peers
 from tests.models.families.conftest import Draw
+from tests.models.families.folders import saved
 from tests.real_headers import z_image as real_z_image
 from tests.tiny import sparse_checkpoint
 
@@ -72,6 +74,27 @@ def test_z_image_draws_what_diffusers_draws(
         width=64,
     )
     assert (ours.latents - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
+def test_one_file_may_hold_everything_and_so_may_a_folder(
+    files: dict[str, Path], draw: Draw, tmp_path: Path
+) -> None:
+    prefixes = {
+        "z_image": "model.diffusion_model.",
+        "ae": "vae.",
+        "qwen3": "text_encoders.qwen3_4b.transformer.",
+    }
+    whole = {
+        prefix + key: tensor
+        for name, prefix in prefixes.items()
+        for key, tensor in load_file(files[name]).items()
+    }
+    file = write_safetensors(tmp_path / "all-in-one.safetensors", whole, "F32")
+    values: dict[str, Any] = {"prompt": PROMPT, "steps": 1}
+    wanted = draw(files["z_image"], modules=beside(files), **values).latents
+    folder = saved(peers.z_image(files, tmp_path), tmp_path / "z-image-folder")
+    for one in (file, folder):
+        assert torch.allclose(draw(one, **values).latents, wanted, atol=1e-5), one.name
 
 
 def test_memory_modes_draw_the_same(files: dict[str, Path], draw: Draw) -> None:
