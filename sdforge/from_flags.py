@@ -7,6 +7,7 @@ and `launcher.py` puts that together.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,13 @@ def make_settings(flags: Flags, paths: Paths) -> SettingsStore:
         return SettingsStore(paths.settings, overrides, _frozen(flags))
     except (InvalidRequest, OSError) as error:
         raise StartError(f"the settings in {paths.settings} cannot be used: {error}") from error
+
+
+def with_settings(flags: Flags, settings: SettingsStore) -> Flags:
+    """Return the flags with what only a start can bring, where settings ask for it."""
+    if settings.current.memory_mode != "always-cpu":
+        return flags
+    return replace(flags, values_by_key={**flags.values_by_key, "always_cpu": True})
 
 
 def credentials(flags: Flags) -> str | None:

@@ -24,7 +24,14 @@ from sdforge import __version__
 from sdforge.core.errors import SdforgeError
 from sdforge.core.log_context import JobFilter
 from sdforge.flags import FlagError, Flags, parse, wants_cpu
-from sdforge.from_flags import StartError, credentials, make_folders, make_paths, make_settings
+from sdforge.from_flags import (
+    StartError,
+    credentials,
+    make_folders,
+    make_paths,
+    make_settings,
+    with_settings,
+)
 from sdforge.ports import PortError, bind
 
 if TYPE_CHECKING:
@@ -178,12 +185,13 @@ class Launch:
         from sdforge.models.library import Library
         from sdforge.sweeps.sweeps import Sweeps
 
-        flags, paths = self._flags, self._paths
+        paths, settings = self._paths, make_settings(self._flags, self._paths)
+        flags = self._flags = with_settings(self._flags, settings)
         library = Library(paths, hashing=not flags["no_hashing"])
         extensions = extensions_by_flags(flags, paths.extensions)
         engine = Engine(
             paths=paths,
-            settings=make_settings(flags, paths),
+            settings=settings,
             library=library,
             make_runner=runner_factory(flags, library, extensions, paths),
             version=__version__,

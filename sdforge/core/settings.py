@@ -156,6 +156,7 @@ class Settings:
     models_memory_limit: int = _option(0, "Main memory that checkpoints may take together, in MiB; 0 is half of it, less 2 GiB", "forge", minimum=0)
     models_idle_minutes: float = _option(0.0, "Unload all models after so many minutes without a job; 0 is never", "forge", minimum=0, maximum=10080)
     memory_mode: str = _option("auto", "Memory mode", "forge", choices=MEMORY_MODES)
+    offload_layers: tuple[str, ...] = _option((), "Parts of the denoiser that stay in main memory and stream in every step, such as down_blocks or mid_block.resnets", "forge")
     forge_preset: str = _option("sd", "Preset of the page; a switch applies its GPU weights", "forge", choices=("sd", "xl", "flux", "zimage", "qwen", "all"))
     sd_GPU_MB: int = _option(0, "GPU weights for the preset sd, in MiB; 0 leaves them", "forge", minimum=0)
     xl_GPU_MB: int = _option(0, "GPU weights for the preset xl, in MiB; 0 leaves them", "forge", minimum=0)

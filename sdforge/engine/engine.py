@@ -38,7 +38,7 @@ from sdforge.engine.memory_answers import MemoryAnswers
 from sdforge.engine.model_access import ModelAccess
 from sdforge.engine.outcomes import Outcomes
 from sdforge.engine.picture_cache import PictureCache
-from sdforge.engine.preflight import Preflight
+from sdforge.engine.preflight import CHECKED, Preflight
 from sdforge.engine.queueing import Queueing, open_queue
 from sdforge.engine.resolution import CheckpointLibrary, Resolver, permitted
 from sdforge.engine.runner import Runner
@@ -361,7 +361,7 @@ class Engine(MemoryAnswers, ModelAccess, Outcomes, Queueing):
         overrides = self._preflight.with_preset(permitted(request.overrides), current)
         request = replace(request, overrides=overrides)
         settings = current.with_overrides(request.overrides)
-        if "forge_inference_memory" in request.overrides:
+        if CHECKED & request.overrides.keys():
             self._preflight.check_settings(settings.to_json())
         return request, settings
 

@@ -5,25 +5,26 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
 from sdforge.core.errors import SdforgeError
 from sdforge.core.settings import Settings, SettingsStore
-from sdforge.engine.preflight import Preflight
+from sdforge.engine.preflight import CHECKED, Preflight
 from sdforge.memory.monitor import MemoryMonitor
 
 
-class MemoryAnswers:
+class MemoryAnswers(ABC):
     """What the API and the page may ask of the memory; methods may be called from any thread."""
 
     settings: SettingsStore
     _preflight: Preflight
     _monitor: MemoryMonitor
 
+    @abstractmethod
     def _title_in_use(self, settings: Settings) -> str:
         """Return the title of the checkpoint that settings name; the engine knows."""
-        raise NotImplementedError
 
     def change_settings(self, values: Mapping[str, Any]) -> Settings:
         """Change settings, persist them, and return them; all or nothing.
@@ -35,7 +36,7 @@ class MemoryAnswers:
             StorageError: the file could not be written.
         """
         changes = self._preflight.with_preset(values, self.settings.current)
-        if "forge_inference_memory" in changes:
+        if CHECKED & changes.keys():
             self._preflight.check_settings(self.settings.current.with_overrides(changes).to_json())
         return self.settings.update(changes)
 

@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 
 CALIBRATION_FILE = "memory-calibration.json"
 _INFERENCE_MEMORY = "forge_inference_memory"
+# Settings whose values the device decides on, see `Preflight.check_settings`.
+CHECKED = frozenset({_INFERENCE_MEMORY, "memory_mode"})
 _SURVEY_SECONDS = 10.0
 _HEADERS = 16
 _SMALL_FAMILIES = frozenset({"sd1", "sd2"})
@@ -109,11 +111,16 @@ class Preflight:
         return (known or self.machine().device.total_bytes) // MIB
 
     def check_settings(self, values: Mapping[str, Any]) -> None:
-        """Refuse memory settings that the device cannot hold.
+        """Refuse memory settings that the device cannot hold or that only a start can bring.
 
         Raises:
-            InvalidRequest: forge_inference_memory is more than the device has.
+            InvalidRequest: forge_inference_memory is more than the device has; memory_mode is
+                always-cpu where an accelerator is in use.
         """
+        device = self.machine().device
+        if values.get("memory_mode") == "always-cpu" and device.is_accelerator:
+            others = "another mode; to compute on the CPU, start with --always-cpu"
+            raise InvalidRequest("memory_mode", "always-cpu", others)
         wanted = values.get(_INFERENCE_MEMORY)
         if isinstance(wanted, (int, float)) and wanted > self.total_mib():
             allowed = f"MiB from 0 to the device's {self.total_mib()}"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import Any
@@ -23,13 +24,14 @@ from sdforge.engine.store import JobStore
 PAUSED_NOTE = "queue.paused"
 
 
-class Queueing:
+class Queueing(ABC):
     """What the API and the page may do with waiting and past jobs, from any thread."""
 
     _queue: JobQueue
     _database: Database
     extensions: Registry[Extension]
 
+    @abstractmethod
     def submit_resolved(
         self,
         request: GenerationRequest,
@@ -41,7 +43,6 @@ class Queueing:
         terms: Terms | None = None,
     ) -> Job:
         """Queue what is resolved; the engine does."""
-        raise NotImplementedError
 
     @property
     def is_paused(self) -> bool:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -29,7 +30,7 @@ class LiveJob:
     settled: threading.Event = field(default_factory=threading.Event)
 
 
-class WaitingJobs:
+class WaitingJobs(ABC):
     """The waiting part of a queue; safe to use from any thread."""
 
     _store: JobStore
@@ -38,9 +39,9 @@ class WaitingJobs:
     _running: dict[str, LiveJob]
     _paused: bool
 
+    @abstractmethod
     def get(self, job_id: str) -> Job:
         """Return a job's newest snapshot; the queue knows."""
-        raise NotImplementedError
 
     def move(self, job_id: str, index: int) -> None:
         """Put a waiting job at a place among them, 0 for the next to run.

@@ -12,8 +12,7 @@ import logging
 import math
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from sdforge.memory.calibration import Key
     from sdforge.memory.lease import Lease
     from sdforge.memory.manager import MemoryManager
+    from sdforge.memory.placement import ResidencyPlan
 
 log = logging.getLogger(__name__)
 
@@ -111,28 +111,6 @@ class Ladder:
         )
 
 
-@contextmanager
-def clear_errors(what: str) -> Iterator[None]:
-    """Turn a torch out-of-memory error that no ladder caught into ours.
-
-    Raises:
-        OutOfMemory: in its place.
-    """
-    said = ""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        said = str(error) or type(error).__name__
-        traceback.clear_frames(error.__traceback__)
-    if said:
-        raise OutOfMemory(
-            f"{what}: out of memory ({said.splitlines()[0]}); try a smaller picture or batch, or "
-            "--lowvram"
-        )
-
-
 def weight_rungs(memory: MemoryManager, lease: Lease | None = None) -> list[Rung]:
     """Return the rungs that make room by moving weights; none of them changes the picture.
 
@@ -141,24 +119,27 @@ def weight_rungs(memory: MemoryManager, lease: Lease | None = None) -> list[Rung
         lease: held while the rungs are climbed; without one, the next lease obeys.
     """
 
+    def placed() -> ResidencyPlan | None:
+        return lease.plan if lease is not None else memory.last_plan
+
     def again() -> str:
         return lease.replan() if lease is not None else "placed anew"
 
     def evict() -> str | None:
-        active = memory.last_plan.active if memory.last_plan else ""
-        if memory.evict_all(keep=active):
+        plan = placed()
+        if memory.evict_all(keep=plan.active if plan else ""):
             return "other components left the device"
         return None
 
     def halve() -> str | None:
-        plan = memory.last_plan
+        plan = placed()
         if plan is None or not plan.streamable_bytes:
             return None
         memory.pressure.limits[plan.active] = plan.own_bytes // 2
         return f"half of the weights stay: {again()}"
 
     def stream() -> str | None:
-        plan = memory.last_plan
+        plan = placed()
         if plan is None or not plan.streamable_bytes:
             return None
         memory.pressure.streaming.add(plan.active)
@@ -172,18 +153,38 @@ def weight_rungs(memory: MemoryManager, lease: Lease | None = None) -> list[Rung
     ]
 
 
-def vae_rungs(memory: MemoryManager) -> list[Rung]:
-    """Return the rungs for a VAE: room first, then smaller pieces, then its weights."""
+def vae_rungs(memory: MemoryManager, leaner: Callable[[], int]) -> list[Rung]:
+    """Return the rungs for a VAE: room first, then smaller pieces, then its weights.
+
+    Args:
+        memory: the manager.
+        leaner: how many ways to work there are that take less than the one that failed.
+    """
 
     def smaller() -> str | None:
-        plan = memory.last_plan
-        if plan is None or not plan.leaner_vae_modes:
+        if not leaner():
             return None
         memory.pressure.vae_skip += 1
         return "the VAE works in smaller pieces"
 
     tidied, evicted, halved, streamed = weight_rungs(memory)
     return [tidied, evicted, Rung("smaller VAE pieces", smaller, times=4), halved, streamed]
+
+
+def size_hint(plan: ResidencyPlan | None, width: int, height: int) -> str:
+    """Say which size of a shape should fit beside a plan's weights; "" where none does.
+
+    Args:
+        plan: under which that size did not fit.
+        width: in pixels.
+        height: in pixels.
+    """
+    if plan is None:
+        return ""
+    budget = plan.budget
+    available = budget.total_bytes - budget.foreign_bytes - budget.reserve_bytes
+    size = largest_size(width, height, budget.working_bytes, available - plan.weights_bytes)
+    return f"{size[0]} × {size[1]} should fit" if size else ""
 
 
 def largest_size(

@@ -21,6 +21,7 @@ from sdforge.memory.vae_mode import VaeMode
 
 if TYPE_CHECKING:
     from sdforge.memory.manager import MemoryManager
+    from sdforge.memory.placing import Placing
 
 CPU = torch.device("cpu")
 
@@ -170,7 +171,7 @@ class Lease:
         return self._manager.replan(self)
 
 
-def make_residency(entry: Entry, manager: MemoryManager, *, on_host: bool) -> Residency:
+def make_residency(entry: Entry, manager: Placing, *, on_host: bool) -> Residency:
     """Return the entry's residency, made now if it is the first time."""
     if entry.tree is None:
         entry.tree = UnitTree(entry.component, manager.unit_cap_bytes)

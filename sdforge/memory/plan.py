@@ -227,7 +227,9 @@ def _choose_units(draft: _Draft, room: int) -> tuple[frozenset[int], int]:
     everything = frozenset(unit.index for unit in active.units)
     if not active.units or not policy.can_stream:
         return everything, 0
-    if not policy.streams and active.total_bytes + active.cast_bytes <= room:
+    told = _told_to_stream(draft)
+    fits = active.total_bytes + active.cast_bytes <= room
+    if fits and not told and not policy.streams:
         return everything, 0
     after_root = room - active.fixed_bytes - active.cast_bytes
     largest = active.largest_unit
@@ -237,15 +239,33 @@ def _choose_units(draft: _Draft, room: int) -> tuple[frozenset[int], int]:
     if policy.streams:
         draft.reasons.append(f"{policy.mode.value} streams")
         return frozenset(), ring
-    draft.reasons.append("does not fit as a whole")
-    streamed = choose_streamed(active.units, active.stream_order, max(after_root - ring, 0))
-    return _settled(active, everything - streamed, after_root - ring), ring
+    if not fits:
+        draft.reasons.append("does not fit as a whole")
+    order = sorted(active.stream_order, key=lambda index: index not in told)
+    streamed = told | choose_streamed(active.units, order, max(after_root - ring, 0))
+    return _settled(active, everything - streamed, after_root - ring, told), ring
 
 
-def _settled(active: ComponentState, chosen: frozenset[int], room: int) -> frozenset[int]:
+def _told_to_stream(draft: _Draft) -> frozenset[int]:
+    """Return the units of the denoiser that `offload_layers` names, and say so."""
+    active, names = draft.active, draft.policy.offload_layers
+    if active.role != "denoiser":
+        return frozenset()
+    found: set[int] = set()
+    for name in names:
+        inside = {u.index for u in active.units if f"{u.name}.".startswith(f"{name}.")}
+        what = "never stays" if inside else "is no part of this denoiser"
+        draft.reasons.append(f"{name} {what} (offload_layers)")
+        found |= inside
+    return frozenset(found)
+
+
+def _settled(
+    active: ComponentState, chosen: frozenset[int], room: int, told: frozenset[int]
+) -> frozenset[int]:
     """Keep the units that lie there now when they are nearly as good as the chosen ones."""
     now = active.resident
-    if not active.is_resident or not active.is_settled or not now:
+    if not active.is_resident or not active.is_settled or not now or now & told:
         return chosen
     sizes = {unit.index: unit.bytes for unit in active.units}
     kept = sum(sizes[index] for index in now)

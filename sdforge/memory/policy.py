@@ -73,6 +73,7 @@ class Policy:
         cond_batching: cond and uncond in one batch; None lets the plan decide.
         can_stream: false where device and host share one memory.
         cpu_roles: components that compute on the host.
+        offload_layers: parts of the denoiser that never stay, by the beginnings of their names.
         weight_limit: most bytes for the active component; out-of-memory errors set it.
         vae_skip: how many of the VAE's ways to work have failed.
     """
@@ -87,6 +88,7 @@ class Policy:
     cond_batching: bool | None = None
     can_stream: bool = True
     cpu_roles: frozenset[str] = frozenset()
+    offload_layers: tuple[str, ...] = ()
     weight_limit: int | None = None
     vae_skip: int = 0
 

@@ -1,14 +1,16 @@
 """The VAE: latents to pixels and back, under its own lease, whole or tile by tile.
 
 Pictures run one at a time, which makes each independent of its batch. One that would not fit beside
-the VAE's weights runs in tiles (`memory/vae_mode.py`, `vae_tiles.py`).
+the VAE's weights runs in tiles (`memory/vae_mode.py`, `vae_tiles.py`), and where memory runs out
+all the same it is tried again, leaner (`memory/ladder.py`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,15 +21,32 @@ from sdforge.core.errors import SdforgeError
 from sdforge.memory.calibration import Key
 from sdforge.memory.component import Component
 from sdforge.memory.estimate import activation_bytes
+from sdforge.memory.ladder import size_hint, vae_rungs
 from sdforge.memory.lease import Lease
 from sdforge.memory.manager import MemoryManager
-from sdforge.memory.placement import VaeOption
-from sdforge.memory.vae_mode import VaeKind, VaeMode, choices, choose
+from sdforge.memory.placement import ResidencyPlan, VaeOption
+from sdforge.memory.vae_mode import VaeKind, VaeMode, choices
 from sdforge.models.bundle import LatentFormat
 from sdforge.models.edits import circular_padding
 from sdforge.models.vae_tiles import Compute, run_tiled
 
 log = logging.getLogger(__name__)
+
+# What the ladder calls the two ways, in logs and the infotext.
+_STAGES = {"decode": "VAE", "encode": "VAE encode"}
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """How the VAE last set to work: on how many pixels at once, how many ways take less memory."""
+
+    leaner: int = 0
+    plan: ResidencyPlan | None = None
+    width: int = 0
+    height: int = 0
+
+    def hint(self) -> str:
+        return size_hint(self.plan, self.width, self.height)
 
 
 class Vae:
@@ -54,6 +73,7 @@ class Vae:
         self.latent_format = latent_format
         self._trace = trace or f"vae-{latent_format.channels}"
         self._needs_fp32 = False
+        self._last = _Attempt()
 
     @torch.inference_mode()
     def decode(
@@ -71,15 +91,22 @@ class Vae:
 
         Raises:
             SdforgeError: a picture is not-a-number in fp32 too; its latents are to blame.
+            OutOfMemory: not even the smallest tiles fit.
         """
         height, width = latents.shape[-2:]
-        lease = self._lease("decode", mode, height, width)
-        with lease as module, _padding(module, tiling):
-            chosen = self._mode(lease, "decode", height, width)
-            pictures = [
-                self._decode_one(module, one.to(lease.device), chosen) for one in latents.split(1)
-            ]
-        return torch.cat(pictures)
+
+        def attempt() -> torch.Tensor:
+            lease = self._lease("decode", mode, height, width)
+            with lease as module, _padding(module, tiling):
+                chosen = self._mode(lease, "decode", height, width)
+                return torch.cat(
+                    [
+                        self._decode_one(module, one.to(lease.device), chosen)
+                        for one in latents.split(1)
+                    ]
+                )
+
+        return self._guarded("decode", attempt)
 
     @torch.inference_mode()
     def encode(
@@ -97,18 +124,25 @@ class Vae:
             mode: how to go about it; None takes what the plan says, else the best that fits.
             noise: of the latents' shape and unit variance; with it, the distribution is drawn from.
             tiling: opposite edges belong together.
+
+        Raises:
+            OutOfMemory: not even the smallest tiles fit.
         """
-        scale = self.latent_format.downscale
-        height, width = (side // scale for side in pixels.shape[-2:])
-        lease = self._lease("encode", mode, height, width)
-        with lease as module, _padding(module, tiling):
-            chosen = self._mode(lease, "encode", height, width)
-            moments = [
-                self._encode_one(module, one, chosen, lease.device) for one in pixels.split(1)
-            ]
-        mean, deviation = torch.cat(moments).chunk(2, dim=1)
-        latents = mean if noise is None else mean + deviation * noise.to(mean.device)
-        return (latents - self.latent_format.shift) * self.latent_format.scale
+        latent = self.latent_format
+        height, width = (side // latent.downscale for side in pixels.shape[-2:])
+
+        def attempt() -> torch.Tensor:
+            lease = self._lease("encode", mode, height, width)
+            with lease as module, _padding(module, tiling):
+                chosen = self._mode(lease, "encode", height, width)
+                moments = [
+                    self._encode_one(module, one, chosen, lease.device) for one in pixels.split(1)
+                ]
+            mean, deviation = torch.cat(moments).chunk(2, dim=1)
+            latents = mean if noise is None else mean + deviation * noise.to(mean.device)
+            return (latents - latent.shift) * latent.scale
+
+        return self._guarded("encode", attempt)
 
     def ways(self, way: str, height: int, width: int) -> list[tuple[VaeMode, int]]:
         """Return the ways to run one picture, best first, with the activations of each in bytes.
@@ -123,18 +157,14 @@ class Vae:
         ]
 
     def fitting_mode(self, way: str, height: int, width: int) -> VaeMode:
-        """Return how to run one picture in the memory there is besides the VAE's weights.
+        """Return the best of the `ways` that fits the memory there is besides the VAE's weights.
 
-        Takes what `ways` takes.
+        Ways that ran out of memory in this job are not tried again.
         """
         room = self._memory.budget().physical_bytes - self.component.total_bytes
-        return choose(
-            1,
-            height,
-            width,
-            needed=lambda _, rows, columns: self._bytes(way, rows, columns),
-            room_bytes=room,
-        )
+        ways = self.ways(way, height, width)
+        left = ways[min(self._memory.pressure.vae_skip, len(ways) - 1) :]
+        return next((mode for mode, needed in left if needed <= room), left[-1][0])
 
     def learns(self, way: str) -> Key:
         """Return what running the VAE teaches about; `way` is 'decode' or 'encode'."""
@@ -155,9 +185,22 @@ class Vae:
 
     def _mode(self, lease: Lease, way: str, height: int, width: int) -> VaeMode:
         """Return the plan's mode; on the host, where there is no plan, the best that fits."""
-        if lease.plan is None and len(lease.work.vae_options) > 1:
-            return self.fitting_mode(way, height, width)
-        return lease.vae_mode
+        modes = [option.mode for option in lease.work.vae_options]
+        chosen = lease.vae_mode
+        if lease.plan is None and len(modes) > 1:
+            chosen = self.fitting_mode(way, height, width)
+        _, rows, columns = chosen.extent(1, height, width)
+        scale = self.latent_format.downscale
+        leaner = len(modes) - 1 - modes.index(chosen)
+        self._last = _Attempt(leaner, lease.plan, columns * scale, rows * scale)
+        return chosen
+
+    def _guarded(self, way: str, attempt: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return the result of an attempt, repeated with less and less memory while that lacks."""
+        rungs = vae_rungs(self._memory, lambda: self._last.leaner)
+        return self._memory.ladder.run(
+            _STAGES[way], attempt, rungs, lambda: self._last.hint(), learns=self.learns(way)
+        )
 
     def _needed(self, way: str, mode: VaeMode, height: int, width: int) -> int:
         _, rows, columns = mode.extent(1, height, width)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from sdforge.memory.ladder import vae_rungs
-from sdforge.memory.manager import MemoryManager
 from sdforge.models.bundle import ModelBundle
 
 if TYPE_CHECKING:
@@ -18,23 +15,16 @@ if TYPE_CHECKING:
 
 
 def decode_latents(
-    bundle: ModelBundle, latents: torch.Tensor, memory: MemoryManager, *, tiling: bool = False
+    bundle: ModelBundle, latents: torch.Tensor, *, tiling: bool = False
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield one uint8 array (height, width, 3) per row of `latents`; edges fit with `tiling`.
 
     Rows are decoded one by one: the VAE's activations, not its weights, are the peak of a job.
     Values are truncated to 8 bits, not rounded, as A1111 does.
     """
-    rungs = vae_rungs(memory)
     for row in range(len(latents)):
-        one = latents[row : row + 1]
         with torch.inference_mode():
-            decoded = memory.ladder.run(
-                "VAE",
-                partial(bundle.vae.decode, one, tiling=tiling),
-                rungs,
-                learns=bundle.vae.learns("decode"),
-            )
+            decoded = bundle.vae.decode(latents[row : row + 1], tiling=tiling)
             scaled = decoded[0].mul(255).to(torch.uint8)
             pixels = scaled.permute(1, 2, 0).contiguous().cpu()
         yield pixels.numpy()

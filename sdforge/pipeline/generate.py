@@ -8,7 +8,7 @@ from functools import partial
 
 from sdforge.core.events import ModelLoading
 from sdforge.core.result import GenerationInfo, ImageResult, ModelIdentity
-from sdforge.memory.ladder import clear_errors, weight_rungs
+from sdforge.memory.ladder import size_hint, weight_rungs
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.text_encoder import Situation
 from sdforge.pipeline.beside import beside_infotext
@@ -126,16 +126,28 @@ class _Run:
                 self._context.check_cancelled()
 
     def _run(self, one: Pass, batch: int, make_start: StartMaker) -> DenoisedBatch:
+        """Run a pass; where memory runs out between two forwards, all of it again, leaner."""
+        context, memory = self._context, self._context.memory
         prepare = partial(self._ready, one, batch)
         ready = prepare(one.checkpoint)
-        key = first_pass_key(self._context, one, ready, batch)
+        key = first_pass_key(context, one, ready, batch)
         if key is not None and one.steps_after and (again := self._again(key, ready, batch)):
             return again
-        start = make_start(ready.bundle, batch)
-        with self._context.stage("denoise", batch), clear_errors("denoiser"):
-            done = denoise_batch(self._context, one, ready, start, batch, prepare, self._control)
-        if key is not None and self._context.first_passes is not None and done.is_complete:
-            self._context.first_passes.put(key, done.latents)
+        make = partial(make_start, ready.bundle, batch)
+        start = memory.ladder.run("start", make, weight_rungs(memory))
+
+        def attempt() -> DenoisedBatch:
+            # A refiner may have taken the first checkpoint's place when the pass begins again.
+            ready = prepare(one.checkpoint)
+            return denoise_batch(context, one, ready, start, batch, prepare, self._control)
+
+        def hint() -> str:
+            return size_hint(memory.last_plan, one.width, one.height)
+
+        with context.stage("denoise", batch):
+            done = memory.ladder.run("sampler", attempt, weight_rungs(memory), hint)
+        if key is not None and context.first_passes is not None and done.is_complete:
+            context.first_passes.put(key, done.latents)
         return done
 
     def _again(self, key: str, ready: Ready, batch: int) -> DenoisedBatch | None:
@@ -189,9 +201,7 @@ class _Run:
         if context.settings.diffusers_move_unet:
             context.memory.evict_all()
         with context.stage("decode", batch):
-            pictures = list(
-                decode_latents(bundle, denoised.latents, context.memory, tiling=context.tiling)
-            )
+            pictures = list(decode_latents(bundle, denoised.latents, tiling=context.tiling))
         hooks = Hooks(context.extensions)
         for row, drawn in enumerate(pictures):
             pixels = drawn if suffix else hooks.picture(request, drawn)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from sdforge.memory.ladder import Rung, largest_size, weight_rungs
+from sdforge.memory.ladder import Rung, size_hint, weight_rungs
 from sdforge.memory.lease import Lease
 from sdforge.memory.manager import MemoryManager
 from sdforge.models.denoiser import Conditioning, DenoiserModel
@@ -116,10 +116,4 @@ class GuardedDenoiser:
         return f"{rows} of {self._rows} rows at once"
 
     def _hint(self) -> str:
-        plan = self._lease.plan
-        if plan is None:
-            return ""
-        budget = plan.budget
-        available = budget.total_bytes - budget.foreign_bytes - budget.reserve_bytes
-        found = largest_size(*self._size, budget.working_bytes, available - plan.weights_bytes)
-        return f"{found[0]} × {found[1]} should fit" if found else ""
+        return size_hint(self._lease.plan, *self._size)

@@ -41,9 +41,7 @@ class HiresStart:
         # Another checkpoint may not know these latents, which shows when it is loaded.
         if self._upscaler not in LATENT_MODES or one.checkpoint != context.request.checkpoint:
             with context.stage("upscale", batch):
-                decoded = decode_latents(
-                    first.bundle, first.latents, context.memory, tiling=context.tiling
-                )
+                decoded = decode_latents(first.bundle, first.latents, tiling=context.tiling)
                 self._pictures = [
                     _enlarged_picture(context, Image.fromarray(pixels)) for pixels in decoded
                 ]

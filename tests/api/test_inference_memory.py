@@ -19,6 +19,7 @@ from sdforge.core.device import limited, probe
 from sdforge.core.paths import Paths
 from sdforge.core.settings import SettingsStore
 from sdforge.engine import Engine
+from sdforge.engine.preflight import CALIBRATION_FILE
 from sdforge.engine.runner import PipelineRunner
 from sdforge.models.library import Library
 from tests.api.conftest import BASE_URL, small
@@ -45,7 +46,9 @@ class Running:
             settings=SettingsStore(self.paths.settings),
             library=library,
             make_runner=lambda: PipelineRunner(
-                library, probe_device=lambda: limited(probe(force_cpu=True), FLAGS)
+                library,
+                probe_device=lambda: limited(probe(force_cpu=True), FLAGS),
+                calibration=self.paths.cache / CALIBRATION_FILE,
             ),
             version="test",
             flags=FLAGS,
@@ -182,3 +185,22 @@ def test_a_preset_s_own_value_is_applied_on_the_switch(start: Callable[[], Runni
     assert server.get() == 1024
     assert server.set(forge_preset="flux") == 200
     assert server.get() == 2048 - 1500
+
+
+def test_estimates_learn_from_what_jobs_took(start: Callable[[], Running], data: Path) -> None:
+    (Paths.under(data).cache / CALIBRATION_FILE).unlink(missing_ok=True)
+    server = start()
+
+    def working() -> dict[str, int]:
+        body = server.client.post("/api/v1/estimate", json=small()).json()
+        return {phase["name"]: phase["working_bytes"] for phase in body["phases"]}
+
+    before = working()
+    server.draw()
+    after = working()
+    # What is counted here has no workspaces of kernels, which the first factors leave room for.
+    assert after["denoise"] < before["denoise"]
+    assert after["decode"] < before["decode"]
+    # A restart has not forgotten.
+    server = start()
+    assert working() == after

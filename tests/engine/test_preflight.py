@@ -160,6 +160,18 @@ def test_the_time_is_predicted_from_the_last_job_of_the_checkpoint(make: Any) ->
     assert more >= once
 
 
+def test_computing_on_the_cpu_is_for_the_start_where_there_is_an_accelerator(make: Any) -> None:
+    engine, _ = make()
+    with pytest.raises(InvalidRequest, match="start with --always-cpu"):
+        engine.change_settings({"memory_mode": "always-cpu"})
+    with pytest.raises(InvalidRequest, match="start with --always-cpu"):
+        engine.submit(a_request(checkpoint="tiny", overrides={"memory_mode": "always-cpu"}))
+    assert engine.settings.current.memory_mode == "auto"
+    engine.close()
+    on_cpu, _ = make({"always_cpu": True})
+    assert on_cpu.change_settings({"memory_mode": "always-cpu"}).memory_mode == "always-cpu"
+
+
 def test_a_preset_brings_its_gpu_weights(make: Any) -> None:
     engine, _ = make(flux_GPU_MB=384, forge_inference_memory=100)
     assert engine.change_settings({"forge_preset": "flux"}).forge_inference_memory == 512 - 384

@@ -274,3 +274,55 @@ def test_a_plan_says_what_it_does_and_how_it_differs() -> None:
     assert "streamed through a ring of 120" in small.describe()
     assert small.difference(large).startswith("placement resident → partial, resident MiB 4802 →")
     assert small.difference(small) == "nothing changed"
+
+
+def denoiser(units: dict[str, int]) -> ComponentState:
+    sizes = tuple(
+        UnitSize(index=index, name=name, bytes=size, flops=1)
+        for index, (name, size) in enumerate(units.items())
+    )
+    return ComponentState(
+        key="denoiser", role="denoiser", total_bytes=1 + sum(units.values()), root_bytes=1,
+        units=sizes, stream_order=stream_order(sizes),
+    )  # fmt: skip
+
+
+BLOCKS = {"down_blocks.0": 10, "down_blocks.1": 10, "mid_block": 20, "up_blocks.0": 10}
+
+
+@pytest.mark.parametrize(
+    ("layers", "streaming"),
+    [
+        (("down_blocks",), {0, 1}),
+        (("mid_block", "up_blocks.0"), {2, 3}),
+        (("mid",), set()),  # names are whole
+        ((), set()),
+    ],
+)
+def test_parts_that_a_setting_names_never_stay_and_all_else_does(
+    layers: tuple[str, ...], streaming: set[int]
+) -> None:
+    policy = replace(policy_for(MemoryMode.NORMAL), offload_layers=layers)
+    made = plan(denoiser(BLOCKS), [], budget(1000), policy)
+    assert made.resident["denoiser"] == set(range(4)) - streaming
+    assert made.streamed_bytes == sum(list(BLOCKS.values())[index] for index in streaming)
+    for name in layers:
+        assert name in made.describe()
+    others = plan(state("vae", [5, 5]), [], budget(1000), policy)
+    assert others.placement is Placement.RESIDENT
+
+
+@given(room=st.integers(0, 200), named=st.sets(st.sampled_from(sorted(BLOCKS))))
+def test_named_parts_stream_first_and_what_else_has_to_follows(room: int, named: set[str]) -> None:
+    policy = replace(policy_for(MemoryMode.NORMAL), offload_layers=tuple(named))
+    free = planned(denoiser(BLOCKS), [], room)
+    if free is None:
+        return
+    made = plan(denoiser(BLOCKS), [], budget(room), policy)
+    told = {index for index, name in enumerate(BLOCKS) if name in named}
+    assert not made.resident["denoiser"] & told
+    assert made.fits == free.fits
+    assert made.fits or not made.resident["denoiser"]
+    # What lies there already and was named afterwards leaves.
+    lying = replace(denoiser(BLOCKS), resident=made.resident["denoiser"] | told, is_resident=True)
+    assert not plan(lying, [], budget(room), policy).resident["denoiser"] & told

@@ -189,6 +189,7 @@ def test_the_refiner_changes_the_late_steps_only(
     [
         ("diffusers_move_base", {"b"}),
         ("diffusers_move_refiner", set()),
+        ("diffusers_move_unet", set()),
         ("", {"a", "b"}),
     ],
 )

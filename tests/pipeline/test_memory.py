@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sdforge.core.errors import OutOfMemory
 from sdforge.core.events import Event, StepDone
@@ -51,28 +53,149 @@ def test_every_mode_draws_the_same_picture_on_the_card_it_is_for(
     assert device.own_bytes() == 0
 
 
-def test_running_out_at_any_stage_is_survived_without_changing_the_picture(
-    pipeline: Pipeline, make_pipeline: MakePipeline
+def test_parts_that_a_setting_names_stream_and_the_picture_stays(
+    pipeline: Pipeline, make_pipeline: MakePipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = pipeline.draw(steps=1)[0].pixels
     device = SimulatedDevice(10**9)
     placed = make_pipeline(device, CAP)
-    placed.draw(steps=1)
+    settings = {"offload_layers": ["down_blocks", "mid_block", "nothing_like_this"]}
+    with caplog.at_level("INFO", logger="sdforge.memory"):
+        assert np.array_equal(placed.draw(settings, steps=1)[0].pixels, expected)
+    named = device.streamed_bytes
+    assert 0 < named < placed.parts.provider.get("").components["denoiser"].total_bytes
+    assert "mid_block never stays" in caplog.text
+    assert "nothing_like_this is no part of this denoiser" in caplog.text
+    # The next job has the setting's own value again: nothing streams.
+    assert np.array_equal(placed.draw(steps=1)[0].pixels, expected)
+    assert device.streamed_bytes == named
+
+
+PICTURE = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
+
+
+def requests(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    """One job of each kind, which between them pass through every stage."""
+    picture = pipeline.put(Image.fromarray(PICTURE))
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (8, 8, 40, 48))
+    hires = {"hires": True, "hires_scale": 2.0, "denoising_strength": 0.7, "steps": 2}
+    return {
+        "txt2img": {"steps": 1, "sampler": "Euler a"},
+        "img2img": {"init_images": (picture,), "denoising_strength": 0.5, "steps": 2},
+        "inpaint": {
+            "init_images": (picture,),
+            "mask": pipeline.put(mask),
+            "masked_content": 2,
+            "steps": 2,
+        },
+        "hires": {**hires, "hires_upscaler": "Latent", "sampler": "DPM++ SDE"},
+        "hires of the picture": {**hires, "hires_upscaler": "Lanczos"},
+    }
+
+
+FAULTS = {
+    "txt2img": ((0.0, 1), (0.6, 3), (0.97, 2)),
+    "img2img": (),
+    "inpaint": ((0.02, 2), (0.5, 1)),
+    "hires": (),
+    "hires of the picture": ((0.4, 2), (0.7, 3)),
+}
+MORE_FAULTS = ((0.0, 2), (0.1, 1), (0.2, 3), (0.3, 2), (0.55, 1), (0.8, 2), (0.9, 3), (0.99, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "faults"),
+    [
+        *((kind, faults) for kind, faults in FAULTS.items() if faults),
+        *(pytest.param(kind, MORE_FAULTS, marks=pytest.mark.slow) for kind in FAULTS),
+    ],
+)
+def test_running_out_at_any_stage_is_survived_without_changing_the_picture(
+    pipeline: Pipeline,
+    make_pipeline: MakePipeline,
+    kind: str,
+    faults: tuple[tuple[float, int], ...],
+) -> None:
+    expected = pipeline.draw(**requests(pipeline)[kind])[0].pixels
+    device = SimulatedDevice(10**9)
+    placed = make_pipeline(device, CAP)
+    values = requests(placed)[kind]
+    before = device.operations
+    placed.draw(**values)
+    count = device.operations - before
+    for part, times in faults:
+        placed.conditioning.clear()
+        for number in range(times):
+            device.fail_at(1 + int(count * part) + 3 * number)
+        result = placed.draw(**values)[0]
+        assert np.array_equal(result.pixels, expected), (part, result.info.extra)
+        assert result.info.extra["Memory ladder"]
+        device.fail_never()
+    again = placed.draw(**values)[0]
+    assert np.array_equal(again.pixels, expected)
+    assert not again.info.extra
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
+def test_running_out_at_every_single_operation_is_survived(
+    pipeline: Pipeline, make_pipeline: MakePipeline, kind: str
+) -> None:
+    expected = pipeline.draw(**requests(pipeline)[kind])[0].pixels
+    device = SimulatedDevice(10**9)
+    placed = make_pipeline(device, CAP)
+    values = requests(placed)[kind]
+    placed.draw(**values)
     placed.conditioning.clear()
     before = device.operations
-    placed.draw(steps=1)
-    count = device.operations - before
-    for part, faults in ((0.03, 1), (0.3, 3), (0.6, 1), (0.97, 2)):
+    placed.draw(**values)
+    for operation in range(1, device.operations - before + 1, 7):
         placed.conditioning.clear()
-        for number in range(faults):
-            device.fail_at(int(count * part) + 3 * number)
-        try:
-            assert np.array_equal(placed.draw(steps=1)[0].pixels, expected)
-        except OutOfMemory as error:
-            # The sampler's own arithmetic is not repeated: a clear error, and the next job works.
-            assert "denoiser" in str(error)
+        device.fail_at(operation)
+        assert np.array_equal(placed.draw(**values)[0].pixels, expected), operation
         device.fail_never()
-    assert np.array_equal(placed.draw(steps=1)[0].pixels, expected)
+
+
+@pytest.mark.parametrize("way", ["decode", "encode"])
+@pytest.mark.parametrize("on_host", [False, True])
+def test_a_vae_that_runs_out_goes_on_to_tiles_and_the_next_job_begins_whole(
+    pipeline: Pipeline,
+    make_pipeline: MakePipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    on_host: bool,
+) -> None:
+    own = pipeline if on_host else make_pipeline(SimulatedDevice(2 * 10**9), CAP)
+    picture = own.put(Image.fromarray(PICTURE).resize((320, 64)))
+    values = {
+        "init_images": (picture,), "width": 320, "height": 64, "steps": 1,
+        "denoising_strength": 0.0,
+    }  # fmt: skip
+    expected = own.draw(**values)[0].pixels
+    network = own.parts.provider.get("").components["vae"].module
+    compute = getattr(network, way)
+    widths = []
+
+    def limited(x: torch.Tensor, *args: object, **named: object) -> object:
+        widths.append(x.shape[-1] * (8 if way == "decode" else 1))
+        if widths[-1] > 256:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return compute(x, *args, **named)
+
+    monkeypatch.setattr(network, way, limited)
+    result = own.draw(**values)[0]
+    stage = "VAE" if way == "decode" else "VAE encode"
+    notes = result.info.extra["Memory ladder"].split("; ")
+    assert set(notes) <= {f"{stage}: tidied", f"{stage}: evicted others",
+                          f"{stage}: smaller VAE pieces"}  # fmt: skip
+    assert notes[-1] == f"{stage}: smaller VAE pieces"
+    assert min(widths) == 256
+    assert np.abs(result.pixels.astype(int) - expected).mean() < 8
+    monkeypatch.undo()
+    again = own.draw(**values)[0]
+    assert np.array_equal(again.pixels, expected)
+    assert not again.info.extra
 
 
 def test_a_step_that_ran_out_is_repeated_and_the_infotext_says_so(
@@ -100,7 +223,7 @@ def test_a_step_that_ran_out_is_repeated_and_the_infotext_says_so(
 
 
 def test_when_nothing_helps_the_error_names_a_size_and_the_next_job_works(
-    pipeline: Pipeline, make_pipeline: MakePipeline
+    pipeline: Pipeline, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = pipeline.draw(steps=2, width=128, height=128)[0].pixels
     device = SimulatedDevice(10**8)
@@ -108,13 +231,21 @@ def test_when_nothing_helps_the_error_names_a_size_and_the_next_job_works(
 
     def shrink(event: Event) -> None:
         if isinstance(event, StepDone):
-            device.total_bytes = 1
+            device.total_bytes = 10**6
+
+    def refuse(*args: object, **named: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     placed.on_event = shrink
-    with pytest.raises(OutOfMemory, match="denoiser: out of memory"):
+    with pytest.raises(OutOfMemory, match=r"^denoiser: out of memory .*; 64 × 64 should fit$"):
         placed.draw(steps=2, width=128, height=128)
     placed.on_event = lambda event: None
     device.total_bytes = 10**8
+    network = placed.parts.provider.get("").components["vae"].module
+    monkeypatch.setattr(network, "decode", refuse)
+    with pytest.raises(OutOfMemory, match=r"^VAE: out of memory .*; 64 × 64 should fit$"):
+        placed.draw(steps=2, width=128, height=128)
+    monkeypatch.undo()
     again = placed.draw(steps=2, width=128, height=128)[0]
     assert np.array_equal(again.pixels, expected)
     assert not again.info.extra
