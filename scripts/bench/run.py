@@ -94,8 +94,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="ids to run, such as C1,C4")
     parser.add_argument("--check", action="store_true", help="fail when a target is missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument(
+        "--tiny", action="store_true", help="rehearse the suite gpu, anywhere; figures mean nothing"
+    )
     options = parser.parse_args(arguments)
-    os.environ.update(ENVIRONMENT)
+    if options.tiny and (options.suite != "gpu" or options.json or options.check):
+        parser.error("--tiny is for --suite gpu, and its figures are not to be kept or checked")
+    os.environ.update(ENVIRONMENT | ({"BENCH_TINY": "1"} if options.tiny else {}))
     sys.path[:0] = [str(HERE), str(ROOT)]
 
     only = frozenset(part.strip().upper() for part in options.only.split(",") if part.strip())

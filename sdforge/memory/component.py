@@ -40,7 +40,7 @@ class Master:
     @property
     def stored_bytes(self) -> int:
         """Bytes that travel."""
-        return self.stored.numel() * self.stored.element_size()
+        return int(self.stored.nbytes)
 
     def show(self, tensor: torch.Tensor) -> None:
         """Let the network see `tensor` in this place; not to be called in inference mode."""
@@ -169,22 +169,29 @@ class Component:
             arena.release()
 
     def _collect(self, module: nn.Module, decoders: dict[str, Decode]) -> tuple[Master, ...]:
-        found: dict[object, Master] = {}
+        found: list[Master] = []
+        at: dict[int, list[Master]] = {}
         for name, holder in _named_tensors(module):
             stored = holder.data
-            # Tied tensors are one object, or views of the same bytes in the same form.
-            same = (stored.data_ptr(), stored.dtype, stored.shape, stored.stride())
-            key: object = same if stored.data_ptr() else id(holder)
-            if key not in found:
-                found[key] = Master(len(found), name, stored, decoders.get(name))
-            master = found[key]
+            # Empty tensors, and those without memory, have no place: only the object tells.
+            there = at.setdefault(stored.data_ptr() or -id(holder), [])
+            master = next((known for known in there if _is_same(known.stored, stored)), None)
+            if master is None:
+                master = Master(len(found), name, stored, decoders.get(name))
+                found.append(master)
+                there.append(master)
             if all(holder is not known for known in master.holders):
                 master.holders.append(holder)
             self._by_name[name] = master
         unknown = sorted(set(decoders) - set(self._by_name))
         if unknown:
             raise SdforgeError(f"the {self.role} of {self.name} has no tensor {unknown[0]!r}")
-        return tuple(found.values())
+        return tuple(found)
+
+
+def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Tell whether two tensors of one place are tied: views of the same bytes in the same form."""
+    return (one.dtype, one.shape, one.stride()) == (other.dtype, other.shape, other.stride())
 
 
 def _named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

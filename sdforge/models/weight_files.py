@@ -46,7 +46,8 @@ class WeightFiles:
         """Open nothing yet."""
         self._header = header
         self._files: dict[Piece, _OpenFile] = {}
-        self._starts = [piece.start for piece in header.pieces]
+        self._pieces = header.pieces
+        self._starts = [piece.start for piece in self._pieces]
         self._buffer = bytearray()
 
     def __enter__(self) -> WeightFiles:
@@ -150,7 +151,7 @@ class WeightFiles:
     def _find(self, info: TensorInfo) -> tuple[_OpenFile, int]:
         """Return the file that holds a tensor, and its place in it."""
         place = self._header.data_start + info.start
-        piece = self._header.pieces[bisect_right(self._starts, place) - 1]
+        piece = self._pieces[bisect_right(self._starts, place) - 1]
         opened = self._files.get(piece)
         if opened is None:
             opened = self._files[piece] = _OpenFile(piece)

@@ -128,6 +128,8 @@ class LoadPlan:
 
 def _refuse_packed(recipe: Recipe, header: CheckpointHeader) -> None:
     """Refuse weights whose numbers mean nothing without others that this version cannot use."""
+    if not any(name.endswith(_BESIDE_ENDINGS) for name in recipe.layout.tensors):
+        return
     known = {source.key for source in scales_of(recipe).values()}
     for source in recipe.sources.values():
         lead = source.key.removesuffix("weight")
@@ -146,6 +148,7 @@ _BESIDE = {
     "weight.SCB": "bitsandbytes int8",
     "SCB": "bitsandbytes int8",
 }
+_BESIDE_ENDINGS = tuple(_BESIDE)
 
 
 @dataclass(frozen=True)
