@@ -103,10 +103,13 @@ class Execution:
         indices = {unit.index for unit in streamed}
         order = [index for index in self._tree.order if index in indices]
         blocks = self._device.pinned_blocks()
-        if blocks is not None:
-            self._lock_sources(streamed, sizes, blocks)
+        # What is made in inference mode could not be written to outside of it, as hooks do.
+        with torch.inference_mode(mode=False):
+            if blocks is not None:
+                self._lock_sources(streamed, sizes, blocks)
+            buffer = self._device.allocate(self.ring_bytes)
         self._ring = Ring(
-            self._device.allocate(self.ring_bytes),
+            buffer,
             self._device.copy_stream(),
             sizes=sizes,
             copies=self._copies,

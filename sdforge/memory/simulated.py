@@ -53,11 +53,7 @@ class SimulatedDevice:
         self.streamed_bytes = 0
         self.operations = 0
         self.seconds = 0.0
-        self.pinned = (
-            None
-            if pinned_cap_bytes is None
-            else PinnedBlocks(pinned_cap_bytes, lock=lambda block: True, unlock=lambda block: None)
-        )
+        self.pinned = None if pinned_cap_bytes is None else _SimulatedBlocks(self, pinned_cap_bytes)
         self._bytes_per_second = bytes_per_second
         self._flops_per_second = flops_per_second
         self._copied_until = 0.0
@@ -188,6 +184,20 @@ class SimulatedDevice:
             yield
         finally:
             self._is_computing = was
+
+
+class _SimulatedBlocks(PinnedBlocks):
+    """Host memory that counts as page-locked; filling it is the host's work."""
+
+    def __init__(self, device: SimulatedDevice, cap_bytes: int) -> None:
+        super().__init__(cap_bytes, lock=lambda block: True, unlock=lambda block: None)
+        self._device = device
+
+    def pack(
+        self, owner: int, unit: int, size: int, places: Sequence[tuple[int, torch.Tensor]]
+    ) -> torch.Tensor | None:
+        with self._device._not_computing():
+            return super().pack(owner, unit, size, places)
 
 
 class _SimulatedCopies:
