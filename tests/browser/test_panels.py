@@ -140,3 +140,16 @@ def test_quick_settings_count_for_the_next_job_and_outlast_a_reload(
     options = own_server.get("/sdapi/v1/options")
     assert (options["forge_preset"], options["CLIP_stop_at_last_layers"]) == ("all", 2)
     assert options["forge_additional_modules"] == chosen
+
+
+def test_on_a_phone_every_tab_is_in_reach_and_found_again_after_a_reload(visitor: Visitor) -> None:
+    page = visitor.open()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.click("#tabs [aria-label='More tabs']")
+    page.click("#tabs .overflow-dropdown button:has-text('System')")
+    page.wait_for_selector("#system_panel h2")
+    page.reload()
+    page.wait_for_selector("#system_panel h2")
+    # Results are sent to a tab that is in the menu, too.
+    page.evaluate("sdforge.tabs.extras.open()")
+    page.wait_for_selector("#extras_generate")

@@ -8,6 +8,7 @@ import json
 import re
 import time
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -256,6 +257,14 @@ def test_several_pictures_can_be_looked_through(page: Page) -> None:
     with page.expect_download() as download:
         page.click("#save_txt2img")
     assert "102" in download.value.suggested_filename
+    with page.expect_download() as download:
+        page.click("#save_zip_txt2img")
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        first = Image.open(io.BytesIO(archive.read(names[0])))
+    assert [name.rpartition("-")[2] for name in names] == [f"{100 + n}.png" for n in range(4)]
+    assert "four foxes" in first.info["parameters"]
 
 
 def test_the_page_and_the_api_draw_the_same_pixels(page: Page, shared_server: LiveServer) -> None:

@@ -27,6 +27,7 @@ import { SettingsPanel } from "./settings.js";
 import { ServerStatus } from "./status.js";
 import { SystemPanel } from "./system.js";
 import { Tab } from "./tab.js";
+import { openTab, tabOf } from "./tabs.js";
 
 const SHOWN_KEY = "sdforge.tab";
 
@@ -94,18 +95,29 @@ function ask(name) {
 document.addEventListener("click", (event) => {
   const target = event.target.closest("button, a");
   if (!target) return;
-  if (target.id.startsWith("tab_") && event.isTrusted) rememberTab(target.id);
-  // A tab that was hidden has asked for nothing meanwhile.
-  if (target.id.startsWith("tab_")) setTimeout(() => shown().fit.soon());
   if (target.id === "refresh_sd_model_checkpoint") ask("refresh_checkpoints");
   else if (target.dataset.size) shown().form.setSize(target.dataset.size);
   else if (target.dataset.picture !== undefined) shown().results.select(Number(target.dataset.picture));
   else if (target.id) shown().click(target.id);
 });
 
-function rememberTab(id) {
+// Before Gradio hears of it: it moves the button from the menu into the row.
+document.addEventListener(
+  "click",
+  (event) => {
+    const button = event.target.closest("button");
+    const name = button && tabOf(button);
+    if (!name) return;
+    if (event.isTrusted) rememberTab(name);
+    // A tab that was hidden has asked for nothing meanwhile.
+    setTimeout(() => shown().fit.soon());
+  },
+  { capture: true }
+);
+
+function rememberTab(name) {
   try {
-    sessionStorage.setItem(SHOWN_KEY, id.replace(/^tab_|-button$/g, ""));
+    sessionStorage.setItem(SHOWN_KEY, name);
   } catch {
     // The page then opens with its first tab.
   }
@@ -114,7 +126,7 @@ function rememberTab(id) {
 function openRememberedTab() {
   try {
     const name = sessionStorage.getItem(SHOWN_KEY);
-    if (name && !tabs[name]?.isShown()) document.getElementById(`tab_${name}-button`)?.click();
+    if (name && !tabs[name]?.isShown()) openTab(name);
   } catch {
     // Storage is forbidden.
   }

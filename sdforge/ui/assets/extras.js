@@ -9,6 +9,7 @@ import { JobFollower } from "./jobs.js";
 import { openLightbox, pin } from "./lightbox.js";
 import { clearErrors, notify } from "./notify.js";
 import { Results } from "./results.js";
+import { openTab } from "./tabs.js";
 
 const STORAGE_KEY = "sdforge.extras.form";
 const MODES = [
@@ -82,7 +83,7 @@ export class ExtrasTab {
   }
 
   open() {
-    document.getElementById("tab_extras-button")?.click();
+    openTab("extras");
   }
 
   click(id) {
@@ -93,6 +94,7 @@ export class ExtrasTab {
       extras_enlarge: () => openLightbox(results),
       extras_pin: () => pin(results.picture()),
       extras_pin: () => this.pinPicture(),
+      save_zip_extras: () => results.saveZip(),
       extras_copy_info: () => results.copyInfotext(),
       extras_send_to_extras: () => this.receive(results.picture()),
       extras_send_to_img2img: () => this.others.img2img.receive(results.picture(), "img2img"),

@@ -3,6 +3,7 @@
 import { duration, make } from "./dom.js";
 import { address } from "./http.js";
 import { notify } from "./notify.js";
+import { download, zip } from "./zip.js";
 
 const ENDINGS = {
   failed: "Failed.",
@@ -210,6 +211,7 @@ export class Results {
     const save = this.part(`save_${this.tab}`);
     save.href = address(picture.url);
     save.download = fileName(picture);
+    hide(this.part(`save_zip_${this.tab}`), this.images().length < 2);
   }
 
   drawInfotext() {
@@ -244,6 +246,21 @@ export class Results {
     const preview = this.part("live_preview");
     const isEmpty = !this.images().length && (!preview || preview.hidden);
     hide(this.part("empty"), !isEmpty || this.running);
+  }
+
+  async saveZip() {
+    try {
+      const files = await Promise.all(
+        this.images().map(async (picture) => {
+          const answer = await fetch(address(picture.url));
+          if (!answer.ok) throw new Error(`${fileName(picture)}: the server answered ${answer.status}.`);
+          return { name: fileName(picture), bytes: new Uint8Array(await answer.arrayBuffer()) };
+        })
+      );
+      download(zip(files), "images.zip");
+    } catch (error) {
+      notify(error.message, "error");
+    }
   }
 
   async copyInfotext() {

@@ -3,7 +3,7 @@
 import { Benchmark } from "./benchmark.js";
 import { playTones, requestNotifications } from "./done.js";
 import { button, bytes, make, moment } from "./dom.js";
-import { request } from "./http.js";
+import { address, request } from "./http.js";
 import { notify } from "./notify.js";
 
 const PERIOD_MS = 1000;
@@ -43,6 +43,7 @@ export class SystemPanel {
         button("Play the sound", () => playTones(1), { id: "play_sound" })
       ),
       make("h2", {}, "Versions and machine"),
+      make("p", { class: "note" }, make("a", { href: address("internal/sysinfo-download"), id: "internal_sysinfo_download" }, "Sysinfo"), " ", "Versions, device, settings and flags for a report; no paths and no passwords."),
       this.facts
     );
     this.drawFacts();

@@ -13,6 +13,7 @@ import { Results } from "./results.js";
 import { ScriptBox } from "./script.js";
 import { applyStyles, editStyles } from "./styles.js";
 import { SweepView } from "./sweep.js";
+import { openTab } from "./tabs.js";
 
 export class Tab {
   // `others` are all tabs by name: pictures are sent from one to another.
@@ -42,7 +43,7 @@ export class Tab {
   }
 
   open() {
-    document.getElementById(`tab_${this.name}-button`)?.click();
+    openTab(this.name);
   }
 
   // Called by Gradio's events, see _connect_tab in app.py.
@@ -150,6 +151,7 @@ export class Tab {
       send_seed: () => this.sendSeed("seed", results.seed()),
       reuse_subseed: () => this.sendSeed("subseed", results.subseed()),
       enlarge: () => openLightbox(results),
+      [`save_zip_${this.name}`]: () => results.saveZip(),
       pin: () => this.pinPicture(),
       copy_info: () => results.copyInfotext(),
       send_to_img2img: () => this.others.img2img.receive(results.picture(), "img2img"),
