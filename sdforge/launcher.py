@@ -183,6 +183,7 @@ class Launch:
         from sdforge.engine import Engine
         from sdforge.extensions.catalog import extensions_by_flags
         from sdforge.models.library import Library
+        from sdforge.models.watching import ModelWatcher
         from sdforge.sweeps.sweeps import Sweeps
 
         paths, settings = self._paths, make_settings(self._flags, self._paths)
@@ -198,6 +199,8 @@ class Launch:
             extensions=extensions,
             flags=flags,
         )
+        self._watcher = ModelWatcher(library)
+        engine.attach(self._watcher)
         try:
             self._serve(engine, Sweeps(engine, paths))
         finally:
@@ -285,6 +288,7 @@ class Launch:
         preload = bool(checkpoints) and not self._flags["skip_load_model_at_start"]
         engine.start(preload=preload)
         sweeps.start()
+        self._watcher.start()
         self._mark("jobs")
 
     def _build_page(self, engine: Engine, sweeps: Sweeps, front: Server) -> None:

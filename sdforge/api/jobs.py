@@ -115,6 +115,7 @@ def status_router(context: ApiContext) -> APIRouter:
             "model": model,
             "memory": engine.memory_mode(),
             "version": context.version,
+            "model_changes": context.library.changes,
             "queued": len(waiting),
             "running": running.id if running else None,
         }

@@ -174,6 +174,14 @@ class Paths:
         return (self.models / "ESRGAN", self.models / "RealESRGAN", *self.extra_upscalers)
 
     @property
+    def searched(self) -> tuple[Path, ...]:
+        """All folders in which model files of any kind are looked for."""
+        return (
+            *self.checkpoints, *self.vaes, *self.text_encoders, *self.loras, *self.embeddings,
+            *self.hypernetworks, *self.controlnets, *self.upscalers,
+        )  # fmt: skip
+
+    @property
     def standard(self) -> tuple[Path, ...]:
         """The model folders that are made at start, as a hint where models go."""
         kinds = (

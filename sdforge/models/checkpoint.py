@@ -99,11 +99,12 @@ def read_header(path: Path) -> CheckpointHeader:
                 return _read_gguf(path, file, file_bytes)
             if suffix in PICKLES and not _is_safetensors(file, file_bytes):
                 return _read_pickle(path, file, file_bytes)
-            header, data_start = _read(path, file, file_bytes)
+            (layout, metadata), data_start = _read(path, file, file_bytes)
+            missing = layout.data_bytes - (file_bytes - data_start)
+            if missing <= 0:
+                layout = _with_four_bit(path, file, layout, data_start)
     except OSError as error:
         raise MissingModel(f"{path} cannot be opened: {error.strerror or error}") from error
-    layout, metadata = header
-    missing = layout.data_bytes - (file_bytes - data_start)
     if missing > 0:
         raise CorruptCheckpoint(
             f"{path.name} is truncated: {missing} bytes are missing at the end of its "
@@ -116,6 +117,17 @@ def read_header(path: Path) -> CheckpointHeader:
         data_start=data_start,
         file_bytes=file_bytes,
     )
+
+
+def _with_four_bit(path: Path, file: BinaryIO, layout: Layout, data_start: int) -> Layout:
+    from sdforge.models.formats.bitsandbytes import has_four_bit, with_four_bit
+
+    if not has_four_bit(layout):
+        return layout
+    try:
+        return with_four_bit(file, layout, data_start)
+    except ValueError as fault:
+        raise CorruptCheckpoint(f"{path.name} {fault}") from fault
 
 
 def _is_safetensors(file: BinaryIO, file_bytes: int) -> bool:

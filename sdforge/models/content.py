@@ -95,6 +95,7 @@ def _outline(recipe: Recipe, storage: Storage) -> _Outline:
     for name, info in zip(names, infos, strict=True):
         digest.update(f"{name}|{info.dtype}|{recipe.sources[name].shape}\n".encode())
     infos += [recipe.layout.tensors[source.key] for source in scales_of(recipe).values()]
+    infos += [beside for info in infos if info.four_bit for beside in info.four_bit.tensors]
     return _Outline(digest, tuple((info.start, info.end) for info in infos))
 
 

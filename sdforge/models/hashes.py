@@ -143,9 +143,17 @@ def _row(row: Any) -> tuple[int, int, str]:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a whole file in hex; raises OSError."""
+    """Return the SHA-256 of a whole file, or of a model's folder, in hex; raises OSError.
+
+    That of a folder is over the names and the hashes of the files that make it up, in order.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_CHUNK_BYTES):
+    if path.is_dir():
+        for file in folder_files(path):
+            name = file.relative_to(path).as_posix()
+            digest.update(f"{name} {file_sha256(file)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as opened:
+        while piece := opened.read(_CHUNK_BYTES):
             digest.update(piece)
     return digest.hexdigest()

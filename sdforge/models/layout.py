@@ -30,17 +30,58 @@ _MOST_BYTES_KEPT = 2 * 1024 * 1024
 
 
 class TensorInfo(NamedTuple):
-    """One tensor of a file; `start` and `end` count bytes from `CheckpointHeader.data_start`."""
+    """One tensor of a file; `start` and `end` count bytes from `CheckpointHeader.data_start`.
+
+    `four_bit` is what else unpacks it, for types that need that.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     start: int
     end: int
+    four_bit: FourBit | None = None
 
     @property
     def size_bytes(self) -> int:
         """Bytes that it takes up in the file."""
         return self.end - self.start
+
+    def moved(self, offset: int) -> TensorInfo:
+        """Return the same tensor where all places count from `offset` bytes earlier."""
+        beside = self.four_bit and self.four_bit.moved(offset)
+        return self._replace(start=self.start + offset, end=self.end + offset, four_bit=beside)
+
+
+class FourBit(NamedTuple):
+    """What 4-bit numbers need to be unpacked: the tensors beside them, and sizes of blocks.
+
+    With `nested_scales` the scales are indexes into `nested_table`, in blocks of their own, and
+    `nested_offset` is added to each.
+    """
+
+    block: int
+    scales: TensorInfo
+    table: TensorInfo
+    nested_block: int = 0
+    nested_scales: TensorInfo | None = None
+    nested_table: TensorInfo | None = None
+    nested_offset: float = 0.0
+
+    @property
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        """The tensors beside the numbers."""
+        found = (self.scales, self.table, self.nested_scales, self.nested_table)
+        return tuple(info for info in found if info is not None)
+
+    def moved(self, offset: int) -> FourBit:
+        """Return the same with all places moved."""
+        nested, table = self.nested_scales, self.nested_table
+        return self._replace(
+            scales=self.scales.moved(offset),
+            table=self.table.moved(offset),
+            nested_scales=nested and nested.moved(offset),
+            nested_table=table and table.moved(offset),
+        )
 
 
 class Layout:

@@ -123,6 +123,21 @@ class Library:
         self._lock = threading.RLock()
         self._seen: dict[Path, tuple[Stamp, CheckpointInfo]] = {}
         self._checkpoints: list[CheckpointInfo] | None = None
+        self.changes = 0  # how often a refresh of everything found files come or gone
+
+    def refresh_all(self) -> None:
+        """Scan the folders of every kind again."""
+        self.refresh()
+        self.loras.refresh()
+        self.embeddings.refresh()
+        self.hypernetworks.refresh()
+        self.controlnets.refresh()
+        self.changes += 1
+
+    def watched(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+        """Return the folders whose changes matter, and files that may still be being written."""
+        unreadable = tuple(info.path for info in self.checkpoints() if info.error is not None)
+        return self._paths.searched, unreadable
 
     def refresh(self) -> None:
         """Scan the folders again; files that did not change are not opened."""
@@ -185,14 +200,12 @@ class Library:
         return self.embeddings.tokenizer(clip_tokenizer())
 
     def ensure_hash(self, info: CheckpointInfo) -> CheckpointInfo:
-        """Return `info` with its SHA-256, reading the whole file when it is not known yet.
-
-        Folders have none.
+        """Return `info` with its SHA-256, reading the whole file or folder where it is not known.
 
         Raises:
             MissingModel: the file cannot be read.
         """
-        if info.sha256 or not self._hashing or info.path.is_dir():
+        if info.sha256 or not self._hashing:
             return info
         sha256 = self._cache.compute(info.path)
         with self._lock:

@@ -8,6 +8,7 @@ which type each is kept.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from sdforge.memory.component import Component
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.base import Recipe
 from sdforge.models.formats.ggml_types import BLOCK_TYPES
+from sdforge.models.four_bit import read_four_bit
 from sdforge.models.layout import TensorInfo
 from sdforge.models.quant import (
     Kept,
@@ -67,8 +69,14 @@ def load_component(
             for key in plan.copied:
                 how = plan.kept[key]
                 tensors[key] = arena.allocate(how.shape, how.dtype)
-                info = plan.recipe.info(key)
-                file.read(info, plan.recipe.sources[key], tensors[key], on_progress, how.pack)
+                info, source = plan.recipe.info(key), plan.recipe.sources[key]
+                if info.four_bit is None:
+                    file.read(info, source, tensors[key], on_progress, how.pack)
+                    continue
+                whole = plan.recipe.layout.tensors[source.key]
+                first = source.first * math.prod(whole.shape[1:])
+                read_four_bit(file, whole, first, tensors[key], source.shape, how.pack)
+                on_progress(info.size_bytes)
             decoders = {key: how.decode for key, how in plan.kept.items() if how.decode}
             for key, source in scales_of(plan.recipe).items():
                 scale = file.number(source)

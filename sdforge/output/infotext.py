@@ -20,6 +20,7 @@ from sdforge.core.option import Option
 from sdforge.core.request import GenerationRequest
 from sdforge.core.result import GenerationInfo, Processed
 from sdforge.core.settings import OPTIONS, Settings
+from sdforge.output.infotext_modules import module_overrides, module_parameters
 from sdforge.output.infotext_passes import (
     WRITTEN_HERE,
     is_tiled,
@@ -125,7 +126,7 @@ def _parameters(info: GenerationInfo, settings: Settings) -> dict[str, Any]:
     }
     if settings.add_version_to_infotext and info.version:
         values["Version"] = f"sdforge-{info.version}"
-    return values
+    return values | module_parameters(settings)
 
 
 def _sampler_options(request: GenerationRequest, settings: Settings) -> dict[str, Any]:
@@ -246,6 +247,7 @@ def request_from_infotext(infotext: Infotext, current: Settings | None = None) -
         if row.name not in values and row.infotext in fields and row.infotext not in pairs:
             _take(values, row, fields[row.infotext])
     overrides = _setting_overrides(fields, current) if fields else {}
+    overrides |= module_overrides(fields, current) if fields else {}
     return GenerationRequest(**values, overrides=overrides)
 
 

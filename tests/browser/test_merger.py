@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -52,4 +53,19 @@ def test_two_checkpoints_become_one_that_can_be_chosen(
     page.wait_for_function(
         "document.querySelector('#modelmerger_metadata_json textarea').value.includes('128x128')"
     )
+    assert visitor.errors == []
+
+
+def test_a_checkpoint_that_is_copied_in_shows_without_a_refresh(
+    make_visitor: Any, own_server: LiveServer
+) -> None:
+    visitor = make_visitor(own_server)
+    visitor.context.set_default_timeout(240_000)
+    page = visitor.open()
+    page.click("#tab_models-button")
+    page.click("[data-kind=checkpoint]")
+    page.wait_for_selector("[data-card='b-tiny.safetensors']")
+    folder = own_server.data / "models" / "Stable-diffusion"
+    shutil.copy(folder / "b-tiny.safetensors", folder / "c-new.safetensors")
+    page.wait_for_selector("[data-card='c-new.safetensors']")
     assert visitor.errors == []

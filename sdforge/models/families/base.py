@@ -79,7 +79,7 @@ class Recipe:
         row_bytes = whole.size_bytes // whole.shape[0]
         start = whole.start + source.first * row_bytes
         shape = (source.shape[0], *whole.shape[1:])
-        return TensorInfo(whole.dtype, shape, start, start + shape[0] * row_bytes)
+        return whole._replace(shape=shape, start=start, end=start + shape[0] * row_bytes)
 
 
 class Family(Protocol):

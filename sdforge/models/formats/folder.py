@@ -127,10 +127,7 @@ def _shards(index: Path) -> list[Path]:
 
 def _moved(header: CheckpointHeader, start: int) -> dict[str, TensorInfo]:
     offset = start + header.data_start
-    return {
-        name: info._replace(start=info.start + offset, end=info.end + offset)
-        for name, info in header.tensors.items()
-    }
+    return {name: info.moved(offset) for name, info in header.tensors.items()}
 
 
 def _original(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:

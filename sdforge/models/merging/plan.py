@@ -134,6 +134,8 @@ def _refuse_packed(header: CheckpointHeader) -> None:
     for name, info in header.tensors.items():
         if info.dtype in BLOCK_TYPES:
             kind = f"GGUF blocks ({info.dtype})"
+        elif info.four_bit is not None:
+            kind = f"4-bit numbers ({info.dtype})"
         elif name.endswith(_PACKED_ENDINGS):
             kind = f"packed numbers ({name} says so)"
         else:

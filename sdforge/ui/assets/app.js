@@ -158,6 +158,10 @@ document.addEventListener("focusin", ({ target }) => {
   if (target.closest?.(".prompt")) shown().focused(target);
 });
 status.onTitleChanged = () => ask("show_checkpoint");
+status.onFilesChanged = () => {
+  ask("show_checkpoint");
+  if (panels.panels.models.grid) panels.panels.models.load();
+};
 status.begin();
 for (const tab of all) {
   tab.jobs.resume();

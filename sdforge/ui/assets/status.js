@@ -14,6 +14,8 @@ export class ServerStatus {
     this.version = null;
     this.model = null;
     this.onTitleChanged = () => {};
+    this.onFilesChanged = () => {};
+    this.changes = null;
     this.timer = null;
   }
 
@@ -43,6 +45,9 @@ export class ServerStatus {
         notify("The server was updated. Reload the page to get its new version.", "error");
       }
       this.version = answer.version;
+      // Model files came or went while the page was open.
+      if (this.changes !== null && answer.model_changes !== this.changes) this.onFilesChanged();
+      this.changes = answer.model_changes;
       this.take(answer.model || {});
     } catch {
       // showConnection says so already; the next question tells when it is back.

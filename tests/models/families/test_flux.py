@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from scripts.tiny_models import adapters, text, transformers, vae
 from scripts.tiny_models.files import (
@@ -23,6 +23,7 @@ from sdforge.models.detect import detect
 from sdforge.models.families import FAMILIES
 from sdforge.sampling.flow_sigmas import FlowSigmas, flux_shift
 from sdforge.sampling.sigmas import make_sigmas
+from tests.four_bit_files import four_bit
 from tests.gguf_files import write_gguf
 from tests.models.families import peers
 from tests.models.families.conftest import Draw
@@ -239,6 +240,27 @@ def test_scaled_fp8_means_its_numbers_times_their_scale(
     transformer = found["scaled"].bundle.components["denoiser"]
     kinds = {master.stored.dtype for master in transformer.masters}
     assert torch.float8_e4m3fn in kinds
+
+
+def test_a_transformer_in_four_bits_is_drawn_as_the_numbers_it_means(
+    files: dict[str, Path], draw: Draw, tmp_path: Path
+) -> None:
+    packed: dict[str, torch.Tensor] = {}
+    meant: dict[str, torch.Tensor] = {}
+    for name, one in load_file(files["flux"]).items():
+        if "blocks." in name and one.ndim == 2:
+            written = four_bit(name, one, nested=".1." in name)
+            packed |= written.tensors
+            meant[name] = written.meant
+        else:
+            packed[name] = meant[name] = one
+    values: dict[str, Any] = {"prompt": PROMPT, "steps": 1, "cfg_scale": 1.0}
+    found = []
+    for label, tensors in (("nf4", packed), ("plain", meant)):
+        file = tmp_path / f"{label}.safetensors"
+        save_file(tensors, file)
+        found.append(draw(file, modules=beside(files), **values).latents)
+    assert torch.equal(*found)
 
 
 def test_bitsandbytes_weights_and_scales_by_row_are_refused_by_name(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from sdforge.core.errors import CorruptCheckpoint, MissingModel, UnsupportedCheckpoint
 from sdforge.models.checkpoint import read_header
 from sdforge.models.formats.diffusers_names import original_unet, original_vae
+from sdforge.models.hashes import file_sha256
 from sdforge.models.layout import TensorInfo
 from sdforge.models.library import Library
 from tests.tiny import make_checkpoint, tiny_server_parts
@@ -92,7 +93,9 @@ def test_a_folder_loads_and_draws_as_the_single_file(
     assert info.name == "tiny-v1.5"
     assert info.model_name == "sub_tiny-v1.5"
     assert [one.name for one in parts.library.checkpoints()] == ["single", "tiny-v1.5"]
-    assert parts.library.ensure_hash(info).sha256 is None
+    hashed = parts.library.ensure_hash(info)
+    assert hashed.title == f"sub/tiny-v1.5 [{hashed.short_hash}]"
+    assert parts.library.find(str(hashed.short_hash)).path == info.path
     one, two = parts.provider.get("single"), parts.provider.get("tiny-v1.5")
     for role in ("denoiser", "vae", "text_encoder"):
         assert _weights(one.components[role]) == _weights(two.components[role]), role
@@ -189,3 +192,15 @@ def _infos(module: Any) -> dict[str, TensorInfo]:
         name: TensorInfo("F32", tuple(tensor.shape), 0, 0)
         for name, tensor in module.state_dict().items()
     }
+
+
+def test_the_hash_of_a_folder_is_that_of_all_its_files(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "another name"
+    shutil.copytree(folder, copy)
+    before = file_sha256(folder)
+    assert file_sha256(copy) == before
+    config = next(copy.glob("unet/*.json"))
+    config.write_text(config.read_text() + " ")
+    assert file_sha256(copy) != before
+    config.unlink()
+    assert file_sha256(copy) != before
