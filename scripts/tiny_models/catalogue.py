@@ -163,7 +163,7 @@ CATALOGUE: dict[str, Write] = {
     "diffusion_models/chroma.safetensors": _file(transformers.chroma, "BF16"),
     "diffusion_models/z-image.safetensors": _file(transformers.z_image, "BF16"),
     "diffusion_models/qwen-image.safetensors": _file(
-        lambda: with_prefix(UNET, transformers.qwen_image()), "BF16"
+        lambda: with_prefix(UNET, transformers.qwen_image(context=32)), "BF16"
     ),
     "VAE/sd.safetensors": _file(lambda: vae.vae(vae.SD)),
     "VAE/ae.safetensors": _file(lambda: vae.vae(vae.SIXTEEN)),

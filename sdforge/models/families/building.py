@@ -14,6 +14,7 @@ from sdforge.models.families.base import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
+    from sdforge.memory.component import Component
     from sdforge.models.parts import Part
     from sdforge.models.skeleton import Skeleton
 
@@ -60,6 +61,28 @@ def skeleton_of(make: Callable[[], nn.Module]) -> Skeleton:
 
     with torch.device("meta"), no_initial_weights(), quiet_libraries():
         return Skeleton(make())
+
+
+def check_text_width(denoiser: Component, field: str, *texts: Component) -> None:
+    """Check that text encoders give states as wide as the denoiser wants, all together.
+
+    Args:
+        denoiser: of diffusers; `field` names the width in its configuration.
+        field: 'joint_attention_dim'.
+        texts: each has a `width`.
+
+    Raises:
+        UnsupportedCheckpoint: they differ.
+    """
+    network: Any = denoiser.module
+    modules: list[Any] = [text.module for text in texts]
+    wanted, found = network.config[field], sum(module.width for module in modules)
+    if wanted != found:
+        names = " and ".join(text.name for text in texts)
+        raise UnsupportedCheckpoint(
+            f"{denoiser.name} wants text states of width {wanted}, {names} gives {found}: choose "
+            "the text encoder that was made for it under VAE / Text Encoder"
+        )
 
 
 def check_complete(recipe: Recipe, header: CheckpointHeader) -> None:

@@ -21,6 +21,7 @@ from sdforge.models.families.building import (
     SKELETONS_KEPT,
     Config,
     check_complete,
+    check_text_width,
     kl_vae_only,
     skeleton_of,
 )
@@ -133,6 +134,7 @@ class Chroma:
         from sdforge.models.tokenizers import t5_tokenizer
         from sdforge.models.vae import Vae
 
+        check_text_width(components["denoiser"], "joint_attention_dim", components["text_encoder"])
         plain = LatentFormat(
             channels=LATENT_CHANNELS, downscale=LATENT_DOWNSCALE, scale=SCALE, shift=SHIFT
         )

@@ -23,6 +23,7 @@ from sdforge.models.families.building import (
     SKELETONS_KEPT,
     Config,
     check_complete,
+    check_text_width,
     skeleton_of,
 )
 from sdforge.models.families.clips import QUICK_GELU, clip_recipe
@@ -132,6 +133,9 @@ class Flux1:
         from sdforge.models.tokenizers import clip_tokenizer, t5_tokenizer
         from sdforge.models.vae import Vae
 
+        denoiser = components["denoiser"]
+        check_text_width(denoiser, "pooled_projection_dim", components["text_encoder"])
+        check_text_width(denoiser, "joint_attention_dim", components["text_encoder_2"])
         plain = LatentFormat(
             channels=LATENT_CHANNELS, downscale=LATENT_DOWNSCALE, scale=SCALE, shift=SHIFT
         )
@@ -146,7 +150,7 @@ class Flux1:
             text=FluxText(clip, t5, is_guided=is_guided),
             vae=vae,
             denoiser=FlowDenoiser(
-                components["denoiser"],
+                denoiser,
                 call_flux,
                 architecture=self.name,
                 shift=None if is_guided else 1.0,

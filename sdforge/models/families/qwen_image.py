@@ -21,6 +21,7 @@ from sdforge.models.families.building import (
     SKELETONS_KEPT,
     Config,
     check_complete,
+    check_text_width,
     skeleton_of,
 )
 from sdforge.models.families.fast_kinds import fast_kind
@@ -120,6 +121,7 @@ class QwenImage:
         from sdforge.models.tokenizers import qwen_tokenizer
         from sdforge.models.vae import Vae
 
+        check_text_width(components["denoiser"], "joint_attention_dim", components["text_encoder"])
         # The VAE itself gives latents of unit variance.
         plain = LatentFormat(channels=LATENT_CHANNELS, downscale=LATENT_DOWNSCALE, scale=1.0)
         vae = Vae(components["vae"], memory, plain, trace="vae-qwen")

@@ -22,6 +22,7 @@ from sdforge.models.families.building import (
     SKELETONS_KEPT,
     Config,
     check_complete,
+    check_text_width,
     kl_vae_only,
     skeleton_of,
 )
@@ -139,6 +140,11 @@ class StableDiffusion3:
         from sdforge.models.tokenizers import clip_tokenizer, t5_tokenizer
         from sdforge.models.vae import Vae
 
+        denoiser, large = components["denoiser"], components.get("text_encoder_3")
+        both_clips = (components["text_encoder"], components["text_encoder_2"])
+        check_text_width(denoiser, "pooled_projection_dim", *both_clips)
+        if large is not None:
+            check_text_width(denoiser, "joint_attention_dim", large)
         plain = LatentFormat(
             channels=LATENT_CHANNELS, downscale=LATENT_DOWNSCALE, scale=_SCALE, shift=_SHIFT
         )
@@ -152,9 +158,8 @@ class StableDiffusion3:
             )
             for role, is_large in (("text_encoder", False), ("text_encoder_2", True))
         ]
-        large = components.get("text_encoder_3")
         t5 = None if large is None else T5Text(large, memory, t5_tokenizer, least=_T5_LEAST)
-        transformer: Any = components["denoiser"].module
+        transformer: Any = denoiser.module
         width = transformer.config["joint_attention_dim"]
         tokens = 77 + _T5_LEAST
         return Parts(
@@ -162,7 +167,7 @@ class StableDiffusion3:
             text=Sd3Text(clips, t5, width=width, least=_T5_LEAST),
             vae=vae,
             denoiser=FlowDenoiser(
-                components["denoiser"],
+                denoiser,
                 call_sd3,
                 architecture=self.name,
                 shift=_SIGMA_SHIFT,

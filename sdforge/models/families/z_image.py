@@ -20,6 +20,7 @@ from sdforge.models.families.building import (
     SKELETONS_KEPT,
     Config,
     check_complete,
+    check_text_width,
     kl_vae_only,
     skeleton_of,
 )
@@ -119,6 +120,7 @@ class ZImage:
         from sdforge.models.z_image_call import call_z_image
         from sdforge.models.z_image_text import ZImageText
 
+        check_text_width(components["denoiser"], "cap_feat_dim", components["text_encoder"])
         plain = LatentFormat(
             channels=LATENT_CHANNELS, downscale=LATENT_DOWNSCALE, scale=SCALE, shift=SHIFT
         )

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from scripts.tiny_models import text, transformers, vae
-from scripts.tiny_models.files import random_tensors, write_safetensors
-from sdforge.core.errors import MissingModel
+from scripts.tiny_models.files import random_tensors, with_prefix, write_safetensors
+from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
 from sdforge.models.checkpoint import read_header
 from sdforge.models.detect import detect
 from sdforge.models.families import FAMILIES
@@ -86,6 +86,15 @@ def test_memory_modes_draw_the_same(files: dict[str, Path], draw: Draw) -> None:
     wanted = draw(files["qwen"], mode="normal", **values).latents
     for mode in ("medvram", "lowvram"):
         assert torch.equal(draw(files["qwen"], mode=mode, **values).latents, wanted), mode
+
+
+def test_a_reader_of_another_width_is_refused_with_the_reason(
+    files: dict[str, Path], draw: Draw, tmp_path: Path
+) -> None:
+    wider = with_prefix("", text.qwen25(width=48))
+    other = write_safetensors(tmp_path / "qwen-3b.safetensors", random_tensors(wider), "F16")
+    with pytest.raises(UnsupportedCheckpoint, match="width 32, qwen-3b gives 48: choose"):
+        draw(files["qwen"], modules={**beside(files), "text_encoder": other}, prompt=PROMPT)
 
 
 def test_missing_parts_are_named(files: dict[str, Path], draw: Draw) -> None:
