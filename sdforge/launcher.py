@@ -54,6 +54,8 @@ UI_PORT = 7860
 API_PORT = 7861
 # After this the connections that are still open are cut.
 _GRACE_SECONDS = 3
+# Of one WebSocket message; the largest that anybody sends is a sketch (`live.MOST_PICTURE_BYTES`).
+_MOST_MESSAGE_BYTES = 9 * 2**20
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -232,6 +234,10 @@ class Launch:
             log_config=None,
             access_log=False,
             lifespan="on",
+            ws=_web_socket_class(),
+            ws_max_size=_MOST_MESSAGE_BYTES,
+            # Frames are compressed already.
+            ws_per_message_deflate=False,
             server_header=False,
             timeout_keep_alive=flags["timeout_keep_alive"],
             timeout_graceful_shutdown=_GRACE_SECONDS,
@@ -337,6 +343,17 @@ def _server_class() -> type[uvicorn.Server]:
             yield
 
     return Quiet
+
+
+def _web_socket_class() -> Any:
+    """Return what makes uvicorn's side of a WebSocket; it is imported with the first one."""
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+        return WebSocketsSansIOProtocol(*args, **kwargs)
+
+    return make
 
 
 def stop_once(server: uvicorn.Server, engine: Engine) -> None:

@@ -185,6 +185,9 @@ class SecurityMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with an error, or pass the request on."""
+        if scope["type"] == "websocket":
+            await self._connect(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -196,9 +199,7 @@ class SecurityMiddleware:
                     headers.setdefault(name, value)
             await send(message)
 
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        address = (scope.get("client") or ("-", 0))[0]
-        refusal = self._refuse(scope["method"], path, Headers(scope=scope), address)
+        refusal = self._refuse(scope["method"], scope)
         if refusal is not None:
             status, text, more = refusal
             response = error_response(status, "HTTPException", text, headers=more)
@@ -207,9 +208,27 @@ class SecurityMiddleware:
         limited = _LimitedBody(receive, self.access.max_body_bytes)
         await self.app(scope, limited, send_with_headers)
 
-    def _refuse(
-        self, method: str, path: str, headers: Headers, address: str
-    ) -> tuple[int, str, Mapping[str, str]] | None:
+    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a WebSocket through under the rules for what changes something.
+
+        Browsers let any page open one to any server; the Origin header is all that tells them apart
+        (cross-site WebSocket hijacking).
+        """
+        refusal = self._refuse("POST", scope)
+        if refusal is None:
+            await self.app(scope, receive, send)
+            return
+        status, text, more = refusal
+        if "websocket.http.response" in scope.get("extensions", {}):
+            response = error_response(status, "HTTPException", text, headers=more)
+            await response(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": text[:120]})
+
+    def _refuse(self, method: str, scope: Scope) -> tuple[int, str, Mapping[str, str]] | None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        address = (scope.get("client") or ("-", 0))[0]
+        headers = Headers(scope=scope)
         host = headers.get("host", "")
         if not self.access.host_allowed(host):
             return 403, _HOST_REFUSED.format(host=host[:100]), {}

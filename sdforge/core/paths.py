@@ -174,6 +174,11 @@ class Paths:
         return (self.models / "ESRGAN", self.models / "RealESRGAN", *self.extra_upscalers)
 
     @property
+    def preview_decoders(self) -> tuple[Path, ...]:
+        """Folders searched for small decoders of previews and live frames (TAESD)."""
+        return (self.models / "VAE-approx",)
+
+    @property
     def searched(self) -> tuple[Path, ...]:
         """All folders in which model files of any kind are looked for."""
         return (

@@ -21,6 +21,7 @@ from sdforge.core.paths import Paths
 from sdforge.core.registry import Registry
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import Settings, SettingsStore
+from sdforge.engine.between import Between
 from sdforge.engine.database import Database
 from sdforge.engine.history import History
 from sdforge.engine.history_store import HistoryStore
@@ -71,7 +72,7 @@ class Dependent(Protocol):
         """Submit nothing any more."""
 
 
-class Engine(MemoryAnswers, ModelAccess, Outcomes, Queueing):
+class Engine(Between, MemoryAnswers, ModelAccess, Outcomes, Queueing):
     """One server's jobs, models and pictures."""
 
     def __init__(

@@ -13,7 +13,7 @@ from typing import Any
 
 from sdforge.core.model_choice import ModelChoice
 from sdforge.core.settings import SettingsStore
-from sdforge.engine.resolution import CheckpointLibrary, Resolver
+from sdforge.engine.resolution import Checkpoint, CheckpointLibrary, Resolver
 from sdforge.engine.worker import Worker
 
 
@@ -34,6 +34,14 @@ class ModelAccess:
             return self._resolver.configured(self.settings.current).title
 
         return self._worker.preload(find_title)
+
+    def configured_checkpoint(self) -> Checkpoint:
+        """Return the checkpoint that requests get which name none.
+
+        Raises:
+            MissingModel: there is none at all.
+        """
+        return self._resolver.configured(self.settings.current)
 
     def expect(self, choices: Sequence[ModelChoice]) -> None:
         """Say which models are in use and which later jobs will need, soonest first; () for none.

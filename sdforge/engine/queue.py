@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from sdforge.core.errors import NotFound, QueueFull, StorageError
@@ -33,20 +33,12 @@ from sdforge.engine.job import (
 )
 from sdforge.engine.line import last_rank
 from sdforge.engine.store import JobStore
-from sdforge.engine.waiting import LiveJob, WaitingJobs
+from sdforge.engine.waiting import Chore, LiveJob, WaitingJobs
 
 log = logging.getLogger(__name__)
 
 # Finished jobs whose events stay readable, for pages that are reloaded.
 KEEP_FINISHED = 100
-
-
-@dataclass(frozen=True, eq=False)
-class Chore:
-    """Something to do on the model thread between jobs; `done` takes its result or error."""
-
-    action: Callable[[], object]
-    done: Future[None] = field(default_factory=Future)
 
 
 class JobQueue(WaitingJobs):
@@ -76,6 +68,7 @@ class JobQueue(WaitingJobs):
         self._running: dict[str, LiveJob] = {}
         self._finished: deque[str] = deque()
         self._chores: deque[Chore] = deque()
+        self._between: Callable[[], Chore | None] = lambda: None
         self._closing = False
         self._closed = False
         self._paused = is_paused
@@ -230,6 +223,11 @@ class JobQueue(WaitingJobs):
                 self._changed.notify_all()
         return chore.done
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a job or chore could begin now, or the queue closes."""
+        return self._closing or bool(self._chores) or bool(self._waiting and not self._paused)
+
     def next(self) -> LiveJob | Chore | None:
         """Wait for something to do and take it; None when the queue closes."""
         with self._changed:
@@ -238,6 +236,8 @@ class JobQueue(WaitingJobs):
                     return self._chores.popleft()
                 if self._waiting and not self._paused:
                     return self._start(next(iter(self._waiting)))
+                if (chore := self._between()) is not None:
+                    return chore
                 self._changed.wait()
             return None
 

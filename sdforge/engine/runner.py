@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sdforge.core.events import Event
 from sdforge.core.extension import Extension, active_extensions
+from sdforge.core.frame import Frame, FrameRequest
 from sdforge.core.model_choice import ModelChoice
 from sdforge.core.registry import Registry
 from sdforge.core.request import GenerationRequest
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from sdforge.core.device import DeviceInfo
     from sdforge.models.library import Library
+    from sdforge.pipeline.frames import FramePainter
 
 Emit = Callable[[Event], None]
 
@@ -43,6 +45,11 @@ class Runner(Protocol):
         self, request: GenerationRequest, settings: Settings, emit: Emit, control: RunControl
     ) -> Iterator[ImageResult]:
         """Yield the pictures of a resolved request; raises `Cancelled` when told to stop."""
+
+    def frame(
+        self, wanted: FrameRequest, settings: Settings, emit: Emit, control: RunControl
+    ) -> Frame:
+        """Draw one frame of live mode; raises `Cancelled` when told to stop."""
 
     def preload(self, title: str, settings: Settings, emit: Emit) -> None:
         """Load a checkpoint ahead of the first job that needs it."""
@@ -123,6 +130,8 @@ class PipelineRunner:
         self._conditioning = ConditioningCache()
         self._first_passes = FirstPasses()
         self._adapters = Adapters(library.loras, library.embeddings, library.hypernetworks)
+        self._decoder_files, self._compute = library.preview_decoders, precision.denoiser
+        self._painter: FramePainter | None = None
 
     def run(
         self, request: GenerationRequest, settings: Settings, emit: Emit, control: RunControl
@@ -133,6 +142,8 @@ class PipelineRunner:
         from sdforge.postprocess.upscalers import enlarged
 
         self._memory.configure(settings)
+        if self._painter is not None:
+            self._painter.interrupted()
         read = no_inputs if self._inputs is None else self._inputs.read
         if request.merge is not None:
             run_merge = MergeRun(
@@ -170,6 +181,21 @@ class PipelineRunner:
         read = studio.read
         return run_script(script, values, request, studio)
 
+    def frame(
+        self, wanted: FrameRequest, settings: Settings, emit: Emit, control: RunControl
+    ) -> Frame:
+        """Draw one frame of live mode; raises `Cancelled` when told to stop."""
+        if self._painter is None:
+            from sdforge.models.preview_decoder import PreviewDecoders
+            from sdforge.pipeline.frames import FramePainter
+
+            decoders = PreviewDecoders(self._decoder_files, self._memory, compute=self._compute)
+            self._painter = FramePainter(decoders)
+        context = self._context(
+            wanted.request, settings, emit, control, lambda image: wanted.picture
+        )
+        return self._painter.draw(context, wanted)
+
     def preload(self, title: str, settings: Settings, emit: Emit) -> None:
         """Load a checkpoint ahead of the first job that needs it."""
         from sdforge.pipeline.generate import load_bundle
@@ -189,7 +215,7 @@ class PipelineRunner:
 
     def unload(self) -> None:
         """Give back all memory that models hold; the next job loads again."""
-        self._conditioning.clear()
+        self._forget_texts()
         self._first_passes.clear()
         self._adapters.forget()
         self._controlnets.unload()
@@ -198,12 +224,12 @@ class PipelineRunner:
 
     def unload_one(self, title: str) -> None:
         """Give back the memory of one checkpoint. Raises `UnknownName`."""
-        self._conditioning.clear()
+        self._forget_texts()
         self._models.unload_one(title)
 
     def leave_device(self) -> None:
         """Take all models off the device; they stay in main memory."""
-        self._conditioning.clear()
+        self._forget_texts()
         self._memory.evict_all()
 
     def tend(self) -> bool:
@@ -213,7 +239,7 @@ class PipelineRunner:
             self._controlnets.unload()
             self._upscalers.unload()
             if self._models.current is None:
-                self._conditioning.clear()
+                self._forget_texts()
                 self._first_passes.clear()
         return self._models.current is None
 
@@ -229,6 +255,12 @@ class PipelineRunner:
             "host_controlnets": asdict(self._controlnets.report()),
             "host_upscalers": asdict(self._upscalers.report()),
         }
+
+    def _forget_texts(self) -> None:
+        """Drop encoded texts, and what is kept from one live frame to the next."""
+        self._conditioning.clear()
+        if self._painter is not None:
+            self._painter.forget()
 
     def _context(
         self,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from sdforge.core.errors import InvalidRequest
@@ -30,6 +31,14 @@ class LiveJob:
     settled: threading.Event = field(default_factory=threading.Event)
 
 
+@dataclass(frozen=True, eq=False)
+class Chore:
+    """Something to do on the model thread between jobs; `done` takes its result or error."""
+
+    action: Callable[[], object]
+    done: Future[None] = field(default_factory=Future)
+
+
 class WaitingJobs(ABC):
     """The waiting part of a queue; safe to use from any thread."""
 
@@ -38,6 +47,7 @@ class WaitingJobs(ABC):
     _waiting: dict[str, LiveJob]
     _running: dict[str, LiveJob]
     _paused: bool
+    _between: Callable[[], Chore | None]
 
     @abstractmethod
     def get(self, job_id: str) -> Job:
@@ -64,6 +74,15 @@ class WaitingJobs(ABC):
         with self._changed:
             self._must_wait(job_id)
             self._put({job_id: Place(priority=priority, rank=last_rank(self._places()))})
+
+    def offer_between(self, take: Callable[[], Chore | None]) -> None:
+        """Ask `take` for something to do whenever no job may run; it must return at once."""
+        self._between = take
+
+    def wake(self) -> None:
+        """Let the model thread look again for something to do."""
+        with self._changed:
+            self._changed.notify_all()
 
     @property
     def is_paused(self) -> bool:

@@ -16,15 +16,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sdforge.core.errors import SdforgeError
-from sdforge.core.events import Event, ModelLoading, StageStarted
+from sdforge.core.events import Event, ModelLoading, StageStarted, StepDone
+from sdforge.core.frame import Frame, FrameRequest
 from sdforge.core.model_choice import ModelChoice
 from sdforge.core.settings import Settings
 from sdforge.engine.job import JobError, JobStatus
 from sdforge.engine.job_run import JobRun, log_failure
 from sdforge.engine.picture_cache import PictureCache
-from sdforge.engine.queue import Chore, JobQueue
+from sdforge.engine.queue import JobQueue
 from sdforge.engine.runner import Runner
-from sdforge.engine.waiting import LiveJob
+from sdforge.engine.waiting import Chore, LiveJob
+from sdforge.pipeline.context import RunControl
 
 if TYPE_CHECKING:
     from sdforge.output.writer import ImageWriter
@@ -125,6 +127,31 @@ class Worker:
         With `device_only` all leave the device and stay in main memory.
         """
         return self._queue.add_chore(partial(self._unload, title, device_only))
+
+    def draw_frame(self, wanted: FrameRequest, settings: Settings) -> Frame:
+        """Draw one frame of live mode now; to be called on the model thread only.
+
+        Raises:
+            Cancelled: a job came; the frame stopped at its next step.
+        """
+        title = wanted.request.checkpoint
+        settings = self._settle(settings, title)
+        control = RunControl()
+
+        def emit(event: Event) -> None:
+            self._watch(title, event)
+            if isinstance(event, StepDone) and event.step < event.steps and self._queue.has_work:
+                control.cancel()
+
+        try:
+            frame = self._get_runner().frame(wanted, settings, emit, control)
+        except BaseException as raised:
+            if self._state.loading or self._runner is None:
+                # It ended before the model was there.
+                self._state = ModelState(error=JobError.of(raised).message)
+            raise
+        self._loaded(title)
+        return frame
 
     def memory_report(self) -> dict[str, Any]:
         """Return who holds how many bytes; empty before anything was loaded."""

@@ -260,6 +260,11 @@ class Library:
                 found.setdefault(path.name, VaeFile(path=path, name=path.name))
         return sorted(found.values(), key=lambda file: file.name.casefold())
 
+    def preview_decoders(self) -> list[Path]:
+        """Return the files that may be small decoders of previews, the one that ships included."""
+        folders = (*self._paths.preview_decoders, demo_folder("VAE-approx"))
+        return [path for folder in folders for path in model_files(folder, _VAE_SUFFIXES)]
+
     def find_modules(self, names: Sequence[str]) -> tuple[Path, ...]:
         """Return the files of Forge's list of VAE and text encoders, by name or by any path to it.
 

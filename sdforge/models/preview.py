@@ -63,7 +63,7 @@ def fit_preview(vae: Vae) -> tuple[Rows, tuple[float, float, float]]:
     19 dB, decoding random latents 16 to 23. Falls back on SD 1.x's map when the VAE gives no finite
     latents.
     """
-    picture = _flowing_colours(_SAMPLE_LATENTS * vae.latent_format.downscale)
+    picture = flowing_colours(_SAMPLE_LATENTS * vae.latent_format.downscale)
     latents = vae.encode(picture).cpu()
     if not latents.isfinite().all():
         log.warning("the VAE of %s gives no finite latents", vae.component.name)
@@ -81,7 +81,7 @@ def _columns(picture: torch.Tensor) -> torch.Tensor:
     return picture[0].flatten(1).T.double()
 
 
-def _flowing_colours(side: int) -> torch.Tensor:
+def flowing_colours(side: int) -> torch.Tensor:
     """Return the same (1, 3, side, side) picture each time: random colours, blended smoothly."""
     corners = torch.rand(1, 3, _GRID, _GRID, generator=torch.Generator().manual_seed(0))
     return F.interpolate(corners, size=(side, side), mode="bilinear")

@@ -15,7 +15,7 @@ from sdforge.core.settings import Settings
 from sdforge.models.adapters.embedding_library import EmbeddingTokenizer
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.denoiser import Conditioning
-from sdforge.models.text_encoder import Situation
+from sdforge.models.text_encoder import PromptReader, Situation
 from sdforge.models.tokenizers import Tokenizer
 from sdforge.pipeline.prompts import BatchPrompts
 from sdforge.prompt.composition import Part, split_parts
@@ -132,8 +132,19 @@ class PromptEncoder:
         settings: Settings,
         timeline: Timeline,
         situation: Situation,
+        read: Callable[[PromptText], PromptReader] = lambda prompt: prompt,
     ) -> None:
-        """`timeline` is that of the denoiser's calls, `situation` that of prompts."""
+        """Take what prompts are encoded with.
+
+        Args:
+            cache: of texts that were encoded.
+            bundle: whose encoders.
+            settings: of the job.
+            timeline: that of the denoiser's calls.
+            situation: that of the prompts.
+            read: wraps a text that is encoded now, to watch how it is read.
+        """
+        self._read = read
         self._cache = cache
         self._bundle = bundle
         self._settings = settings
@@ -174,7 +185,7 @@ class PromptEncoder:
         encoded = self._cache.get(
             self._bundle,
             (prompt, skips, encoder.key),
-            lambda: encoder.encode_prompt(prompt, settings),
+            lambda: encoder.encode_prompt(self._read(prompt), settings),
         )
         situation = replace(self._situation, is_negative=is_negative)
         return encoder.situated(encoded, prompt, situation, settings)

@@ -43,10 +43,11 @@ def loaded_by(folder: Path, *names: str) -> set[str]:
         (["sdforge.flags", *modules_of("environment")], (*HEAVY, "fastapi", "numpy")),
         (["sdforge.server", "sdforge.api.app"], HEAVY),
         (["sdforge.engine", "sdforge.engine.runner", "sdforge.sampling.names"], HEAVY),
+        (modules_of("live"), (*HEAVY, "fastapi", "websockets", "PIL")),
         ([*modules_of("output"), *modules_of("prompt"), *modules_of("core")], HEAVY),
         (["sdforge.ui.app"], ("torch", "diffusers", "transformers")),
     ],
-    ids=["launcher", "launch.py", "api", "engine", "output and prompt", "ui"],
+    ids=["launcher", "launch.py", "api", "engine", "live", "output and prompt", "ui"],
 )
 def test_what_starts_the_server_loads_nothing_heavy(
     tmp_path: Path, names: list[str], unwanted: tuple[str, ...]

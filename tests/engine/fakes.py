@@ -16,6 +16,7 @@ import numpy as np
 
 from sdforge.core.errors import Cancelled, UnknownName
 from sdforge.core.events import Event, ModelLoading, PreviewReady, StageStarted, StepDone
+from sdforge.core.frame import Frame, FrameRequest
 from sdforge.core.model_choice import ModelChoice
 from sdforge.core.paths import Paths
 from sdforge.core.request import GenerationRequest, Recommended
@@ -116,6 +117,21 @@ class FakeRunner:
     inputs: InputFolder | None = None
     # The files that merges find, which are done in earnest too.
     library: Any = None
+
+    def frame(
+        self, wanted: FrameRequest, settings: Settings, emit: Emit, control: RunControl
+    ) -> Frame:
+        """Return a plain picture; prompts steer it as they do jobs."""
+        request = wanted.request
+        self.ran.append(request.prompt)
+        self.threads.add(threading.current_thread().name)
+        emit(StageStarted(stage="load"))
+        self._load(request.checkpoint, emit)
+        if request.prompt == "raise":
+            raise RuntimeError("the fake broke")
+        pixels = np.full((request.height or 8, request.width or 8, 3), request.seed % 256, np.uint8)
+        timings = {"encode": 0.001, "denoise": 0.002, "decode": 0.001}
+        return Frame(pixels=pixels, decoder=wanted.decoder, timings=timings)
 
     def run(
         self, request: GenerationRequest, settings: Settings, emit: Emit, control: RunControl

@@ -4,7 +4,8 @@
 // picture), results.js and lightbox.js (what is shown), pictures.js (what img2img starts from),
 // controlnet.js (its units), script.js and sweep.js (X/Y/Z plots), fit.js (will it fit?), status.js
 // (server and model), keys.js, paste.js, notify.js, http.js. The tabs without a form: panels.js, then
-// extras.js, pnginfo.js, merger.js, queue.js, history.js, models.js, settings.js, system.js.
+// live.js (with live_socket.js and sketch.js), extras.js, pnginfo.js, merger.js, queue.js, history.js,
+// models.js, settings.js, system.js.
 
 import { listenToTyping } from "./complete.js";
 import { setDoneFacts } from "./done.js";
@@ -14,6 +15,7 @@ import { press } from "./form.js";
 import { HistoryPanel } from "./history.js";
 import { isReachable } from "./http.js";
 import { listenToKeys } from "./keys.js";
+import { LivePanel } from "./live.js";
 import { localize } from "./locale.js";
 import { MergerPanel } from "./merger.js";
 import { ModelsPanel } from "./models.js";
@@ -42,6 +44,7 @@ tabs.extras = extras;
 // The tab with jobs that is on screen, or the one with a form that was last.
 const shown = () => (extras.isShown() ? extras : (last = all.find((tab) => tab.isShown()) || last));
 const panels = new Panels({
+  live: new LivePanel(tabs),
   extras,
   pnginfo: new PngInfo(tabs),
   modelmerger: new MergerPanel(() => ask("show_checkpoint")),
@@ -168,5 +171,5 @@ for (const tab of all) {
   tab.sweep.resume();
 }
 
-Object.assign(window.sdforge, { tabs, status, notify });
+Object.assign(window.sdforge, { tabs, status, notify, panels: panels.panels });
 window.sdforge.begin({ call });

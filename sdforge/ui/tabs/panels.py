@@ -11,6 +11,7 @@ from sdforge.ui.markup import fragment
 
 # Label by the part of the element id that A1111 has for the tab, or would have.
 PANELS = {
+    "live": "Live",
     "extras": "Extras",
     "pnginfo": "PNG Info",
     "modelmerger": "Checkpoint Merger",
