@@ -1,4 +1,4 @@
-"""Check everything that needs no test run: lint, format, types, layers, documentation.
+"""Check everything that needs no test run: code, layers, documentation, known vulnerabilities.
 
 All checks run, also after one has failed. Needs the environment of `scripts/test.py`, which is made
 first if need be.
@@ -22,6 +22,7 @@ CHECKS = {
     "types": ["-m", "mypy"],
     "layers": ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
     "documentation": ["scripts/docs.py", "--check"],
+    "audit": ["scripts/audit.py"],
 }
 
 

@@ -26,9 +26,9 @@ Written by `scripts/bench/report.py`; do not edit. Measured by
     python scripts/bench/run.py --suite cpu --json build/bench.json
 
 Each figure is a ratio, ours ÷ the peer's, of two things timed in turn (A B A B …) in one run: two
-rounds to warm up, the median of at least seven (C9 on a busy machine: three), one thread, garbage
-collector off. Lower is better; 1 is level. Times are of the machine named below and only give the
-ratios a scale.
+rounds to warm up, the median of at least seven (on a busy machine three of C9 and C11), one thread,
+garbage collector off. Lower is better; 1 is level. Times are of the machine named below and only
+give the ratios a scale.
 
 | id | measured | peer | ours | peer's | ratio | target | | date | commit |
 |---|---|---|---|---|---|---|---|---|---|

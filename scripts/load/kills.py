@@ -39,7 +39,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.load.serving import Client, ServerProcess, ask  # noqa: E402 - needs the path above
+from scripts.load.serving import (  # noqa: E402 - needs the path above
+    PATIENCE_SECONDS,
+    Client,
+    ServerProcess,
+    ask,
+)
 
 _WAITING = 6
 # Kept by the server, without effect on these jobs, and any whole number is good.
@@ -121,7 +126,10 @@ def one_life(server: ServerProcess, promises: Promises, moments: random.Random) 
     # Some lives end while the server starts or loads, most of them after some pictures.
     wanted = moments.choice((0, 0, 1, 1, 2, 3, 4, 6))
     since = len(pictures(server.data))
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while len(pictures(server.data)) < since + wanted and server.is_alive:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no picture is saved:\n{server.last_words()}")
         time.sleep(_POLL_SECONDS)
     time.sleep(moments.uniform(0, 1.5))
     # The client still sends: some requests are cut off in the middle.
@@ -158,7 +166,8 @@ def keep_busy(port: int, promises: Promises, seed: float, over: threading.Event)
 def body_of(choices: random.Random) -> dict[str, Any]:
     """Return a small job of one or several pictures."""
     return {"prompt": "a cat", "steps": choices.randint(1, 4), "width": 64, "height": 64,
-            "n_iter": choices.randint(1, 3), "seed": choices.randrange(10**9)}  # fmt: skip
+            "n_iter": choices.randint(1, 3), "seed": choices.randrange(10**9),
+            "save_images": True}  # fmt: skip
 
 
 # --- what is on the disk -------------------------------------------------------------------------
