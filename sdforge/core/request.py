@@ -43,6 +43,9 @@ class GenerationRequest:
     With `extras` nothing is drawn: they say what is done to each of the `init_images`. With `merge`
     nothing is drawn either: it makes a checkpoint.
 
+    `folder` and `file_name` are where the pictures go and what their files are called, without a
+    suffix; "" for what the settings say. Whoever sets `folder` has checked that it is allowed.
+
     `prompt` and `negative_prompt` are as typed, `styles` the names of styles to apply. Resolved
     requests hold in `prompts` and `negative_prompts` what the pictures are drawn from: one text for
     all, or one for each.
@@ -110,6 +113,8 @@ class GenerationRequest:
     hires_negative_prompts: tuple[str, ...] = ()
     disable_extra_networks: bool = False
     checkpoint: str = ""
+    folder: str = ""
+    file_name: str = ""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     extensions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

@@ -126,6 +126,7 @@ class Settings:
     img2img_extra_noise: float = _option(0.0, "Extra noise multiplier for img2img and hires fix", "img2img", minimum=0, maximum=1, infotext="Extra noise")
     img2img_color_correction: bool = _option(False, "Apply color correction to img2img results to match original colors", "img2img")
     img2img_fix_steps: bool = _option(False, "With img2img, do exactly the amount of steps the slider specifies", "img2img")
+    img2img_batch_use_original_name: bool = _option(False, "Batch: call results like the pictures they are made of, also without an output directory", "img2img")
     img2img_background_color: str = _option("#ffffff", "With img2img, fill transparent parts of the input image with this color", "img2img")
     inpainting_mask_weight: float = _option(1.0, "Inpainting conditioning mask strength: how far inpainting models are kept from seeing what is masked", "img2img", minimum=0, maximum=1, infotext="Conditional mask weight")
     overlay_inpaint: bool = _option(True, "Overlay original for inpaint", "img2img")

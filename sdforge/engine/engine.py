@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from sdforge.core.errors import SdforgeError
 from sdforge.core.extension import Extension
+from sdforge.core.folders import AllowedFolders
 from sdforge.core.inputs import InputImage
 from sdforge.core.paths import Paths
 from sdforge.core.registry import Registry
@@ -75,6 +76,8 @@ class Dependent(Protocol):
 class Engine(Between, MemoryAnswers, ModelAccess, Outcomes, Queueing):
     """One server's jobs, models and pictures."""
 
+    _inputs_cleaned = 0.0
+
     def __init__(
         self,
         *,
@@ -109,7 +112,7 @@ class Engine(Between, MemoryAnswers, ModelAccess, Outcomes, Queueing):
             library, self.extensions, self.styles, WildcardFolder(paths.wildcards)
         )
         self.inputs = InputFolder(paths.inputs)
-        self._inputs_cleaned = 0.0
+        self.folders = AllowedFolders(paths, flags)
         self.tally = Tally()
         self._database = Database(paths.database)
         self._queue = open_queue(self._database, self._on_finished)

@@ -120,16 +120,20 @@ class ImageWriter:
         if result.processed is not None:
             target = self._processed_target(result, settings, folder_setting)
             return self._submit(_task(result, settings, target if save else None, started_at))
-        with_folders = settings.save_to_dirs
+        # A request that names its folder or its file wins over the settings' patterns.
+        request = result.info.request
+        with_folders = settings.save_to_dirs and not request.folder
         default_pattern = "[seed]" if with_folders else "[seed]-[prompt_spaces]"
+        folder = request.folder or str(getattr(settings, folder_setting))
         target = _Target(
-            folder=self._paths.resolve_output(str(getattr(settings, folder_setting))),
+            folder=self._paths.resolve_output(folder),
             sub_folders=with_folders,
             prefix="",
             digits=5,
             pattern=settings.samples_filename_pattern or default_pattern,
-            numbered=settings.save_images_add_number,
+            numbered=settings.save_images_add_number and not request.file_name,
             suffix=result.suffix,
+            stem=clean_name(request.file_name) if request.file_name else None,
         )
         return self._submit(_task(result, settings, target if save else None, started_at))
 

@@ -13,7 +13,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from sdforge.core.errors import InvalidRequest
 
@@ -74,6 +74,10 @@ def decode_picture(data: bytes, field: str, *, max_pixels: int) -> Image.Image:
             return _in_colours(image)
     except InvalidRequest:
         raise
+    except UnidentifiedImageError as error:
+        # Pillow's own sentence names an object in memory.
+        found = f"{len(data)} bytes of another kind, or a damaged beginning"
+        raise InvalidRequest(field, found, _ALLOWED) from error
     except _DAMAGED as error:
         found = f"{len(data)} bytes that cannot be read ({error})"
         raise InvalidRequest(field, found, _ALLOWED) from error

@@ -18,6 +18,7 @@ from sdforge.core.fields import FIELD
 from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest
 from sdforge.output.infotext import Infotext
+from sdforge.ui import batch
 from sdforge.ui.control import read_units
 
 TXT2IMG = "txt2img"
@@ -30,13 +31,25 @@ MODE = "mode"
 SIZING = "sizing"
 SCALE = "scale"
 MODE_PLAIN, MODE_PAINTED, MODE_SENT = "img2img", "inpaint", "upload"
+MODE_SKETCH, MODE_PAINTED_COLOURS, MODE_BATCH = "sketch", "inpaint_sketch", "batch"
+# How much of the picture shows through what Inpaint sketch paints, 0 to 100.
+MASK_ALPHA = "mask_alpha"
 SIZE_TO, SIZE_BY = "to", "by"
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     TXT2IMG: (REFINER_ON,),
-    IMG2IMG: (REFINER_ON, MODE, SIZING, SCALE),
+    IMG2IMG: (REFINER_ON, MODE, SIZING, SCALE, MASK_ALPHA, *batch.NAMES),
 }
 MIN_SCALE, MAX_SCALE, SCALE_STEP = 0.05, 4.0, 0.05
-MODES = (("img2img", MODE_PLAIN), ("Inpaint", MODE_PAINTED), ("Inpaint upload", MODE_SENT))
+MODES = (
+    ("img2img", MODE_PLAIN), ("Sketch", MODE_SKETCH), ("Inpaint", MODE_PAINTED),
+    ("Inpaint sketch", MODE_PAINTED_COLOURS), ("Inpaint upload", MODE_SENT), ("Batch", MODE_BATCH),
+)  # fmt: skip
+# Those where a mask counts; a batch has masks where their folder is named.
+_MASKED = (MODE_PAINTED, MODE_PAINTED_COLOURS, MODE_SENT)
+_NUMBERS: Mapping[str, tuple[str, float, float]] = {
+    SCALE: ("Scale", MIN_SCALE, MAX_SCALE),
+    MASK_ALPHA: ("Mask transparency", 0, 100),
+}
 SIZINGS = (("Resize to", SIZE_TO), ("Resize by", SIZE_BY))
 
 _STRENGTH: Mapping[str, float] = {TXT2IMG: 0.7, IMG2IMG: 0.75}
@@ -51,11 +64,14 @@ CHECKPOINT_NAMES = ("refiner", "hires_checkpoint")
 class Pictures:
     """The stored pictures that come with a form; `seed` belongs to `first`, which is enlarged.
 
-    `control` are the ControlNet units that are on.
+    `paint` are colours over `init`, `batch` the pictures of a batch with the names of their files,
+    `control` the ControlNet units that are on.
     """
 
     init: InputImage | None = None
     mask: InputImage | None = None
+    paint: InputImage | None = None
+    batch: tuple[tuple[InputImage, str], ...] = ()
     first: InputImage | None = None
     seed: int | None = None
     control: tuple[ControlUnit, ...] = ()
@@ -71,12 +87,20 @@ class Pictures:
             sent = json.loads(text or "{}")
             images = {
                 name: InputImage.from_json(sent[name])
-                for name in ("init", "mask", "first")
+                for name in ("init", "mask", "paint", "first")
                 if sent.get(name)
             }
+            several = tuple(
+                (InputImage.from_json(one), str(one.get("name") or ""))
+                for one in sent.get("batch") or ()
+            )
             seed = sent.get("seed")
-            control = read_units(sent.get("control"))
-            return cls(**images, seed=None if seed is None else int(seed), control=control)
+            return cls(
+                **images,
+                batch=several,
+                seed=None if seed is None else int(seed),
+                control=read_units(sent.get("control")),
+            )
         except InvalidRequest:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -93,7 +117,8 @@ def default_values(tab: str) -> dict[str, Any]:
     }
     if tab == TXT2IMG:
         return values | {"hires_cfg_scale": 0.0, "hires_distilled_cfg_scale": 0.0}
-    return values | {MODE: MODE_PLAIN, SIZING: SIZE_TO, SCALE: 1.0}
+    own = {MODE: MODE_PLAIN, SIZING: SIZE_TO, SCALE: 1.0, MASK_ALPHA: 0.0}
+    return values | own | dict(batch.DEFAULTS)
 
 
 def read_extra(name: str, value: Any) -> Any:
@@ -104,11 +129,13 @@ def read_extra(name: str, value: Any) -> Any:
     """
     if name == REFINER_ON:
         return bool(value)
-    if name == SCALE:
+    if name in batch.NAMES:
+        return batch.read_value(name, value)
+    if name in _NUMBERS:
+        label, least, most = _NUMBERS[name]
         is_number = isinstance(value, (int, float)) and math.isfinite(value)
-        if not is_number or not MIN_SCALE <= value <= MAX_SCALE:
-            allowed = f"a number from {MIN_SCALE:g} to {MAX_SCALE:g}"
-            raise InvalidRequest("Scale", value, allowed)
+        if not is_number or not least <= value <= most:
+            raise InvalidRequest(label, value, f"a number from {least:g} to {most:g}")
         return float(value)
     known = [kept for _, kept in (MODES if name == MODE else SIZINGS)]
     if value not in known:
@@ -126,7 +153,7 @@ def switched_off(values: Mapping[str, Any], tab: str) -> dict[str, Any]:
         off["tiling"] = None
     if tab == TXT2IMG and not values.get("hires"):
         off |= {name: FIELD[name].default for name in (*_HIRES_NAMES, "denoising_strength")}
-    if tab == IMG2IMG and values.get(MODE, MODE_PLAIN) == MODE_PLAIN:
+    if tab == IMG2IMG and values.get(MODE, MODE_PLAIN) in (MODE_PLAIN, MODE_SKETCH):
         off |= {name: FIELD[name].default for name in _MASK_NAMES}
     if tab == IMG2IMG and values.get(SIZING) == SIZE_BY:
         off |= {"width": None, "height": None}
@@ -179,10 +206,10 @@ def _img2img_parts(
         "mask_blur_y": chosen["mask_blur_x"],
     }
     mode = read_extra(MODE, values.get(MODE, MODE_PLAIN))
-    if mode != MODE_PLAIN:
-        if pictures.mask is None:
-            how = "painted over the picture" if mode == MODE_PAINTED else "uploaded beside it"
-            raise InvalidRequest("Mask", "none", f"a mask {how}, or no inpainting")
+    if mode in _MASKED and pictures.mask is None:
+        how = "uploaded beside it" if mode == MODE_SENT else "painted over the picture"
+        raise InvalidRequest("Mask", "none", f"a mask {how}, or no inpainting")
+    if mode in _MASKED or mode == MODE_BATCH:
         parts["mask"] = pictures.mask
     if read_extra(SIZING, values.get(SIZING, SIZE_TO)) == SIZE_BY:
         scale = read_extra(SCALE, values.get(SCALE))

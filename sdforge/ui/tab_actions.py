@@ -6,20 +6,25 @@ As in `actions.py`: values by name go in and come out, `ANSWER` is for the page'
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdforge.core.errors import InvalidRequest, SdforgeError
 from sdforge.core.fields import FIELD
+from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest, Recommended
+from sdforge.engine.picture_batch import submit_batch
 from sdforge.extensions.catalog import values_of_extensions
 from sdforge.output.infotext import Infotext, parse_infotext, request_from_infotext
 from sdforge.postprocess.upscalers import LATENT_MODES, picture_upscaler_names, upscaler_name
 from sdforge.sampling.names import SAMPLER_TABLE, SCHEDULE_TABLE
 from sdforge.ui import extensions, form, passes
+from sdforge.ui.batch import batch_of_form
 from sdforge.ui.checkpoints import Checkpoints, Choice
 from sdforge.ui.fields import named_choices
 from sdforge.ui.overrides import OVERRIDES, choice_of, read_overrides
 from sdforge.ui.scripts import asks_for_script, sweep_of_form
+from sdforge.ui.sketch import with_sketch
 
 if TYPE_CHECKING:
     from sdforge.engine import Engine
@@ -97,15 +102,34 @@ class TabActions:
         """Hand the form to the engine as a job with the id that the page made up."""
         task_id = str(values.get(TASK_ID) or "")
         try:
-            request = self._request(values)
+            if self._is_batch(values):
+                return self._submit_batch(values, task_id)
             if asks_for_script(values):
-                sweeps, asked = self._sweep(values, request)
+                sweeps, asked = self._sweep(values, self._request(values))
                 sweep = sweeps.submit(asked, origin="ui")
                 return self._answer(task=task_id, sweep=sweep.id)
+            request = self._request(values)
             job = self._engine.submit(request, job_id=task_id or None, origin="ui")
         except SdforgeError as error:
             return self._answer(task=task_id, problem=problem(error))
         return self._answer(task=task_id, accepted=job.id)
+
+    def _is_batch(self, values: Mapping[str, Any]) -> bool:
+        return self.tab == passes.IMG2IMG and values.get(passes.MODE) == passes.MODE_BATCH
+
+    def _submit_batch(self, values: Mapping[str, Any], task_id: str) -> Values:
+        """Queue a job for each picture of a batch; those that cannot be drawn are named."""
+        if asks_for_script(values):
+            raise InvalidRequest("Script", "with a batch", "one of both at a time")
+        pictures = passes.Pictures.from_text(str(values.get(PICTURES) or ""))
+        asked = batch_of_form(values, pictures.batch)
+
+        def make(image: InputImage, mask: InputImage | None) -> GenerationRequest:
+            return self._request(values, replace(pictures, init=image, mask=mask))
+
+        answer = submit_batch(self._engine, asked, make, first_id=task_id or None)
+        ids = [job.id for job in answer.jobs]
+        return self._answer(task=task_id, accepted=ids[0], batch=ids, failures=answer.failures)
 
     def plan_sweep(self, values: Mapping[str, Any]) -> Values:
         """Say what the form's script would take; nothing is drawn."""
@@ -127,23 +151,42 @@ class TabActions:
     def estimate(self, values: Mapping[str, Any]) -> Values:
         """Say what the form would take, for the chip beside Generate; nothing is queued."""
         try:
-            found = self._engine.estimate(self._request(values))
+            found = self._engine.estimate(self._request(values, self._stand_in(values)))
         except SdforgeError as error:
             return self._answer(fit={"problem": problem(error)["message"]})
         return self._answer(fit=found)
 
-    def _request(self, values: Mapping[str, Any]) -> GenerationRequest:
-        """Return the request that the form means.
+    def _stand_in(self, values: Mapping[str, Any]) -> passes.Pictures | None:
+        """Return what an estimate takes for the pictures of a batch: all are of the form's size."""
+        if not self._is_batch(values):
+            return None
+        side = int(form.read_value(FIELD["width"], values.get("width")) or 1)
+        return passes.Pictures(init=InputImage("", side, side))
+
+    def _request(
+        self, values: Mapping[str, Any], pictures: passes.Pictures | None = None
+    ) -> GenerationRequest:
+        """Return the request that the form means; `pictures` replace those that came with it.
 
         Raises:
             InvalidRequest: a value cannot be used, or a picture is missing.
         """
         asked = extensions.values_by_extension(values, self._extensions)
-        pictures = passes.Pictures.from_text(str(values.get(PICTURES) or ""))
+        if pictures is None:
+            pictures = self._pictures_of(values)
         given = dict(values)
         if pictures.first is not None:
             given["hires"] = True
         return form.request_from_values(given, asked, tab=self.tab, pictures=pictures)
+
+    def _pictures_of(self, values: Mapping[str, Any]) -> passes.Pictures:
+        pictures = passes.Pictures.from_text(str(values.get(PICTURES) or ""))
+        mode = str(values.get(passes.MODE) or "")
+        if mode not in (passes.MODE_SKETCH, passes.MODE_PAINTED_COLOURS):
+            return pictures
+        alpha = passes.read_extra(passes.MASK_ALPHA, values.get(passes.MASK_ALPHA, 0.0))
+        blur = form.read_value(FIELD["mask_blur_x"], values.get("mask_blur_x", 0))
+        return with_sketch(self._engine, pictures, mode, transparency=alpha, blur=float(blur))
 
     def read_prompt(self, values: Mapping[str, Any]) -> Values:
         """Take the parameters out of a prompt box that holds a picture's infotext."""

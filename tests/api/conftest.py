@@ -74,6 +74,7 @@ def make_server(data: Path, flags: dict[str, Any] | None = None, **settings: Any
         library=library,
         make_runner=lambda: runner,
         version="0.0-test",
+        flags=flags,
     )
     app = create_api(engine, paths=paths, flags=flags or {}, version="0.0-test")
     engine.start()

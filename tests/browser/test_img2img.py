@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
+    from tests.live import LiveServer
+
 pytestmark = pytest.mark.browser
 
 TAB = "button[role=tab]:has-text('img2img')"
@@ -74,6 +76,7 @@ def start_with(page: Page, picture: Path, mode: str = "img2img") -> None:
 
 def paint(page: Page) -> None:
     """Paint over the left upper quarter."""
+    page.locator("#img2img_pictures canvas").scroll_into_view_if_needed()
     box = page.locator("#img2img_pictures canvas").bounding_box()
     assert box
     page.evaluate("document.querySelector('#img2img_brush').value = 60")
@@ -143,6 +146,90 @@ def test_inpainting_leaves_what_is_not_painted(visitor: Visitor, picture: Path) 
     page.wait_for_function(f"{painted}.getImageData(12, 12, 1, 1).data[3] > 200")
 
 
+def input_of(server: LiveServer, prompt: str) -> np.ndarray:
+    """Return the picture that the job of a prompt started from."""
+    jobs = server.get("/api/v1/jobs")
+    (name,) = [
+        job["request"]["init_images"][0]["sha256"]
+        for job in jobs
+        if job["request"]["prompt"] == prompt
+    ]
+    return np.asarray(Image.open(io.BytesIO(server.read(f"/api/v1/inputs/{name}"))).convert("RGB"))
+
+
+def test_a_sketch_is_drawn_from_and_remembered(
+    visitor: Visitor, picture: Path, shared_server: LiveServer
+) -> None:
+    page = visitor.open()
+    start_with(page, picture, "sketch")
+    page.wait_for_selector("#img2img_sketch canvas")
+    page.evaluate("document.querySelector('#img2img_brush_color').value = '#00ff00'")
+    paint(page)
+    set_number(page, "img2img", "steps", 3)
+    generate(page, "img2img", "a sketched fox")
+    wait_for_picture(page, "img2img", "a sketched fox")
+    start = input_of(shared_server, "a sketched fox")
+    assert tuple(start[9, 12]) == (0, 255, 0)
+    assert (start[44:, 60:] == np.asarray(Image.open(picture))[44:, 60:]).all()
+    page.reload()
+    page.wait_for_selector(FRAME)
+    painted = "document.querySelector('#img2img_pictures canvas').getContext('2d')"
+    page.wait_for_function(f"{painted}.getImageData(12, 12, 1, 1).data[1] === 255")
+
+
+def test_an_inpaint_sketch_changes_only_what_is_painted(visitor: Visitor, picture: Path) -> None:
+    page = visitor.open()
+    start_with(page, picture, "inpaint_sketch")
+    page.wait_for_selector("#inpaint_sketch canvas")
+    assert page.locator("#img2img_mask_alpha").is_visible()
+    page.evaluate("document.querySelector('#img2img_brush_color').value = '#00ff00'")
+    paint(page)
+    page.evaluate("document.querySelector('#img2img_brush_color').value = '#123456'")
+    page.click("#img2img_pick_color")
+    box = page.locator("#img2img_pictures canvas").bounding_box()
+    assert box
+    page.mouse.click(box["x"] + 0.12 * box["width"], box["y"] + 0.18 * box["height"])
+    assert page.input_value("#img2img_brush_color") == "#00ff00"
+    set_number(page, "img2img", "mask_blur", 2)
+    set_number(page, "img2img", "steps", 3)
+    generate(page, "img2img", "a fox sketched in")
+    drawn = wait_for_picture(page, "img2img", "a fox sketched in").astype(int)
+    changed = np.abs(drawn - np.asarray(Image.open(picture)).astype(int)).max(axis=-1)
+    assert changed[44:, 60:].max() == 0
+    assert changed[8:16, 8:20].mean() > 5
+
+
+def test_a_batch_draws_each_of_its_files(
+    visitor: Visitor, picture: Path, tmp_path: Path, shared_server: LiveServer
+) -> None:
+    other = tmp_path / "other.png"
+    Image.new("RGB", (64, 64), "teal").save(other)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    page = visitor.open()
+    page.click(TAB)
+    page.check("#mode_img2img input[value=batch]")
+    assert page.locator("#img2img_pictures").is_hidden()
+    assert page.locator("#img2img_batch_input_dir").is_hidden()
+    page.set_input_files("#img2img_batch_upload", [picture, other, broken])
+    assert "start.png, other.png, broken.png" in page.inner_text("#img2img_batch_names")
+    page.fill("#img2img_batch_output_dir textarea, #img2img_batch_output_dir input", "outputs/made")
+    set_number(page, "img2img", "steps", 3)
+    generate(page, "img2img", "a batch of foxes")
+    page.locator(".message.warning", has_text="broken.png").wait_for()
+    # The browser itself reports what the server refused.
+    page.wait_for_function("document.querySelectorAll('#img2img_thumbnails button').length === 2")
+    page.wait_for_selector("#img2img_running", state="hidden")
+    refused, visitor.errors[:] = list(visitor.errors), []
+    assert len(refused) == 1 and "422" in refused[0]
+    made = shared_server.data / "outputs" / "made"
+    assert sorted(path.name for path in made.iterdir()) == ["other.png", "start.png"]
+    page.check("#img2img_batch_source input[value='from dir']")
+    page.fill("#img2img_batch_input_dir textarea, #img2img_batch_input_dir input", "/etc")
+    generate(page, "img2img", "nothing to see")
+    page.locator(".message.error", has_text="gradio-allowed-path").wait_for()
+
+
 def test_a_reload_in_the_middle_finds_the_img2img_job_again(
     visitor: Visitor, picture: Path
 ) -> None:
@@ -181,9 +268,14 @@ def test_a_script_opens_when_it_is_ticked_and_enlarges_the_picture(
     start_with(page, picture)
     overlap = page.locator("#img2img_script_sd_upscale_overlap")
     assert overlap.is_hidden()
+    page.check("#img2img_script_loopback_enabled input")
+    page.locator("#img2img_script_loopback_loops").wait_for(state="visible")
     page.check("#img2img_script_sd_upscale_enabled input")
     overlap.wait_for(state="visible")
+    # A job has one script.
+    page.locator("#img2img_script_loopback_loops").wait_for(state="hidden")
     set_number(page, "img2img", "script_sd_upscale_scale", 1.5)
+    set_number(page, "img2img", "steps", 3)
     generate(page, "img2img", "an upscaled fox")
     assert wait_for_picture(page, "img2img", "an upscaled fox").shape == (96, 144, 3)
     assert "SD upscale:" in page.locator("#html_info_img2img").inner_text()

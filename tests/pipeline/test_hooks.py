@@ -29,6 +29,7 @@ KNOWN = load_extensions()
 # Strong enough to see on a network of random weights.
 ON: dict[str, dict[str, Any]] = {
     "freeu": {"enabled": True, "b1": 1.6, "b2": 1.6, "s1": 0.5, "s2": 0.2},
+    "kohya_hrfix": {"enabled": True, "block_number": 1, "end": 1.0},
     "pag": {"enabled": True, "scale": 20.0},
     "sag": {"enabled": True, "scale": 3.0, "threshold": 0.5},
     "dynamic_thresholding": {"enabled": True, "mimic_scale": 2.0, "threshold_percentile": 0.9},
@@ -90,7 +91,9 @@ def test_all_of_them_together_run(pipeline: Pipeline) -> None:
     assert set(results[0].info.extra) == {KNOWN.get(name).label for name in ON}
 
 
-@pytest.mark.parametrize("name", sorted(set(ON) - {"freeu", "pag", "sag", "token_merging"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(ON) - {"freeu", "kohya_hrfix", "pag", "sag", "token_merging"})
+)
 def test_without_guidance_there_is_nothing_to_combine(pipeline: Pipeline, name: str) -> None:
     values = REQUEST | {"cfg_scale": 1.0}
     assert same(draw(pipeline, on(name), **values), draw(pipeline, (), **values))

@@ -12,7 +12,11 @@ from PIL import Image
 
 from sdforge.core.errors import OutOfMemory
 from sdforge.core.events import Event, StepDone
+from sdforge.core.extension import active_extensions
+from sdforge.core.settings import Settings
+from sdforge.extensions.catalog import load_extensions
 from sdforge.memory.simulated import SimulatedDevice
+from sdforge.pipeline.generate import generate
 from tests.pipeline.conftest import Pipeline
 
 # Cuts the tiny checkpoint's U-Net into some hundred units.
@@ -51,6 +55,22 @@ def test_every_mode_draws_the_same_picture_on_the_card_it_is_for(
     assert not result.info.extra
     placed.parts.provider.unload()
     assert device.own_bytes() == 0
+
+
+def test_a_shrunk_network_streams_to_the_same_picture(
+    pipeline: Pipeline, make_pipeline: MakePipeline
+) -> None:
+    values = {"kohya_hrfix": {"enabled": True, "block_number": 1, "end": 1.0}}
+    active = active_extensions(load_extensions(), values, Settings())
+    plain = pipeline.draw(steps=1)[0].pixels
+    here = pipeline.context(steps=1)
+    placed = make_pipeline(SimulatedDevice(4 * GB), CAP).context(
+        settings={"memory_mode": "lowvram"}, steps=1
+    )
+    here.extensions = placed.extensions = active
+    expected, streamed = (list(generate(one))[0].pixels for one in (here, placed))
+    assert np.array_equal(streamed, expected)
+    assert not np.array_equal(expected, plain)
 
 
 def test_parts_that_a_setting_names_stream_and_the_picture_stays(

@@ -210,3 +210,84 @@ def test_hires_fix_offers_upscaler_models_and_forgets_those_that_are_gone(backen
         assert choice.value == "Latent"
     again = backend.tab.refresh_lists({"hires_upscaler": "R-ESRGAN AnimeVideo"})["hires_upscaler"]
     assert again.value == "R-ESRGAN AnimeVideo"
+
+
+def painted_layer(backend: Backend) -> dict[str, Any]:
+    layer = Image.new("RGBA", (96, 72), (0, 0, 0, 0))
+    layer.paste((255, 0, 0, 255), (10, 10, 40, 40))
+    file = io.BytesIO()
+    layer.save(file, "PNG")
+    return backend.engine.add_input(file.getvalue(), "paint").to_json()
+
+
+def read_back(backend: Backend, image: InputImage | None) -> Image.Image:
+    assert image is not None
+    return Image.open(io.BytesIO(backend.engine.inputs.read(image)))
+
+
+def test_a_sketch_is_what_the_job_starts_from(backend: Backend) -> None:
+    tab = backend.actions.tabs["img2img"]
+    sent = json.dumps({"init": stored_picture(backend).to_json(), "paint": painted_layer(backend)})
+    values = filled(backend, "img2img", mode="sketch", **{PICTURES: sent})
+    assert "accepted" in tab.submit(values)[ANSWER]
+    request = backend.engine.wait("task(x)", timeout=10).request
+    start = read_back(backend, request.init_images[0])
+    assert start.getpixel((20, 20)) == (255, 0, 0)
+    assert start.getpixel((60, 60)) == (0, 128, 128)
+    assert request.mask is None
+
+
+def test_an_inpaint_sketch_is_start_and_mask(backend: Backend) -> None:
+    tab = backend.actions.tabs["img2img"]
+    pictures = {"init": stored_picture(backend).to_json(), "paint": painted_layer(backend)}
+    values = filled(
+        backend, "img2img", mode="inpaint_sketch", mask_blur_x=0, mask_alpha=50,
+        **{PICTURES: json.dumps(pictures)},
+    )  # fmt: skip
+    assert "accepted" in tab.submit(values)[ANSWER]
+    request = backend.engine.wait("task(x)", timeout=10).request
+    mask = read_back(backend, request.mask)
+    assert (mask.getpixel((20, 20)), mask.getpixel((60, 60))) == (255, 0)
+    mixed = read_back(backend, request.init_images[0]).getpixel((20, 20))
+    assert isinstance(mixed, tuple) and abs(mixed[0] - 128) <= 1 and abs(mixed[1] - 64) <= 1
+    del pictures["paint"]
+    again = values | {TASK_ID: "task(y)", PICTURES: json.dumps(pictures)}
+    assert tab.submit(again)[ANSWER]["problem"]["message"].startswith("Mask: ")
+
+
+def test_a_batch_of_files_is_a_job_each_of_its_own_size(backend: Backend) -> None:
+    tab = backend.actions.tabs["img2img"]
+    images = [stored_picture(backend), stored_picture(backend, (64, 128))]
+    sent = [image.to_json() | {"name": f"{number}.png"} for number, image in enumerate(images)]
+    values = filled(
+        backend, "img2img", mode="batch", sizing="by", scale=2, batch_output_dir="outputs/made",
+        **{PICTURES: json.dumps({"batch": [*sent, {**sent[0], "sha256": "0" * 64, "name": "x"}]})},
+    )  # fmt: skip
+    answer = tab.submit(values)[ANSWER]
+    assert answer["accepted"] == answer["batch"][0] == "task(x)"
+    assert len(answer["batch"]) == 2 and answer["failures"][0].startswith("x: ")
+    requests = [backend.engine.wait(one, timeout=10).request for one in answer["batch"]]
+    assert [(one.width, one.height) for one in requests] == [(192, 144), (128, 256)]
+    assert [one.file_name for one in requests] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, "Batch: "),
+        ({"batch_source": "from dir"}, "Input directory: "),
+        ({"batch_source": "from dir", "batch_input_dir": "/etc"}, "Input directory: "),
+        ({"batch_source": "from dir", "batch_input_dir": "x" * 5000}, "batch_input_dir: "),
+    ],
+)
+def test_a_batch_that_names_no_pictures_is_refused(
+    backend: Backend, changes: dict[str, Any], wanted: str
+) -> None:
+    values = filled(backend, "img2img", mode="batch", **changes)
+    answer = backend.actions.tabs["img2img"].submit(values)[ANSWER]
+    assert answer["problem"]["message"].startswith(wanted)
+
+
+def test_a_batch_is_estimated_at_the_forms_size(backend: Backend) -> None:
+    values = filled(backend, "img2img", mode="batch")
+    assert "phases" in backend.actions.tabs["img2img"].estimate(values)[ANSWER]["fit"]

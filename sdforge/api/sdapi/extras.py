@@ -21,7 +21,6 @@ from pydantic import BaseModel, Field
 
 from sdforge.api.context import ApiContext
 from sdforge.api.errors import error_response
-from sdforge.api.folders import allowed_folder, pictures_in
 from sdforge.api.jobs import describe_job
 from sdforge.api.links import fetched, is_link
 from sdforge.api.schemas import (
@@ -164,7 +163,7 @@ def job_router(context: ApiContext) -> APIRouter:
         extras = extras_of(payload)
         extras.check()
         if payload.output_dir.strip():
-            folder = allowed_folder(context, payload.output_dir, "output_dir")
+            folder = engine.folders.folder(payload.output_dir, "output_dir")
             extras = replace(extras, folder=str(folder))
         if payload.input_dir.strip():
             images, names = _from_folder(context, payload.input_dir)
@@ -212,7 +211,7 @@ def _from_folder(context: ApiContext, text: str) -> tuple[list[InputImage], tupl
     """
     engine = context.engine
     most = engine.settings.current.max_images_per_job
-    paths = pictures_in(context, text, "input_dir", most)
+    paths = engine.folders.pictures(text, "input_dir", most)
     images = [engine.add_input(path.read_bytes(), f"input_dir: {path.name}") for path in paths]
     return images, tuple(path.stem for path in paths)
 

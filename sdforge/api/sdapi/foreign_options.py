@@ -68,7 +68,6 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "img2img_inpaint_mask_brush_color": "#ffffff",
         "img2img_inpaint_sketch_default_brush_color": "#ffffff",
         "img2img_inpaint_mask_high_contrast": True, "img2img_autosize": False,
-        "img2img_batch_use_original_name": False,
     },
     "optimizations": {
         "cross_attention_optimization": "Automatic", "token_merging_ratio_img2img": 0.0,

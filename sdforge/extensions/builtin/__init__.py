@@ -7,6 +7,7 @@ from sdforge.extensions.builtin.cfg_rescale import CfgRescale
 from sdforge.extensions.builtin.cfg_zero import CfgZero
 from sdforge.extensions.builtin.dynamic_thresholding import DynamicThresholding
 from sdforge.extensions.builtin.freeu import FreeU
+from sdforge.extensions.builtin.kohya_hrfix import KohyaHrFix
 from sdforge.extensions.builtin.loopback import Loopback
 from sdforge.extensions.builtin.outpainting_mk2 import OutpaintingMk2
 from sdforge.extensions.builtin.perp_neg import PerpNeg
@@ -20,6 +21,7 @@ from sdforge.extensions.builtin.token_merging import TokenMerging
 
 BUILTIN: tuple[type[Extension], ...] = (
     FreeU,
+    KohyaHrFix,
     PerturbedAttention,
     SelfAttentionGuidance,
     DynamicThresholding,

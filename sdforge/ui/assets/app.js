@@ -1,7 +1,7 @@
 // Entry of the page's scripts: gives Gradio's events their functions, and wires the rest.
 //
 // Reading order: tab.js (one tab), form.js (values of its form), jobs.js (from Generate to the
-// picture), results.js and lightbox.js (what is shown), pictures.js (what img2img starts from),
+// picture), results.js and lightbox.js (what is shown), pictures.js and batch.js (what img2img starts from),
 // controlnet.js (its units), script.js and sweep.js (X/Y/Z plots), fit.js (will it fit?), status.js
 // (server and model), keys.js, paste.js, notify.js, http.js. The tabs without a form: panels.js, then
 // live.js (with live_socket.js and sketch.js), extras.js, pnginfo.js, merger.js, queue.js, history.js,

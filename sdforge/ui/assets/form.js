@@ -95,6 +95,7 @@ export class Form {
 
   // Called at every change of any widget, with all values.
   remember(given) {
+    this.keepOneScript(this.current, given);
     this.current = given;
     this.onChange(given);
     // As text: Gradio changes the list of styles in place.
@@ -105,6 +106,15 @@ export class Form {
     if (!this.page) return;
     clearTimeout(this.saveTimer);
     this.saveTimer = setTimeout(() => this.save(), SAVE_DELAY_MS);
+  }
+
+  // A job has one script: ticking one takes the others off, as choosing one of A1111's list does.
+  keepOneScript(before, given) {
+    const isScript = (name) => document.getElementById(`${this.tab}_script_${name.split(".")[0]}_enabled`);
+    const ticked = Object.keys(given).filter((name) => name.endsWith(".enabled") && given[name] === true && isScript(name));
+    if (ticked.length < 2) return;
+    const newest = ticked.find((name) => before[name] !== true) || ticked[0];
+    this.set(Object.fromEntries(ticked.filter((name) => name !== newest).map((name) => [name, false])));
   }
 
   countSoon() {

@@ -16,6 +16,9 @@ const HIDDEN_POLL_MS = 2000;
 const RETRY_MS = 1000;
 // So long may the form be under way before its job is called lost.
 const LOST_AFTER_MS = 20000;
+// A1111 shows as many of a batch.
+const BATCH_SHOWN = 32;
+const FAILURES_SHOWN = 5;
 const ACTIVE = new Set(["queued", "loading", "running"]);
 
 export class JobFollower {
@@ -71,9 +74,12 @@ export class JobFollower {
   }
 
   // The server's answer to the form.
-  answered({ task, accepted, problem, sweep }) {
+  answered({ task, accepted, problem, sweep, batch, failures }) {
     const found = this.tasks.find((known) => known.id === task);
     if (found && accepted) found.accepted = true;
+    if (found && batch) this.expect(found, batch);
+    for (const sentence of (failures || []).slice(0, FAILURES_SHOWN)) notify(sentence, "warning");
+    if (failures?.length > FAILURES_SHOWN) notify(`${failures.length - FAILURES_SHOWN} more pictures were left out.`, "warning");
     if (sweep) {
       this.drop(task);
       // It is no job that could be found again.
@@ -85,6 +91,22 @@ export class JobFollower {
     this.drop(task);
     this.forget(task);
     this.tab.showProblem(problem);
+  }
+
+  // The jobs of a batch belong together: their pictures are shown beside each other.
+  expect(first, ids) {
+    first.batch = first.id;
+    const others = ids.slice(1).map((id) => ({ id, sent: Date.now(), accepted: true, batch: first.id }));
+    this.tasks.splice(this.tasks.indexOf(first) + 1, 0, ...others);
+    this.store();
+  }
+
+  // A job of a batch with the pictures of those before it.
+  together(task, job) {
+    if (!task.batch) return job;
+    const before = this.batch?.id === task.batch ? this.batch.images : [];
+    this.batch = { id: task.batch, images: [...before, ...job.images].slice(-BATCH_SHOWN) };
+    return { ...job, images: this.batch.images };
   }
 
   // Attaches to what this tab, this browser or anybody's page left running.
@@ -193,14 +215,14 @@ export class JobFollower {
 
   show(task, job, live) {
     if (!ACTIVE.has(job.status)) {
-      this.results.show(job);
+      this.results.show(this.together(task, job));
       this.drop(task.id);
       this.tab.fit.again();
-      tellDone(job);
+      if (!task.batch || !this.tasks.some((other) => other.batch === task.batch)) tellDone(job);
       return;
     }
     if (live.live_preview) this.preview = live.id_live_preview;
-    if (job.images.length > this.shownImages) {
+    if (!task.batch && job.images.length > this.shownImages) {
       this.shownImages = job.images.length;
       this.results.showImages(job);
     }
@@ -257,7 +279,9 @@ export class JobFollower {
     if (!task) return;
     this.results.showText(text);
     try {
-      await request(`${jobPath(task.id)}/${what}`, {});
+      // Who interrupts a batch means all of it.
+      const meant = what === "cancel" && task.batch ? this.tasks.filter((one) => one.batch === task.batch) : [task];
+      for (const one of meant.reverse()) await request(`${jobPath(one.id)}/${what}`, {});
       this.next(MIN_POLL_MS);
     } catch (error) {
       notify(error instanceof Refused ? error.message : "The server cannot be reached.", "error");

@@ -1,7 +1,7 @@
 // A mask painted over a picture: strokes of a round brush; with Shift or the right button they erase.
 //
 // The canvas has the picture's own pixels, whatever size it is shown at. Strokes are kept as lists of
-// points, so taking one back draws the others anew.
+// points, so taking one back draws the others anew. A sketch is painted in the same way, in colours.
 
 const COLOUR = "#f4f4f4";
 
@@ -35,6 +35,10 @@ export class MaskPainter {
     this.draw();
   }
 
+  colour() {
+    return COLOUR;
+  }
+
   // Pixels of the picture for one on screen.
   scale() {
     return this.size[0] / (this.canvas.getBoundingClientRect().width || 1);
@@ -51,12 +55,14 @@ export class MaskPainter {
     this.canvas.closest("[tabindex]")?.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
     const width = Number(this.slider.value) * this.scale();
-    this.stroke = { width, erases: event.shiftKey || event.button === 2, points: [this.point(event)] };
+    const colour = this.colour();
+    this.stroke = { width, colour, erases: event.shiftKey || event.button === 2, points: [this.point(event)] };
     this.strokes.push(this.stroke);
     this.paint(this.stroke, 0);
   }
 
   move(event) {
+    if (!this.mayPaint()) return;
     this.showCursor(event);
     if (!this.stroke) return;
     const from = this.stroke.points.length - 1;
@@ -66,7 +72,7 @@ export class MaskPainter {
   }
 
   showCursor(event) {
-    this.cursor.hidden = !this.mayPaint() || event.pointerType === "touch";
+    this.cursor.hidden = event.pointerType === "touch";
     const area = this.cursor.parentElement.getBoundingClientRect();
     const size = Number(this.slider.value);
     this.cursor.style.width = this.cursor.style.height = `${size}px`;
@@ -91,8 +97,9 @@ export class MaskPainter {
     this.draw();
   }
 
+  // Two painters may share a canvas; the one that may paint is seen.
   draw() {
-    if (!this.canvas) return;
+    if (!this.canvas || !this.mayPaint()) return;
     [this.canvas.width, this.canvas.height] = this.size;
     const context = pen(this.canvas);
     if (this.base) context.drawImage(this.base, 0, 0);
@@ -100,10 +107,10 @@ export class MaskPainter {
   }
 
   // Paints a stroke from one of its points on.
-  paint({ width, erases, points }, from) {
+  paint({ width, colour, erases, points }, from) {
     const context = pen(this.canvas);
     context.globalCompositeOperation = erases ? "destination-out" : "source-over";
-    context.strokeStyle = COLOUR;
+    context.strokeStyle = colour || COLOUR;
     context.lineWidth = width;
     context.lineCap = context.lineJoin = "round";
     context.beginPath();
@@ -122,14 +129,19 @@ export class MaskPainter {
     const ground = sheet(this.size);
     const context = pen(ground);
     context.drawImage(picture, 0, 0, ...this.size);
+    this.readGround(context);
+    this.base = ground;
+    this.draw();
+  }
+
+  // A stored mask is white on black; here it is a cover of one colour.
+  readGround(context) {
     const data = context.getImageData(0, 0, ...this.size);
     for (let at = 0; at < data.data.length; at += 4) {
       data.data[at + 3] = data.data[at];
       data.data.fill(244, at, at + 3);
     }
     context.putImageData(data, 0, 0);
-    this.base = ground;
-    this.draw();
   }
 
   // The mask as a PNG, white on black; null when nothing is painted.
@@ -148,6 +160,28 @@ export class MaskPainter {
     const ground = sheet(this.size);
     pen(ground).putImageData(painted, 0, 0);
     return new Promise((resolve) => ground.toBlob(resolve, "image/png"));
+  }
+}
+
+// Colours over a picture. What is not painted stays transparent, also in what is stored.
+export class SketchPainter extends MaskPainter {
+  constructor(chosenColour) {
+    super();
+    this.colour = chosenColour;
+  }
+
+  readGround() {
+    // It is stored as it was painted.
+  }
+
+  // The paint as a PNG; null when there is none.
+  async toBlob() {
+    if (!this.canvas) return null;
+    const { data } = pen(this.canvas).getImageData(0, 0, ...this.size);
+    for (let at = 3; at < data.length; at += 4) {
+      if (data[at]) return new Promise((resolve) => this.canvas.toBlob(resolve, "image/png"));
+    }
+    return null;
   }
 }
 

@@ -3,11 +3,15 @@
 // A picture goes to the engine's store as soon as it is chosen, a painted mask when a job is sent;
 // the page keeps their names, so a reload finds them again.
 
+import { BatchBox } from "./batch.js";
 import { address, upload } from "./http.js";
-import { MaskPainter } from "./mask.js";
+import { MaskPainter, SketchPainter } from "./mask.js";
 import { notify } from "./notify.js";
 
 const FRAME_HEIGHT = 440;
+// A1111 has a box for each kind; here the one box bears the id of the kind that is chosen.
+const BOX_IDS = { img2img: "img2img_img2img", sketch: "img2img_sketch", inpaint: "img2maskimg", inpaint_sketch: "inpaint_sketch", upload: "img_inpaint_base" };
+const SKETCHES = ["sketch", "inpaint_sketch"];
 const WHAT = { init: "the picture", mask: "the mask" };
 
 export class PictureBox {
@@ -15,12 +19,44 @@ export class PictureBox {
     this.tab = tab;
     this.storageKey = `sdforge.${tab.name}.pictures`;
     this.mode = "img2img";
-    // By "init", "mask" and "painted": what the store calls them.
+    // By "init", "mask", "painted" and "sketch": what the store calls them.
     this.refs = {};
     this.sources = {};
     this.sending = {};
     this.chosen = "init";
-    this.painter = new MaskPainter();
+    this.batch = new BatchBox(tab);
+    this.masks = new MaskPainter();
+    this.sketches = new SketchPainter(() => this.colourBox().value);
+    this.isPicking = false;
+  }
+
+  // What paints in the kind that is chosen.
+  get painter() {
+    return SKETCHES.includes(this.mode) ? this.sketches : this.masks;
+  }
+
+  colourBox() {
+    return document.getElementById(`${this.tab.name}_brush_color`);
+  }
+
+  setPicking(isPicking) {
+    this.isPicking = isPicking;
+    document.getElementById(`${this.tab.name}_pick_color`)?.setAttribute("aria-pressed", String(isPicking));
+  }
+
+  // Takes the colour below a click, of the picture with what is painted.
+  pick(event) {
+    const image = this.area("init").querySelector(".frame img");
+    const [x, y] = this.sketches.point(event);
+    const dot = document.createElement("canvas");
+    dot.width = dot.height = 1;
+    const context = dot.getContext("2d");
+    const { width, height } = this.refs.init;
+    context.drawImage(image, -Math.floor(x), -Math.floor(y), width, height);
+    context.drawImage(this.sketches.canvas, -Math.floor(x), -Math.floor(y));
+    const [red, green, blue] = context.getImageData(0, 0, 1, 1).data;
+    this.colourBox().value = `#${[red, green, blue].map((part) => part.toString(16).padStart(2, "0")).join("")}`;
+    this.setPicking(false);
   }
 
   clicks() {
@@ -31,6 +67,8 @@ export class PictureBox {
       remove_init: () => this.remove(),
       mask_undo: () => this.painter.undo(),
       mask_clear: () => this.painter.clear(),
+      pick_color: () => this.setPicking(!this.isPicking),
+      choose_batch: () => this.batch.choose(),
       detect_image_size_btn: () => this.useSize(),
     };
   }
@@ -44,12 +82,16 @@ export class PictureBox {
   }
 
   setMode(mode) {
+    const changes = this.mode !== (mode || "img2img");
     this.mode = mode || "img2img";
     this.box()?.setAttribute("data-mode", this.mode);
+    const frame = this.area("init")?.querySelector(".frame");
+    if (frame) frame.id = BOX_IDS[this.mode] || "";
+    if (changes && this.isPainting()) this.painter.draw();
   }
 
   isPainting() {
-    return this.mode === "inpaint" && Boolean(this.refs.init);
+    return (this.mode === "inpaint" || SKETCHES.includes(this.mode)) && Boolean(this.refs.init);
   }
 
   choose(what) {
@@ -84,12 +126,17 @@ export class PictureBox {
     this.refs[what] = ref;
     this.sources[what] = source;
     this.draw(what);
-    if (what === "init") this.painter.begin(ref.width, ref.height);
+    if (what === "init") this.beginPainting();
+  }
+
+  beginPainting() {
+    for (const painter of [this.masks, this.sketches]) painter.begin(this.refs.init.width, this.refs.init.height);
   }
 
   forgetMask() {
     delete this.refs.painted;
-    this.painter.begin(this.refs.init.width, this.refs.init.height);
+    delete this.refs.sketch;
+    this.beginPainting();
   }
 
   remove() {
@@ -101,22 +148,25 @@ export class PictureBox {
 
   // The names of what a job needs; waits for what is under way.
   async stored() {
+    if (this.mode === "batch") return { batch: await this.batch.stored() };
     await Promise.all(Object.values(this.sending));
     const { init } = this.refs;
     if (!init) return {};
     if (this.mode === "upload") return { init, mask: this.refs.mask };
-    if (this.mode !== "inpaint") return { init };
-    const mask = await this.painter.toBlob();
-    if (!mask) return { init };
-    this.refs.painted = await upload("api/v1/inputs", mask);
+    if (!this.isPainting()) return { init };
+    const isSketch = SKETCHES.includes(this.mode);
+    const painted = await this.painter.toBlob();
+    if (!painted) return { init };
+    const ref = await upload("api/v1/inputs", painted);
+    this.refs[isSketch ? "sketch" : "painted"] = ref;
     this.store();
-    return { init, mask: this.refs.painted };
+    return isSketch ? { init, paint: ref } : { init, mask: ref };
   }
 
   // The names of what is stored at this moment, for an estimate.
   refsNow() {
     const { init, mask, painted } = this.refs;
-    if (!init || this.mode === "img2img") return init ? { init } : {};
+    if (!init || this.mode === "img2img" || this.mode === "sketch") return init ? { init } : {};
     return { init, mask: (this.mode === "upload" ? mask : painted) || init };
   }
 
@@ -136,15 +186,15 @@ export class PictureBox {
     } catch {
       return;
     }
-    for (const what of ["init", "mask", "painted"]) {
+    for (const what of ["init", "mask", "painted", "sketch"]) {
       if (!kept[what]?.sha256 || this.refs[what]) continue;
       const source = address(`api/v1/inputs/${kept[what].sha256}`);
       if (!(await canLoad(source))) continue;
       if (this.sending[what] || this.refs[what]) continue;
-      if (what !== "painted") this.put(what, kept[what], source);
+      if (what === "init" || what === "mask") this.put(what, kept[what], source);
       else if (this.refs.init?.sha256 === kept.init?.sha256) {
-        this.refs.painted = kept.painted;
-        await this.painter.load(source);
+        this.refs[what] = kept[what];
+        await (what === "sketch" ? this.sketches : this.masks).load(source);
       }
     }
   }
@@ -155,7 +205,12 @@ export class PictureBox {
     if (!box) return;
     this.setMode(this.mode);
     const brush = document.getElementById(`${this.tab.name}_brush`);
-    this.painter.attach(box.querySelector("canvas"), box.querySelector(".brush"), brush, () => this.isPainting());
+    const canvas = box.querySelector("canvas");
+    for (const painter of [this.masks, this.sketches]) {
+      painter.attach(canvas, box.querySelector(".brush"), brush, () => this.isPainting() && this.painter === painter && !this.isPicking);
+    }
+    canvas.onclick = (event) => this.isPicking && SKETCHES.includes(this.mode) && this.pick(event);
+    this.batch.redraw();
     const file = document.getElementById(`${this.tab.name}_file`);
     file.onchange = () => {
       if (file.files[0]) this.takeFile(this.area(this.chosen), file.files[0]);
