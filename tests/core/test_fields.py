@@ -26,6 +26,8 @@ NOT_IN_TABLE = {
     "first_picture",
     "extras",
     "merge",
+    "folder",
+    "file_name",
     "disable_extra_networks",
 }
 
