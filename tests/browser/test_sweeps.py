@@ -66,6 +66,16 @@ def test_a_grid_grows_on_the_page_and_its_cells_can_be_used(visitor: Visitor) ->
     )
     assert page.input_value("#script_list") == "X/Y/Z plot"
 
+    # The winner goes into the form, which draws one picture then.
+    tools = page.locator("#txt2img_sweep td").nth(4)
+    tools.hover()
+    tools.locator("button[title^='The winner']").click()
+    page.wait_for_function(
+        "document.querySelector('#txt2img_steps input[type=number]').value === '2'"
+    )
+    assert page.input_value("#script_list") == ""
+    assert page.locator("#txt2img_sweep td.winner").count() == 1
+
 
 def test_what_is_wrong_is_said_before_anything_is_drawn(visitor: Visitor) -> None:
     page = visitor.open()

@@ -90,6 +90,8 @@ export class ScriptBox {
 
   choose(title) {
     this.kept.title = title;
+    const list = document.querySelector(`[data-script-list="${this.tab.name}"]`);
+    if (list) list.value = title;
     this.changed();
     this.draw();
   }

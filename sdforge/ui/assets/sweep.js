@@ -1,5 +1,5 @@
 // A sweep on the page: asks for what changed and lets the grid grow; cells can be looked at, skipped,
-// drawn first and drawn again. The server goes on without the page.
+// drawn first, drawn again, and taken into the form. The server goes on without the page.
 
 import { button, make } from "./dom.js";
 import { Refused, Unreachable, address, request } from "./http.js";
@@ -39,6 +39,7 @@ export class SweepView {
     this.id = id;
     this.sweep = null;
     this.cells = [];
+    this.winner = null;
     this.hidden = { columns: new Set(), rows: new Set() };
     try {
       sessionStorage.setItem(this.key, id);
@@ -122,7 +123,8 @@ export class SweepView {
       rows.push(make("tr", { data: { rows: row } }, this.legend(axes[1]?.legends[row] || "", "rows", row, "row"), ...cells));
     }
     const title = axes.slice(2).map((axis, number) => axis.legends[Math.floor(block / stride(axes, number)) % axis.legends.length]);
-    const caption = title.some(Boolean) ? make("caption", {}, title.filter(Boolean).join(", ")) : null;
+    const grid = () => make("a", { class: "button tiny", href: address(`${this.sweep.urls.grid}?format=png&block=${block}`), target: "_blank", rel: "noopener", title: "This part as one picture" }, "Grid");
+    const caption = title.some(Boolean) ? make("caption", {}, title.filter(Boolean).join(", "), " ", grid()) : null;
     return make("table", {}, caption, make("tr", {}, make("th"), ...heads), ...rows);
   }
 
@@ -143,6 +145,7 @@ export class SweepView {
     const cell = this.cells[index];
     if (!place || !cell) return;
     place.className = cell.status;
+    place.classList.toggle("winner", index === this.winner);
     for (const kind of ["columns", "rows"]) place.classList.toggle("folded", this.hidden[kind].has(Number(place.dataset[kind])));
     const picture = cell.images[0];
     const open = () => this.open(index);
@@ -162,6 +165,7 @@ export class SweepView {
     if (cell.status === "waiting" || cell.status === "running") tool("×", "Skip this cell", "skip");
     // One that was broken from the start has nothing to draw.
     else if (cell.job) tool("↻", "Draw this cell again", "retry");
+    if (cell.images.length) tools.push(button("★", () => this.take(cell.index), { class: "button tiny", title: "The winner: put its values into the form" }));
     return make("span", { class: "cell-tools" }, ...tools);
   }
 
@@ -206,6 +210,19 @@ export class SweepView {
     } catch (error) {
       notify(error.message, "error");
     }
+  }
+
+  // The winner: its values go into the form, which then draws one picture of the kind and no grid.
+  async take(index) {
+    await this.open(index);
+    const text = this.tab.results.infotext();
+    if (!text) return;
+    this.winner = index;
+    for (const element of this.elements) element?.classList.remove("winner");
+    this.elements[index]?.classList.add("winner");
+    this.tab.script.choose("");
+    this.tab.form.readInfotext(text);
+    notify("The form has the values of this cell.");
   }
 
   async tell(what) {
