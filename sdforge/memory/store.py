@@ -269,7 +269,8 @@ class HostStore:
 
     def drop_reserved(self, components: Sequence[Component] = ()) -> None:
         """Give up what was set aside and not taken over; `components` is what was made of it."""
-        self._release(*components)
+        if components:  # releasing collects garbage, which takes long
+            self._release(*components)
         with self._lock:
             for key in self._reserved:
                 self._slots.pop(key).state = HostState.DEAD

@@ -163,8 +163,8 @@ export class SweepView {
     const tool = (text, title, what) => tools.push(button(text, () => this.tell(`cells/${cell.index}/${what}`), { class: "button tiny", title }));
     if (cell.status === "waiting") tool("↑", "Draw this cell next", "first");
     if (cell.status === "waiting" || cell.status === "running") tool("×", "Skip this cell", "skip");
-    // One that was broken from the start has nothing to draw.
-    else if (cell.job) tool("↻", "Draw this cell again", "retry");
+    // One that failed without a job was broken from the start and has nothing to draw.
+    else if (cell.job || cell.status === "skipped") tool("↻", "Draw this cell again", "retry");
     if (cell.images.length) tools.push(button("★", () => this.take(cell.index), { class: "button tiny", title: "The winner: put its values into the form" }));
     return make("span", { class: "cell-tools" }, ...tools);
   }
