@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -87,19 +89,10 @@ class _Connection:
         self._said: dict[str, Any] = {}
 
     async def run(self) -> None:
-        """Serve until the client goes; a fault of either task ends both."""
-        tasks = [asyncio.create_task(self._hear()), asyncio.create_task(self._speak())]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for task in done:
-            # Starlette says with a RuntimeError that the connection is closed already.
-            error = None if task.cancelled() else task.exception()
-            if error is not None and not isinstance(error, WebSocketDisconnect | RuntimeError):
-                raise error
+        """Serve until the client goes; the end of either task ends both."""
+        async with anyio.create_task_group() as tasks:
+            for work in (self._hear, self._speak):
+                tasks.start_soon(_until_closed, work, tasks.cancel_scope)
 
     async def _hear(self) -> None:
         while True:
@@ -140,8 +133,8 @@ class _Connection:
     async def _speak(self) -> None:
         while True:
             await self._say_what_changed()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _LOOK_SECONDS)
+            with anyio.move_on_after(_LOOK_SECONDS):
+                await self._changed.wait()
             self._changed.clear()
             for kind, message in self._live.collect(self._session).items():
                 if kind == "frame":
@@ -190,6 +183,14 @@ class _Connection:
         )
         self._live.sent(self._session, drawn.number)
         await self._socket.send_bytes(pack(header, picture))
+
+
+async def _until_closed(work: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+    """Run one of a connection's tasks, and end the other one with it."""
+    # Starlette says with a RuntimeError that the connection is closed already.
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        await work()
+    scope.cancel()
 
 
 def _encoded(drawn: Drawn, encoding: Encoding) -> bytes:
