@@ -40,6 +40,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--vae-from", type=Path, help="take the autoencoder of this file instead of training one"
     )
+    parser.add_argument(
+        "--vae-minutes",
+        type=float,
+        default=vae.MINUTES,
+        help="length of the autoencoder's training",
+    )
     parser.add_argument("--styles", nargs="+", default=[style.name for style in STYLES])
     parser.add_argument("--samples", type=int, default=150_000, help="length of the UNet training")
     parser.add_argument("--batch", type=int, default=8)
@@ -58,15 +64,18 @@ def parse() -> argparse.Namespace:
         default=(8_000, 8_000, 8_000),
         metavar=("STYLE", "TURBO", "CANNY"),
     )
+    parser.add_argument(
+        "--judge-seeds", type=int, default=4, help="pictures of each thing that are judged"
+    )
     return parser.parse_args()
 
 
-def prepare(work: Path, vae_file: Path | None) -> tuple[LatentSet, LatentSet]:
+def prepare(work: Path, vae_file: Path | None, minutes: float) -> tuple[LatentSet, LatentSet]:
     """The usual latents, and those with the moved pictures; each made once and then read."""
     stored, every, scaled = (work / name for name in ("latents.pt", "latents_all.pt", "vae.pt"))
     if stored.exists() and every.exists() and scaled.exists():
         return LatentSet(**torch.load(stored)), LatentSet(**torch.load(every))
-    network = vae.from_file(vae_file) if vae_file else vae.train(work)
+    network = vae.from_file(vae_file) if vae_file else vae.train(work, vae.plan_for(minutes))
     pictures = data.build(work)
     made = latents.build(pictures, network)
     both = latents.joined(made, latents.variants(pictures, network))
@@ -79,7 +88,7 @@ def prepare(work: Path, vae_file: Path | None) -> tuple[LatentSet, LatentSet]:
 def make_base(given: argparse.Namespace) -> None:
     """Autoencoder, text encoder, denoiser, decoder; writes the one file."""
     work: Path = given.work
-    _usual, every = prepare(work, given.vae_from)
+    _usual, every = prepare(work, given.vae_from, given.vae_minutes)
     meanings = Meanings.build(work)
     encoder = text.train(work, meanings, given.text_steps)
     prompts = unet.PromptContext(encoder, text.make_tokenizer(work))
@@ -119,7 +128,7 @@ def make_scores(given: argparse.Namespace) -> None:
     how = Setting(
         int(RECOMMENDED["steps"]), float(RECOMMENDED["cfg_scale"]), RECOMMENDED["sampler"]
     )
-    score = judge(base, work, given.styles, 4, how, work / "sheet.png")
+    score = judge(base, work, given.styles, given.judge_seeds, how, work / "sheet.png")
     print(table(score))
     (work / "score.json").write_text(json.dumps(asdict(score), indent=1))
     for name, measure in JUDGES.items():

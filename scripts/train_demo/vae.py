@@ -47,6 +47,17 @@ class Plan:
     crop: int = 64
 
 
+MINUTES = Plan.teacher + Plan.halves + Plan.together
+"""What the usual plan takes in all."""
+
+
+def plan_for(minutes: float) -> Plan:
+    """The usual plan, its parts stretched or shortened to so many minutes in all."""
+    factor = minutes / MINUTES
+    usual = Plan()
+    return Plan(usual.teacher * factor, usual.halves * factor, usual.together * factor)
+
+
 class Crops:
     """Random crops of the picture sets, each picture on a random background."""
 
