@@ -145,6 +145,8 @@ def test_quick_settings_count_for_the_next_job_and_outlast_a_reload(
 def test_on_a_phone_every_tab_is_in_reach_and_found_again_after_a_reload(visitor: Visitor) -> None:
     page = visitor.open()
     page.set_viewport_size({"width": 390, "height": 844})
+    # Gradio lays the tabs out anew, which closes a menu that was opened before.
+    page.wait_for_selector("#tabs .overflow-dropdown button:has-text('Queue')", state="attached")
     page.click("#tabs [aria-label='More tabs']")
     page.click("#tabs .overflow-dropdown button:has-text('System')")
     page.wait_for_selector("#system_panel h2")
