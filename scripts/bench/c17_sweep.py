@@ -1,6 +1,6 @@
 """C17: a sweep of 5 checkpoints × 4 samplers × 3 seeds, against its own cells and reads alone.
 
-Checkpoints whose reading takes long beside a step: a small U-Net with a text encoder of 46 million
+Checkpoints whose reading takes long beside a step: a small U-Net with a text encoder of 101 million
 numbers in fp16, converted on the way. Their files leave the system's cache before each sweep and
 before each read alone. How much of the reading is hidden: how long the jobs of the second to the
 fifth checkpoint wait for their model, against loading the same files with nothing else going on.
@@ -32,7 +32,7 @@ from sdforge.sweeps.request import AskedAxis, SweepRequest
 from sdforge.sweeps.sweeps import Sweeps
 
 NAMES = ("one", "two", "three", "four", "five")
-SIZES = replace(TINY, text_width=768, text_layers=1)
+SIZES = replace(TINY, text_width=1024, text_layers=4)
 ROUNDS, WARM_UPS = 3, 1
 CELLS, STEPS, SIDE = 60, 6, 64
 PATIENCE = 1200.0
