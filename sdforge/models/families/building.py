@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
 from sdforge.models.checkpoint import CheckpointHeader
-from sdforge.models.families.base import Recipe
+from sdforge.models.families.base import Recipe, Source
+from sdforge.models.layout import Layout
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,6 +53,22 @@ def kl_vae_only(part: Part, channels: int) -> str | None:
     For families whose checkpoints hold everything and of which only the VAE is replaced.
     """
     return "vae" if part.role == "vae" and part.kind == f"kl-{channels}" else None
+
+
+def prefix_of(role: str, header: CheckpointHeader, role_of: Callable[[Part], str | None]) -> str:
+    """Return what the tensors of a role's network begin with in a file; "" where it has none."""
+    from sdforge.models.parts import parts
+
+    held = {role_of(part): part.prefix for part in parts(header.layout)}
+    return held.get(role, "")
+
+
+@lru_cache(maxsize=RECIPES_KEPT)
+def plain_sources(layout: Layout, prefix: str) -> Mapping[str, Source]:
+    """Return where parameters come from in a file that names them as the module does."""
+    return {
+        name: Source(key, layout.tensors[key].shape) for name, key in layout.under(prefix).items()
+    }
 
 
 def skeleton_of(make: Callable[[], nn.Module]) -> Skeleton:

@@ -23,9 +23,11 @@ from sdforge.models.families.building import (
     check_complete,
     check_text_width,
     kl_vae_only,
+    plain_sources,
+    prefix_of,
     skeleton_of,
 )
-from sdforge.models.families.fast_kinds import fast_kind
+from sdforge.models.families.fast_kinds import fast_kind, signs_of
 from sdforge.models.families.flux import (
     LATENT_CHANNELS,
     LATENT_DOWNSCALE,
@@ -38,7 +40,7 @@ from sdforge.models.families.ldm import vae_recipe
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.families.t5s import t5_recipe
 from sdforge.models.layout import Layout
-from sdforge.models.parts import Part, parts
+from sdforge.models.parts import Part
 
 if TYPE_CHECKING:
     import torch
@@ -84,8 +86,7 @@ class Chroma:
             family=self.name,
             variant=kind.name if kind and problem is None else found.variant,
             prediction="flow",
-            reason=f"{found.label}: {found.reason}"
-            + (f"; {kind.name}, {kind.sign}" if kind else ""),
+            reason=f"{found.label}: {found.reason}" + signs_of(kind),
             problem=problem,
             recommended=Recommended(
                 width=_SIDE,
@@ -111,8 +112,7 @@ class Chroma:
             MissingModel: the file lacks this part, or some of it.
             UnsupportedCheckpoint: its shapes do not fit together.
         """
-        held = {self.role_of(part): part.prefix for part in parts(header.layout)}
-        prefix = held.get(role, "")
+        prefix = prefix_of(role, header, self.role_of)
         if role == "vae":
             recipe = vae_recipe(header, latent_channels=LATENT_CHANNELS, family=self.label)
         elif role == "text_encoder":
@@ -227,10 +227,10 @@ def _skeleton(config: Config) -> Skeleton:
 
 
 @lru_cache(maxsize=RECIPES_KEPT)
-def _sources(layout: Layout, prefix: str) -> dict[str, Source]:
+def _sources(layout: Layout, prefix: str) -> Mapping[str, Source]:
     names = layout.under(prefix)
     if "img_in.weight" not in names:
-        return {name: Source(key, layout.tensors[key].shape) for name, key in names.items()}
+        return plain_sources(layout, prefix)
     first = names["img_in.weight"]
     found = flux_sources(layout, prefix, layout.tensors[first].shape[0])
     for name, key in names.items():

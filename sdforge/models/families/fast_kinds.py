@@ -37,6 +37,11 @@ _WORD = r"(?<![a-z]){}(?![a-z])"
 _SEAMS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
+def signs_of(kind: FastKind | None) -> str:
+    """Return what a reason says of a kind at its end; "" for none."""
+    return f"; {kind.name}, {kind.sign}" if kind else ""
+
+
 def fast_kind(name: str, metadata: Mapping[str, str], *, side: int = 1024) -> FastKind | None:
     """Return what kind of fast checkpoint a file is, None for a usual one.
 

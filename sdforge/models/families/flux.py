@@ -24,6 +24,7 @@ from sdforge.models.families.building import (
     Config,
     check_complete,
     check_text_width,
+    prefix_of,
     skeleton_of,
 )
 from sdforge.models.families.clips import QUICK_GELU, clip_recipe
@@ -32,7 +33,7 @@ from sdforge.models.families.ldm import vae_recipe
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.families.t5s import t5_recipe
 from sdforge.models.layout import Layout
-from sdforge.models.parts import Part, parts
+from sdforge.models.parts import Part
 
 if TYPE_CHECKING:
     from sdforge.memory.component import Component
@@ -106,8 +107,7 @@ class Flux1:
             MissingModel: the file lacks this part, or some of it.
             UnsupportedCheckpoint: its shapes do not fit together.
         """
-        held = {self.role_of(part): part.prefix for part in parts(header.layout)}
-        prefix = held.get(role, "")
+        prefix = prefix_of(role, header, self.role_of)
         if role == "vae":
             recipe = vae_recipe(header, latent_channels=LATENT_CHANNELS, family=self.label)
         elif role == "text_encoder":

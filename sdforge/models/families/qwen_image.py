@@ -15,22 +15,24 @@ from typing import TYPE_CHECKING, Any
 from sdforge.core.request import Recommended
 from sdforge.models.architectures import Architecture, architecture
 from sdforge.models.checkpoint import CheckpointHeader
-from sdforge.models.families.base import Match, Recipe, Source
+from sdforge.models.families.base import Match, Recipe
 from sdforge.models.families.building import (
     RECIPES_KEPT,
     SKELETONS_KEPT,
     Config,
     check_complete,
     check_text_width,
+    plain_sources,
+    prefix_of,
     skeleton_of,
 )
-from sdforge.models.families.fast_kinds import fast_kind
+from sdforge.models.families.fast_kinds import fast_kind, signs_of
 from sdforge.models.families.flux import rotation_axes
 from sdforge.models.families.qwens import qwen_recipe
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.families.video_vaes import video_vae_recipe
 from sdforge.models.layout import Layout
-from sdforge.models.parts import Part, parts
+from sdforge.models.parts import Part
 
 if TYPE_CHECKING:
     from sdforge.memory.component import Component
@@ -74,8 +76,7 @@ class QwenImage:
             family=self.name,
             variant=kind.name if kind and problem is None else variant,
             prediction="flow",
-            reason=f"{found.label}: {found.reason}"
-            + (f"; {kind.name}, {kind.sign}" if kind else ""),
+            reason=f"{found.label}: {found.reason}" + signs_of(kind),
             problem=problem,
             recommended=Recommended(
                 width=_SIDE,
@@ -99,8 +100,7 @@ class QwenImage:
             MissingModel: the file lacks this part, or some of it.
             UnsupportedCheckpoint: its shapes do not fit together.
         """
-        held = {self.role_of(part): part.prefix for part in parts(header.layout)}
-        prefix = held.get(role, "")
+        prefix = prefix_of(role, header, self.role_of)
         if role == "vae":
             recipe = video_vae_recipe(header, prefix)
         elif role == "text_encoder":
@@ -153,7 +153,7 @@ def _variant(header: CheckpointHeader, found: Architecture) -> tuple[str, str | 
 
 
 def _transformer(header: CheckpointHeader, prefix: str) -> Recipe:
-    sources = _sources(header.layout, prefix)
+    sources = plain_sources(header.layout, prefix)
     shapes = Shapes(header, {name: one.shape for name, one in sources.items()}, "transformer")
     width, numbers = shapes.dims("img_in.weight", 2)
     head = shapes.dims("transformer_blocks.0.attn.norm_q.weight", 1)[0]
@@ -177,7 +177,10 @@ def _transformer(header: CheckpointHeader, prefix: str) -> Recipe:
 @lru_cache(maxsize=RECIPES_KEPT)
 def _recipe(layout: Layout, prefix: str, config: Config) -> Recipe:
     return Recipe(
-        role="denoiser", layout=layout, skeleton=_skeleton(config), sources=_sources(layout, prefix)
+        role="denoiser",
+        layout=layout,
+        skeleton=_skeleton(config),
+        sources=plain_sources(layout, prefix),
     )
 
 
@@ -193,10 +196,3 @@ def _skeleton(config: Config) -> Skeleton:
         return module
 
     return skeleton_of(make)
-
-
-@lru_cache(maxsize=RECIPES_KEPT)
-def _sources(layout: Layout, prefix: str) -> dict[str, Source]:
-    return {
-        name: Source(key, layout.tensors[key].shape) for name, key in layout.under(prefix).items()
-    }

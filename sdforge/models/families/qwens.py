@@ -6,8 +6,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sdforge.models.checkpoint import CheckpointHeader
-from sdforge.models.families.base import Recipe, Source
-from sdforge.models.families.building import RECIPES_KEPT, SKELETONS_KEPT, Config, skeleton_of
+from sdforge.models.families.base import Recipe
+from sdforge.models.families.building import (
+    RECIPES_KEPT,
+    SKELETONS_KEPT,
+    Config,
+    plain_sources,
+    skeleton_of,
+)
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.layout import Layout
 
@@ -35,7 +41,7 @@ def qwen_recipe(
         MissingModel: some are missing.
         UnsupportedCheckpoint: their shapes do not fit together.
     """
-    sources = _sources(header.layout, prefix)
+    sources = plain_sources(header.layout, prefix)
     shapes = Shapes(header, {name: source.shape for name, source in sources.items()}, "Qwen")
     vocabulary, width = shapes.dims("model.embed_tokens.weight", 2)
     queries = shapes.dims(f"{_FIRST}self_attn.q_proj.weight", 2)[0]
@@ -64,7 +70,7 @@ def qwen_recipe(
 @lru_cache(maxsize=RECIPES_KEPT)
 def _recipe(layout: Layout, prefix: str, role: str, config: Config) -> Recipe:
     return Recipe(
-        role=role, layout=layout, skeleton=_skeleton(config), sources=_sources(layout, prefix)
+        role=role, layout=layout, skeleton=_skeleton(config), sources=plain_sources(layout, prefix)
     )
 
 
@@ -73,10 +79,3 @@ def _skeleton(config: Config) -> Skeleton:
     from sdforge.models.qwen import QwenText
 
     return skeleton_of(lambda: QwenText(**dict(config)))
-
-
-@lru_cache(maxsize=RECIPES_KEPT)
-def _sources(layout: Layout, prefix: str) -> dict[str, Source]:
-    return {
-        name: Source(key, layout.tensors[key].shape) for name, key in layout.under(prefix).items()
-    }

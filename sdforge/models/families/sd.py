@@ -14,7 +14,7 @@ from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.base import Match, Recipe
 from sdforge.models.families.building import check_complete, kl_vae_only
 from sdforge.models.families.clips import QUICK_GELU, clip_recipe
-from sdforge.models.families.fast_kinds import fast_kind
+from sdforge.models.families.fast_kinds import fast_kind, signs_of
 from sdforge.models.families.ldm import STANDARD_VAE_WIDTH, unet_recipe, vae_recipe
 from sdforge.models.families.sd_shapes import TEXT, UNET, context_width, text_names
 
@@ -64,7 +64,7 @@ class StableDiffusion1:
                 f"Stable Diffusion 1.x layout: U-Net of width {width} with {channels} input "
                 "channels and convolutional attention projections, text states of width "
                 f"{context_width(header)}; {_text_reason(header)}; {said}-prediction"
-                + (f"; {kind.name}, {kind.sign}" if kind else "")
+                + signs_of(kind)
             ),
             problem=_problem(header, variant),
             recommended=kind.recommended if kind else Recommended(),

@@ -17,7 +17,7 @@ from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.base import Match, Recipe
 from sdforge.models.families.building import check_complete, kl_vae_only
 from sdforge.models.families.clips import GELU, clip_recipe, clip_width
-from sdforge.models.families.fast_kinds import fast_kind
+from sdforge.models.families.fast_kinds import fast_kind, signs_of
 from sdforge.models.families.ldm import STANDARD_VAE_WIDTH, unet_recipe, vae_recipe
 from sdforge.models.families.sd import (
     INPAINTING_CHANNELS,
@@ -75,8 +75,7 @@ class StableDiffusion2:
             reason=(
                 f"Stable Diffusion 2.x layout: U-Net of width {first[0]} with {channels} input "
                 "channels and linear attention projections, text states of width "
-                f"{context_width(header)}; text encoder of width {text}; {sign}"
-                + (f"; {kind.name}, {kind.sign}" if kind else "")
+                f"{context_width(header)}; text encoder of width {text}; {sign}" + signs_of(kind)
             ),
             problem=_problem(header, channels, text),
             recommended=kind.recommended if kind else Recommended(width=side, height=side),

@@ -24,16 +24,18 @@ from sdforge.models.families.building import (
     check_complete,
     check_text_width,
     kl_vae_only,
+    plain_sources,
+    prefix_of,
     skeleton_of,
 )
 from sdforge.models.families.clips import GELU, QUICK_GELU, clip_recipe
-from sdforge.models.families.fast_kinds import fast_kind
+from sdforge.models.families.fast_kinds import fast_kind, signs_of
 from sdforge.models.families.ldm import vae_recipe
 from sdforge.models.families.sd3_keys import sd3_sources
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.families.t5s import t5_recipe
 from sdforge.models.layout import Layout
-from sdforge.models.parts import Part, parts
+from sdforge.models.parts import Part
 
 if TYPE_CHECKING:
     from sdforge.memory.component import Component
@@ -87,8 +89,7 @@ class StableDiffusion3:
             family=self.name,
             variant=f"{found.variant}-{kind.name}" if kind else found.variant,
             prediction="flow",
-            reason=f"{found.label}: {found.reason}"
-            + (f"; {kind.name}, {kind.sign}" if kind else ""),
+            reason=f"{found.label}: {found.reason}" + signs_of(kind),
             recommended=Recommended(
                 width=_SIDE, height=_SIDE, steps=steps, cfg_scale=cfg_scale, sampler="Euler"
             ),
@@ -107,8 +108,7 @@ class StableDiffusion3:
             MissingModel: the file lacks this part, or some of it.
             UnsupportedCheckpoint: its shapes do not fit together.
         """
-        held = {self.role_of(part): part.prefix for part in parts(header.layout)}
-        prefix = held.get(role, "")
+        prefix = prefix_of(role, header, self.role_of)
         if role == "vae":
             recipe = vae_recipe(header, latent_channels=LATENT_CHANNELS, family=self.label)
         elif role in ("text_encoder", "text_encoder_2"):
@@ -224,12 +224,10 @@ def _recipe(layout: Layout, prefix: str, is_authors: bool, config: Config) -> Re
 
 
 @lru_cache(maxsize=RECIPES_KEPT)
-def _sources(layout: Layout, prefix: str, is_authors: bool) -> dict[str, Source]:
+def _sources(layout: Layout, prefix: str, is_authors: bool) -> Mapping[str, Source]:
     if is_authors:
         return sd3_sources(layout, prefix)
-    return {
-        name: Source(key, layout.tensors[key].shape) for name, key in layout.under(prefix).items()
-    }
+    return plain_sources(layout, prefix)
 
 
 @lru_cache(maxsize=SKELETONS_KEPT)

@@ -16,7 +16,7 @@ from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.base import Match, Recipe
 from sdforge.models.families.building import check_complete, kl_vae_only
 from sdforge.models.families.clips import GELU, QUICK_GELU, clip_recipe, clip_width
-from sdforge.models.families.fast_kinds import fast_kind
+from sdforge.models.families.fast_kinds import fast_kind, signs_of
 from sdforge.models.families.ldm import STANDARD_VAE_WIDTH, unet_recipe, vae_recipe
 from sdforge.models.families.sd import (
     INPAINTING_CHANNELS,
@@ -108,7 +108,7 @@ class StableDiffusionXl:
                 f"and a label of length {label[1]}, text states of width {context}; "
                 f"{said}-prediction"
                 + (" with zero terminal noise" if is_terminal else "")
-                + (f"; {kind.name}, {kind.sign}" if kind else "")
+                + signs_of(kind)
             ),
             problem=self._problem(header, channels, context),
             recommended=kind.recommended if kind else Recommended(width=_SIDE, height=_SIDE),

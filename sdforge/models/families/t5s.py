@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.base import Recipe, Source
-from sdforge.models.families.building import RECIPES_KEPT, SKELETONS_KEPT, Config, skeleton_of
+from sdforge.models.families.building import (
+    RECIPES_KEPT,
+    SKELETONS_KEPT,
+    Config,
+    plain_sources,
+    skeleton_of,
+)
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.layout import Layout
 
@@ -62,10 +69,8 @@ def _skeleton(config: Config) -> Skeleton:
 
 
 @lru_cache(maxsize=RECIPES_KEPT)
-def _sources(layout: Layout, prefix: str) -> dict[str, Source]:
-    found = {
-        name: Source(key, layout.tensors[key].shape) for name, key in layout.under(prefix).items()
-    }
+def _sources(layout: Layout, prefix: str) -> Mapping[str, Source]:
+    found = dict(plain_sources(layout, prefix))
     again = found.pop(_TABLE_AGAIN, None)
     if again is not None:
         found.setdefault(_TABLE, again)

@@ -6,6 +6,7 @@ are those that diffusers has written down for Qwen-Image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from sdforge.models.families.building import (
     RECIPES_KEPT,
     SKELETONS_KEPT,
     Config,
+    plain_sources,
     quiet_libraries,
     skeleton_of,
 )
@@ -63,10 +65,10 @@ def _skeleton(config: Config) -> Skeleton:
 
 @lru_cache(maxsize=RECIPES_KEPT)
 @quiet_libraries()
-def _sources(layout: Layout, prefix: str) -> dict[str, Source]:
+def _sources(layout: Layout, prefix: str) -> Mapping[str, Source]:
     names = layout.under(prefix)
     if _AUTHORS not in names:
-        return {name: Source(key, layout.tensors[key].shape) for name, key in names.items()}
+        return plain_sources(layout, prefix)
     from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
     from sdforge.models.key_map import key_map

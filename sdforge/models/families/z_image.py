@@ -22,15 +22,16 @@ from sdforge.models.families.building import (
     check_complete,
     check_text_width,
     kl_vae_only,
+    prefix_of,
     skeleton_of,
 )
-from sdforge.models.families.fast_kinds import fast_kind
+from sdforge.models.families.fast_kinds import fast_kind, signs_of
 from sdforge.models.families.flux import LATENT_CHANNELS, LATENT_DOWNSCALE, SCALE, SHIFT
 from sdforge.models.families.ldm import vae_recipe
 from sdforge.models.families.qwens import qwen_recipe
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.layout import Layout
-from sdforge.models.parts import Part, parts
+from sdforge.models.parts import Part
 
 if TYPE_CHECKING:
     from sdforge.memory.component import Component
@@ -77,8 +78,7 @@ class ZImage:
             family=self.name,
             variant="turbo" if kind else "standard",
             prediction="flow",
-            reason=f"{found.label}: {found.reason}"
-            + (f"; {kind.name}, {kind.sign}" if kind else ""),
+            reason=f"{found.label}: {found.reason}" + signs_of(kind),
             recommended=_TURBO if kind else _USUAL,
         )
 
@@ -97,8 +97,7 @@ class ZImage:
             MissingModel: the file lacks this part, or some of it.
             UnsupportedCheckpoint: its shapes do not fit together.
         """
-        held = {self.role_of(part): part.prefix for part in parts(header.layout)}
-        prefix = held.get(role, "")
+        prefix = prefix_of(role, header, self.role_of)
         if role == "vae":
             recipe = vae_recipe(header, latent_channels=LATENT_CHANNELS, family=self.label)
         elif role == "text_encoder":
