@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ from sdforge.models.library import Library
 from sdforge.models.loader import ModelProvider, Precision
 
 GIB = 1024**3
+# Linux 5.14; Python has no name for it yet.
+_MADV_POPULATE_WRITE = 23
 PEER = "diffusers `from_single_file`, U-Net and VAE"
 
 
@@ -82,6 +86,17 @@ def drop_cache(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def take_memory(size: int) -> None:
+    """Have a virtual machine's host back so much free memory as is about to be filled.
+
+    Hosts take back what a guest has freed, and giving it again takes longer than the work measured.
+    """
+    gc.collect()
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        memory.madvise(_MADV_POPULATE_WRITE)
 
 
 def touch(provider: ModelProvider) -> None:

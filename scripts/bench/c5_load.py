@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from big_file import (
+    GIB,
     PEER,
     big_checkpoint,
     drop_cache,
@@ -20,6 +21,7 @@ from big_file import (
     provider_for,
     read_raw,
     save_configs,
+    take_memory,
     touch,
 )
 from timing import Comparison, Row, compare
@@ -70,12 +72,16 @@ def measure() -> list[Row]:
         def convert() -> None:
             converting.get("big")
 
+        def before_converting() -> None:
+            converting.unload()
+            take_memory(6 * GIB)
+
         converted = compare(
             convert,
             peer_load(path, Path(folder), torch.float32),
             rounds=PEER_ROUNDS,
             warm_ups=1,
-            before=lambda: converting.unload() and None,
+            before=before_converting,
         )
         converting.unload()
     raw = "reading the file"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from typing import TYPE_CHECKING, Any
 
+import pybase64
 from fastapi import APIRouter
 from pydantic import AliasChoices, Field
 
@@ -151,7 +151,7 @@ def _detect(body: DetectRequest, max_pixels: int) -> list[str]:
             body.controlnet_threshold_a,
             body.controlnet_threshold_b,
         )
-        found.append(base64.b64encode(png_bytes(made)).decode())
+        found.append(pybase64.b64encode_as_string(png_bytes(made)))
     return found
 
 

@@ -6,11 +6,12 @@ encoder would cost more than drawing a small picture does.
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pybase64
 
 from sdforge.core.errors import SdforgeError
 from sdforge.core.result import GenerationInfo, ModelIdentity
@@ -32,7 +33,7 @@ def generation_body(
     """Return the JSON text of an answer."""
     parts = [b'{"images":[']
     for number, picture in enumerate(pictures):
-        parts += [b',"' if number else b'"', base64.b64encode(picture), b'"']
+        parts += [b',"' if number else b'"', pybase64.b64encode(picture), b'"']
     info_text = json.dumps(info, ensure_ascii=False)
     rest = json.dumps({"parameters": parameters, "info": info_text}, ensure_ascii=False)
     parts += [b"],", rest[1:].encode("utf-8", "replace")]

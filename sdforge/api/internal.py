@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
+import pybase64
 from fastapi import APIRouter
 
 from sdforge.api.context import ApiContext
@@ -82,5 +82,5 @@ def _preview(engine: Engine, job_id: str, known: int) -> dict[str, Any]:
     if preview is None or preview[0] == known:
         return {}
     number, data, media_type = preview
-    encoded = base64.b64encode(data).decode("ascii")
+    encoded = pybase64.b64encode_as_string(data)
     return {"live_preview": f"data:{media_type};base64,{encoded}", "id_live_preview": number}

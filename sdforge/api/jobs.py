@@ -5,13 +5,13 @@ Made for pages and scripts that do not want to hold a request open while they wa
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 from urllib.parse import quote
 
+import pybase64
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
@@ -191,6 +191,6 @@ def format_event(event: JobEvent) -> bytes:
 def _event_data(event: JobEvent) -> Mapping[str, Any]:
     if isinstance(event.event, PreviewReady):
         preview = event.event
-        encoded = base64.b64encode(preview.image).decode("ascii")
+        encoded = pybase64.b64encode_as_string(preview.image)
         return {"step": preview.step, "image": f"data:{preview.media_type};base64,{encoded}"}
     return asdict(event.event)

@@ -6,9 +6,10 @@ it on, `core/outbound.py` does the fetching.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Any
+
+import pybase64
 
 from sdforge.api.translate_control import TITLES as CONTROL_TITLES
 from sdforge.core.errors import InvalidRequest
@@ -58,7 +59,7 @@ def without_links(values: Mapping[str, Any], settings: Settings) -> dict[str, An
 
     def replaced(value: Any, field: str) -> Any:
         if is_link(value):
-            return base64.b64encode(fetched(value, field, settings)).decode("ascii")
+            return pybase64.b64encode_as_string(fetched(value, field, settings))
         if isinstance(value, list):
             return [replaced(part, field) for part in value]
         if isinstance(value, Mapping):

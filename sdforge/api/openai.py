@@ -7,11 +7,11 @@ Its clients work as they are: point `base_url` at `/v1` and, where a password is
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Annotated, Any
 
+import pybase64
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -236,7 +236,7 @@ def _files(context: ApiContext, job: Job) -> list[bytes]:
 
 
 def _encoded(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+    return pybase64.b64encode_as_string(data)
 
 
 def _about(body: ImageParameters, job: Job) -> dict[str, Any]:

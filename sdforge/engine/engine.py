@@ -363,6 +363,8 @@ class Engine(Between, MemoryAnswers, ModelAccess, Outcomes, Queueing):
     ) -> tuple[GenerationRequest, Settings]:
         """Return the request with the overrides that it may make, and its settings."""
         overrides = self._preflight.with_preset(permitted(request.overrides), current)
+        if not overrides and not request.overrides:
+            return request, current
         request = replace(request, overrides=overrides)
         settings = current.with_overrides(request.overrides)
         if CHECKED & request.overrides.keys():

@@ -129,9 +129,9 @@ class Resolver:
         active = tuple(self._with_upscalers(one) for one in found)
         for one in active:
             request = one.extension.on_request(request, one.values)
-        request = replace(
-            request, extensions={one.extension.name: dict(one.values) for one in active}
-        )
+        values = {one.extension.name: dict(one.values) for one in active}
+        if values or request.extensions:
+            request = replace(request, extensions=values)
         sampler, schedule = resolve_sampler(request.sampler, request.schedule)
         request = self._resolved_passes(request, settings)
         asked = request.checkpoint or request.overrides.get("sd_model_checkpoint")
@@ -183,7 +183,8 @@ class Resolver:
         for name in ("hires_checkpoint", "refiner"):
             if asked := getattr(request, name):
                 values[name] = self._usable(asked, FIELD[name].api)
-        return replace(request, **values)
+        # A copy of eighty fields is a tenth of what a request costs beside its job.
+        return replace(request, **values) if values else request
 
     def _usable(self, name: str, field: str) -> str:
         """Return the title of a checkpoint that another field than the usual one names."""

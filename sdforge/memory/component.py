@@ -24,11 +24,12 @@ Decode = Callable[[torch.Tensor], torch.Tensor]
 Patch = Callable[[torch.Tensor], torch.Tensor]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Master:
     """One tensor of a network on the host; `holders` are the parameters that show it.
 
-    There is more than one holder where parameters are tied.
+    There is more than one holder where parameters are tied. Never changed once it is collected;
+    not frozen, because a frozen one takes four times as long to make, a thousand times a model.
     """
 
     index: int
@@ -174,14 +175,16 @@ class Component:
         for name, holder in _named_tensors(module):
             stored = holder.data
             # Empty tensors, and those without memory, have no place: only the object tells.
-            there = at.setdefault(stored.data_ptr() or -id(holder), [])
-            master = next((known for known in there if _is_same(known.stored, stored)), None)
-            if master is None:
-                master = Master(len(found), name, stored, decoders.get(name))
+            place = stored.data_ptr() or -id(holder)
+            there = at.get(place)
+            master = there and next((one for one in there if _is_same(one.stored, stored)), None)
+            if master:
+                if all(holder is not known for known in master.holders):
+                    master.holders.append(holder)
+            else:
+                master = Master(len(found), name, stored, decoders.get(name), [holder])
                 found.append(master)
-                there.append(master)
-            if all(holder is not known for known in master.holders):
-                master.holders.append(holder)
+                at[place] = [*(there or ()), master]
             self._by_name[name] = master
         unknown = sorted(set(decoders) - set(self._by_name))
         if unknown:

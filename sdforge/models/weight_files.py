@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import torch
 
@@ -22,8 +21,8 @@ from sdforge.models.formats.ggml_types import BLOCK_TYPES
 from sdforge.models.layout import TensorInfo
 from sdforge.models.quant import Kept, Pack, convert
 
-# Large enough to read at full speed, small beside any model.
-BUFFER_BYTES = 16 * 1024 * 1024
+# Large enough to read at full speed, small enough to stay in a core's cache until it is converted.
+BUFFER_BYTES = 1024 * 1024
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -39,13 +38,28 @@ def stored_type(info: TensorInfo) -> torch.dtype | None:
     return torch.uint8 if info.dtype in BLOCK_TYPES else TORCH_DTYPES.get(info.dtype)
 
 
+class View(NamedTuple):
+    """A tensor that is used where it lies; equal for all files of a layout."""
+
+    name: str
+    info: TensorInfo
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str, info: TensorInfo, how: Kept) -> View:
+        """Return how a tensor is seen that is kept as it is in the file."""
+        return cls(name, info, how.dtype, how.shape, _strides(how.shape))
+
+
 class WeightFiles:
     """The files of a header, open for reading weights."""
 
     def __init__(self, header: CheckpointHeader) -> None:
         """Open nothing yet."""
         self._header = header
-        self._files: dict[Piece, _OpenFile] = {}
+        self._files: dict[int, _OpenFile] = {}  # by number of the piece
         self._pieces = header.pieces
         self._starts = [piece.start for piece in self._pieces]
         self._buffer = bytearray()
@@ -63,17 +77,22 @@ class WeightFiles:
         for opened in self._files.values():
             opened.file.close()
 
-    def view(self, info: TensorInfo, how: Kept) -> torch.Tensor:
-        """Return a tensor over the mapped file.
+    def views(self, wanted: Iterable[View]) -> dict[str, torch.Tensor]:
+        """Return tensors over the mapped files, by name.
 
         Raises:
             MissingModel, CorruptCheckpoint: the file is gone, or changed since its header was read.
         """
-        if info.size_bytes == 0:
-            return torch.empty(how.shape, dtype=how.dtype)
-        opened, place = self._find(info)
-        numbers = opened.numbers(how.dtype)
-        return numbers.as_strided(how.shape, _strides(how.shape), place // how.dtype.itemsize)
+        found = {}
+        for view in wanted:
+            if view.info.size_bytes:
+                opened, place = self._find(view.info)
+                numbers = opened.numbers(view.dtype)
+                start = place // view.dtype.itemsize
+                found[view.name] = numbers.as_strided(view.shape, view.strides, start)
+            else:
+                found[view.name] = torch.empty(view.shape, dtype=view.dtype)
+        return found
 
     def read(
         self,
@@ -151,11 +170,11 @@ class WeightFiles:
     def _find(self, info: TensorInfo) -> tuple[_OpenFile, int]:
         """Return the file that holds a tensor, and its place in it."""
         place = self._header.data_start + info.start
-        piece = self._pieces[bisect_right(self._starts, place) - 1]
-        opened = self._files.get(piece)
+        number = bisect_right(self._starts, place) - 1
+        opened = self._files.get(number)
         if opened is None:
-            opened = self._files[piece] = _OpenFile(piece)
-        return opened, place - piece.start
+            opened = self._files[number] = _OpenFile(self._pieces[number])
+        return opened, place - self._starts[number]
 
 
 class _OpenFile:
@@ -206,7 +225,6 @@ class _OpenFile:
         )
 
 
-@lru_cache(maxsize=512)
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the strides, in numbers, of a tensor whose numbers lie one behind the other."""
     strides: tuple[int, ...] = ()

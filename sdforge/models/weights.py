@@ -35,7 +35,7 @@ from sdforge.models.quant import (
     packable,
 )
 from sdforge.models.scales import SCALE_ENDINGS, scales_of
-from sdforge.models.weight_files import WeightFiles, stored_type
+from sdforge.models.weight_files import View, WeightFiles, stored_type
 
 _MOST_ALIGNMENT = max(ALIGNMENT, 8)
 _FLOAT8_NAMES = ("F8_E4M3", "F8_E5M2")
@@ -64,12 +64,12 @@ def load_component(
     with WeightFiles(plan.header) as file:
         arena = Arena(plan.host_bytes)
         try:
-            tensors = {key: file.view(plan.recipe.info(key), plan.kept[key]) for key in plan.mapped}
+            tensors = file.views(plan.mapped)
             on_progress(plan.mapped_bytes)
             for key in plan.copied:
                 how = plan.kept[key]
                 tensors[key] = arena.allocate(how.shape, how.dtype)
-                info, source = plan.recipe.info(key), plan.recipe.sources[key]
+                info, source = plan.infos[key], plan.recipe.sources[key]
                 if info.four_bit is None:
                     file.read(info, source, tensors[key], on_progress, how.pack)
                     continue
@@ -105,8 +105,8 @@ def warm_mapped(plan: LoadPlan, on_progress: Callable[[int], None]) -> None:
         MissingModel, CorruptCheckpoint: the file is gone, or changed since its header was read.
     """
     with WeightFiles(plan.header) as file:
-        for key in sorted(plan.mapped, key=lambda name: plan.recipe.info(name).start):
-            file.copy(plan.recipe.info(key), lambda piece: on_progress(len(piece)))
+        for info in sorted((view.info for view in plan.mapped), key=lambda info: info.start):
+            file.copy(info, lambda piece: on_progress(len(piece)))
 
 
 class LoadPlan:
@@ -125,28 +125,33 @@ class LoadPlan:
         Raises:
             UnsupportedCheckpoint: weights are stored in a way that would be misread.
         """
-        _refuse_packed(recipe, header)
+        unusable = _packed_otherwise(recipe)
+        if unusable:
+            raise UnsupportedCheckpoint(
+                f"{header.path.name} holds {unusable}, which this version cannot load; take the "
+                "fp16, fp8 or GGUF file of this model"
+            )
         self.recipe = recipe
         self.header = header
         places = _places(recipe, storage, alignment, header.data_start % _MOST_ALIGNMENT)
-        self.kept, self.mapped, self.copied = places.kept, places.mapped, places.copied
+        self.infos, self.kept = places.infos, places.kept
+        self.mapped, self.copied = places.mapped, places.copied
         self.file_bytes = places.mapped_bytes + places.copied_bytes
         self.mapped_bytes, self.host_bytes = places.mapped_bytes, places.host_bytes
 
 
-def _refuse_packed(recipe: Recipe, header: CheckpointHeader) -> None:
-    """Refuse weights whose numbers mean nothing without others that this version cannot use."""
+@lru_cache(maxsize=8)
+def _packed_otherwise(recipe: Recipe) -> str:
+    """Name a weight whose numbers mean nothing without others that this version cannot use."""
     if not any(name.endswith(_BESIDE_ENDINGS) for name in recipe.layout.tensors):
-        return
+        return ""
     known = {source.key for source in scales_of(recipe).values()}
     for source in recipe.sources.values():
         lead = source.key.removesuffix("weight")
         for ending, kind in _BESIDE.items():
             if lead + ending in recipe.layout.tensors and lead + ending not in known:
-                raise UnsupportedCheckpoint(
-                    f"{header.path.name} holds {source.key} as {kind}, which this version cannot "
-                    "load; take the fp16, fp8 or GGUF file of this model"
-                )
+                return f"{source.key} as {kind}"
+    return ""
 
 
 # What lies beside a weight that is not plain numbers, by the end of its name.
@@ -163,8 +168,9 @@ _BESIDE_ENDINGS = tuple(_BESIDE)
 class _Places:
     """The decisions, equal for all files of a layout whose weights begin alike."""
 
+    infos: Mapping[str, TensorInfo]
     kept: Mapping[str, Kept]
-    mapped: tuple[str, ...]
+    mapped: tuple[View, ...]
     copied: tuple[str, ...]
     mapped_bytes: int
     copied_bytes: int
@@ -189,8 +195,9 @@ def _places(recipe: Recipe, storage: Storage, alignment: int, data_start: int) -
     )
     copied = sorted(infos.keys() - set(mapped), key=lambda name: infos[name].start)
     return _Places(
+        infos=infos,
         kept=how,
-        mapped=mapped,
+        mapped=tuple(View.of(name, infos[name], how[name]) for name in mapped),
         copied=tuple(copied),
         mapped_bytes=sum(infos[name].size_bytes for name in mapped),
         copied_bytes=sum(infos[name].size_bytes for name in copied),

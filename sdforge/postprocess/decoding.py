@@ -6,13 +6,13 @@ anything is unpacked.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import io
 import struct
 import zlib
 
 import numpy as np
+import pybase64
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from sdforge.core.errors import InvalidRequest
@@ -40,7 +40,7 @@ def decode_base64(text: str, field: str) -> bytes:
     if text[:5].casefold() == "data:":
         text = text.partition(",")[2]
     try:
-        data = base64.b64decode("".join(text.split()), validate=True)
+        data = pybase64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidRequest(field, text[:40], "a picture in base64") from error
     if not data:

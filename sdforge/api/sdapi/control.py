@@ -5,9 +5,9 @@ All of it answers while pictures are drawn; nothing here waits for a job.
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
+import pybase64
 from fastapi import APIRouter
 
 from sdforge.api.context import ApiContext
@@ -59,7 +59,7 @@ def _of_job(engine: Engine, job: Job, *, with_image: bool) -> dict[str, Any]:
     image = None
     if with_image and job.settings.live_previews_enable:
         preview = engine.preview(job.id)
-        image = base64.b64encode(preview[1]).decode("ascii") if preview else None
+        image = pybase64.b64encode_as_string(preview[1]) if preview else None
     several = now.batch_count > 1 and not loading
     return {
         "progress": _BEGUN if loading else now.fraction,

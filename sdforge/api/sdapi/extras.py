@@ -6,7 +6,6 @@ They go through the queue like all jobs: progress, interrupt and skip act on the
 from __future__ import annotations
 
 import asyncio
-import base64
 import html
 import string
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
+import pybase64
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -254,7 +254,7 @@ def _answer(job: Job, pictures: Sequence[bytes], shape: Any) -> Response:
         if error is None:
             return error_response(409, "Cancelled", "the job was interrupted before any picture")
         return error_response(error.status, error.kind, error.message)
-    encoded = [base64.b64encode(picture).decode("ascii") for picture in pictures]
+    encoded = [pybase64.b64encode_as_string(picture) for picture in pictures]
     body: Mapping[str, Any] = {"html_info": html_info(job), **shape(encoded)}
     headers = {"X-Job-Id": quote(job.id, safe=string.punctuation + " ")}
     return JSONResponse(body, headers=headers)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 
+import pybase64
 from fastapi import APIRouter
 
 from sdforge.api.context import ApiContext
@@ -45,7 +45,7 @@ def picture_bytes(text: str, field: str, settings: Settings) -> bytes:
         if is_link(text):
             data = fetched(text, field, settings)
         else:
-            data = base64.b64decode("".join(encoded.split()), validate=True)
+            data = pybase64.b64decode("".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError):
         data = b""
     if not _is_picture(data):
