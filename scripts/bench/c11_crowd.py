@@ -2,8 +2,8 @@
 
 A tiny Stable Diffusion, 64×64 pixels. The clients are threads of another process and use A1111's
 blocking route. While they draw, that process polls `/sdapi/v1/progress` twice a second, as a page
-does, and in turn with it `/healthz`, which does nothing. Then a long job is cancelled over HTTP from
-within one of its steps, and the steps that it still does are counted.
+does, and in turn with it `/healthz`, which does nothing. Then a long job is cancelled over HTTP
+from within one of its steps, and the steps that it still does are counted.
 """
 
 from __future__ import annotations

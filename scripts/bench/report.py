@@ -34,7 +34,7 @@ give the ratios a scale.
 |---|---|---|---|---|---|---|---|---|---|
 """
 
-_ROW = re.compile(r"^\| ([CG]\d+) \| ([^|]+?) \|.*$", re.MULTILINE)
+_ROW = re.compile(r"^\| ([CG]\d+) \| ([^|]+?) \| ([^|]+?) \|.*$", re.MULTILINE)
 # A note names its row: "- C2 …: why".
 _NOTE = re.compile(r"^- [CG]\d+ .*$", re.MULTILINE)
 
@@ -66,10 +66,12 @@ def table_row(row: dict[str, Any], figures: dict[str, Any]) -> str:
 
 def document(figures: dict[str, Any], previous: str = "") -> str:
     """Return the page; rows of `previous` that were not measured again are kept."""
-    rows = {(match[1], match[2]): match[0] for match in _ROW.finditer(previous)}
+    rows = {match.groups(): match[0] for match in _ROW.finditer(previous)}
     measured_ids = {row["id"] for row in figures["rows"]}
     rows = {key: text for key, text in rows.items() if key[0] not in measured_ids}
-    rows |= {(row["id"], row["name"]): table_row(row, figures) for row in figures["rows"]}
+    rows |= {
+        (row["id"], row["name"], row["peer"]): table_row(row, figures) for row in figures["rows"]
+    }
     ordered = sorted(rows, key=lambda key: (key[0][0], int(key[0][1:])))
     host = figures["machine"]
     notes = [
