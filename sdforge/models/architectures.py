@@ -51,7 +51,7 @@ class Tensors:
 
     def has(self, *starts: str) -> bool:
         """Say whether any tensor's name begins so."""
-        return any(name.startswith(starts) for name in self._names)
+        return any(self._layout.has_prefix(self.prefix + start) for start in starts)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor, () when there is none of that name."""
@@ -92,8 +92,7 @@ def architecture(layout: Layout) -> Architecture | None:
 def denoiser_tensors(layout: Layout) -> Tensors | None:
     """Return the denoiser's tensors, wherever they begin."""
     for prefix in DENOISER_PREFIXES:
-        starts = tuple(prefix + name for name in _FIRST_NAMES)
-        if any(key.startswith(starts) for key in layout.tensors):
+        if any(layout.has_prefix(prefix + name) for name in _FIRST_NAMES):
             return Tensors(layout, prefix)
     return None
 

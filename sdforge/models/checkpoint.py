@@ -72,7 +72,7 @@ class CheckpointHeader:
 
     def has_prefix(self, prefix: str) -> bool:
         """Say whether any tensor's name begins with `prefix`."""
-        return bool(self.layout.under(prefix))
+        return self.layout.has_prefix(prefix)
 
     def under(self, prefix: str) -> Mapping[str, str]:
         """Return the names below `prefix`: without it → in full."""

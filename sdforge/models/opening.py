@@ -45,7 +45,7 @@ def original_names(layout: Layout) -> Layout:
         )
     if tensors is None and is_vae(layout.tensors):
         return Layout(original_vae(layout.tensors))
-    if tensors is None or any(key.startswith(_COMPANIONS) for key in layout.tensors):
+    if tensors is None or any(map(layout.has_prefix, _COMPANIONS)):
         return layout
     below = layout.under(tensors.prefix)
     if is_unet(below) and "conv_in.weight" in below:

@@ -2,8 +2,10 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from sdforge.models.layout import TensorInfo, read_layout
+from sdforge.models.layout import Layout, TensorInfo, read_layout
 
 ONE = {"a.x": {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}}
 
@@ -72,3 +74,36 @@ def test_names_below_a_prefix_come_without_it() -> None:
     layout, _ = read_layout(text(ONE))
     assert layout.under("a.") == {"x": "a.x"}
     assert layout.under("b.") == {}
+
+
+@settings(deadline=None)
+@given(
+    names=st.sets(st.text("ab.\U0010ffff", max_size=5), max_size=12),
+    prefix=st.text("ab.\U0010ffff", max_size=3),
+)
+def test_below_a_prefix_are_exactly_the_names_that_begin_with_it(
+    names: set[str], prefix: str
+) -> None:
+    layout = Layout({name: TensorInfo("F16", (), 0, 2) for name in names})
+    wanted = {name[len(prefix) :]: name for name in names if name.startswith(prefix)}
+    assert layout.under(prefix) == wanted
+    assert list(layout.under(prefix)) == sorted(wanted)
+    assert layout.has_prefix(prefix) is bool(wanted)
+
+
+@pytest.mark.parametrize("places", [([0, 4], [2, 6]), ([2, 6], [0, 4])])
+def test_overlapping_tensors_are_refused_in_any_order(places: tuple[list[int], ...]) -> None:
+    header = {
+        name: {"dtype": "F32", "shape": [1], "data_offsets": place}
+        for name, place in zip("xy", places, strict=True)
+    }
+    with pytest.raises(ValueError, match="overlap"):
+        read_layout(text(header))
+
+
+def test_tensors_may_lie_in_any_order() -> None:
+    header = {
+        name: {"dtype": "F32", "shape": [1], "data_offsets": place}
+        for name, place in (("x", [4, 8]), ("y", [0, 4]))
+    }
+    assert read_layout(text(header))[0].data_bytes == 8

@@ -102,10 +102,11 @@ def text_names(layout: Layout) -> Mapping[str, str]:
 
 def context_width(header: CheckpointHeader) -> int | None:
     """Return the width of the text states that the U-Net attends to, None without attention."""
-    for key, info in header.tensors.items():
-        is_key_projection = key.startswith(UNET) and key.endswith("attn2.to_k.weight")
-        if is_key_projection and len(info.shape) == 2:
-            return info.shape[1]
+    for key in header.under(UNET).values():
+        if key.endswith("attn2.to_k.weight"):
+            shape = header.tensors[key].shape
+            if len(shape) == 2:
+                return shape[1]
     return None
 
 
