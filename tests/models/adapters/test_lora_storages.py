@@ -1,4 +1,8 @@
-"""Each kind of LoRA on a loaded model, in every storage: by its definition, and off to the bit."""
+"""Each kind of LoRA on a loaded model, in every storage: by its definition, and off to the bit.
+
+fp8 and int8 are made by the setting from a file of full weights; GGUF's and NF4's blocks are the
+file's own.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sdforge.core.settings import Settings
 from sdforge.memory.component import Component
 from sdforge.memory.manager import MemoryManager
 from sdforge.models.adapters.lora import LoraPatcher, NetworkUse
+from tests.four_bit_files import four_bit
+from tests.gguf_files import UNET, write_gguf
 from tests.models.adapters.test_kinds import DEFINITIONS
 from tests.tiny import Parts, tiny_checkpoint, tiny_server_parts
 from tests.tiny_lora import CONV_KINDS, Shape, Tensors, write_lora
@@ -28,9 +34,18 @@ LAYERS = {
     "down_blocks.1.attentions.0.proj_in": (64, 64, 1, 1),
     "down_blocks.1.resnets.1.conv1": (64, 64, 3, 3),
 }
-# How far all of a layer may be off, as a share of its length: half a place of fp8, and what a 127th
-# of the largest number of a row makes of normally spread ones.
-STORAGES = {"Automatic": 0.0, "float8-e4m3fn": 2**-4, "int8": 0.01}
+NORMS = {
+    "down_blocks.1.attentions.0.norm": 64,
+    "down_blocks.1.attentions.0.transformer_blocks.0.norm1": 64,
+}
+# How far all of a layer may be off, as a share of its length: half a place of fp8; what a 127th of
+# the largest number of a row, or of 32 numbers, makes of normally spread ones; what an eighth of
+# the largest of 32 makes, and the 16 numbers of NF4 of 64.
+BY_SETTING = {"Automatic": 0.0, "float8-e4m3fn": 2**-4, "int8": 0.01}
+BY_FILE = {"Q8_0": 0.01, "Q4_0": 0.11, "nf4": 0.11}
+STORAGES = BY_SETTING | BY_FILE
+# NF4 is unpacked once, while the file is read: what lies in memory is what it means.
+UNPACKED_IN_MEMORY = ("Automatic", "nf4")
 ON_OFF = 100
 
 
@@ -53,21 +68,41 @@ class Stored:
         return self.unet.read(master, master.stored)
 
 
-@pytest.fixture(scope="module", params=STORAGES)
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The U-Net's weights as the file of full ones has them."""
+    parts = tiny_server_parts(tmp_path_factory.mktemp("full"), tiny_checkpoint(tmp_path_factory))
+    unet = parts.provider.get("").components["denoiser"]
+    weights = {name: master.stored.clone() for name, master in unet.named_masters()}
+    parts.provider.unload()
+    return weights
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        # Blocks of 4 bits go the way of those of 8.
+        pytest.param(name, marks=pytest.mark.slow if name == "Q4_0" else ())
+        for name in STORAGES
+    ],
+)
 def stored(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    full: dict[str, torch.Tensor],
 ) -> Iterator[Stored]:
     choice: str = request.param
     data = tmp_path_factory.mktemp("stored")
-    parts = tiny_server_parts(data, tiny_checkpoint(tmp_path_factory))
-    full = {
-        name: master.stored.clone()
-        for name, master in parts.provider.get("").components["denoiser"].named_masters()
-    }
-    parts.provider.unload()
-    parts.provider.configure(Settings(forge_unet_storage_dtype=choice))
+    file = tiny_checkpoint(tmp_path_factory)
+    if choice in BY_FILE:
+        file = _packed(file, data, choice)
+    parts = tiny_server_parts(data, file)
+    if choice in BY_SETTING:
+        parts.provider.configure(Settings(forge_unet_storage_dtype=choice))
     unet = parts.provider.get("").components["denoiser"]
-    assert unet.has_decoders == (choice != "Automatic")
+    for layer in LAYERS:
+        is_packed = unet.master(f"{layer}.weight").decode is not None
+        assert is_packed == (choice not in UNPACKED_IN_MEMORY), layer
     folder = parts.paths.data / "models" / "Lora"
     for kind in CONV_KINDS:
         write_lora(folder / f"{kind}.safetensors", _layers(kind), kind=kind, rank=RANK, alpha=ALPHA)
@@ -75,17 +110,36 @@ def stored(
     parts.provider.unload()
 
 
+def _packed(source: Path, folder: Path, kind: str) -> Path:
+    """Write the checkpoint with the U-Net's linear and convolution layers in blocks."""
+    if kind != "nf4":
+        path = folder / f"{kind}.gguf"
+        write_gguf(source, path, kind, flattens=True)
+        return path
+    path = folder / f"{kind}.safetensors"
+    tensors: Tensors = {}
+    for name, one in load_file(source).items():
+        is_packed = name.startswith(UNET) and one.ndim > 1
+        tensors |= four_bit(name, one).tensors if is_packed else {name: one}
+    save_file(tensors, path)
+    return path
+
+
 def _layers(kind: str) -> dict[str, Shape]:
     """Return kohya's names of the layers that a kind can be made for, with their shapes."""
     return {
-        PREFIX + layer.replace(".", "_"): shape
+        _kohya(layer): shape
         for layer, shape in LAYERS.items()
         if "tucker" not in kind or len(shape) == 4
     }
 
 
+def _kohya(layer: str) -> str:
+    return PREFIX + layer.replace(".", "_")
+
+
 def _parts_of(path: Path, layer: str) -> Tensors:
-    lead = PREFIX + layer.replace(".", "_") + "."
+    lead = _kohya(layer) + "."
     return {
         name.removeprefix(lead): tensor
         for name, tensor in load_file(path).items()
@@ -112,6 +166,26 @@ def test_a_kind_gives_what_merging_by_its_definition_gives(stored: Stored, kind:
     stored.apply()
     for layer in LAYERS:
         assert torch.equal(stored.read(layer), plain[layer])
+
+
+def test_norms_and_biases_change_by_their_definition(stored: Stored) -> None:
+    """LyCORIS' whole differences of norms, and of the bias of a layer whose weight is packed."""
+    draw = torch.Generator().manual_seed(5)
+    tensors = {f"{_kohya(ATTENTION)}.diff_b": torch.randn(64, generator=draw)}
+    wanted = {f"{ATTENTION}.bias": tensors[f"{_kohya(ATTENTION)}.diff_b"]}
+    for norm, width in NORMS.items():
+        for part, parameter in (("w_norm", "weight"), ("b_norm", "bias")):
+            change = torch.randn(width, generator=draw)
+            tensors[f"{_kohya(norm)}.{part}"] = wanted[f"{norm}.{parameter}"] = change
+    folder = stored.parts.paths.data / "models" / "Lora"
+    save_file(tensors, folder / "norms.safetensors")
+    assert stored.apply(NetworkUse(name="norms", te=MULTIPLIER)) == ()
+    for name, change in wanted.items():
+        master = stored.unet.master(name)
+        got = stored.unet.read(master, master.stored)
+        # GGUF files, as real ones, hold norms and biases in full.
+        assert torch.allclose(got, stored.full[name] + MULTIPLIER * change, atol=1e-4), name
+    stored.apply()
 
 
 def test_on_and_off_a_hundred_times_leaves_every_bit_and_no_memory(stored: Stored) -> None:

@@ -96,7 +96,7 @@ SHOWN: tuple[Shown, ...] = (
         headers="test_flux.py::test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
         more=(
             "test_flux.py::test_one_file_may_hold_everything_and_so_may_a_folder",
-            "test_flux.py::test_a_lora_in_either_spelling_reaches_its_rows",
+            "test_flux.py::test_a_lora_in_every_spelling_reaches_its_rows",
             "test_flux.py::test_missing_parts_are_named",
             "test_flux_tools.py::test_fill_draws_what_diffusers_draws",
             "test_flux_tools.py::test_kontext_draws_what_diffusers_draws",

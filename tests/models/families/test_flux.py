@@ -307,13 +307,47 @@ def test_what_has_no_place_is_refused(files: dict[str, Path]) -> None:
         files_of(FAMILIES.get("sd1"), files["flux"], None, (files["t5xxl"],))
 
 
-@pytest.mark.parametrize("layers", [adapters.FLUX_LAYERS, adapters.FLUX_PEFT_LAYERS])
-def test_a_lora_in_either_spelling_reaches_its_rows(
-    files: dict[str, Path], draw: Draw, layers: dict[str, tuple[int, int]]
+def _lora_in(spelling: str) -> dict[str, torch.Tensor]:
+    """A LoRA in kohya's names, in diffusers' or in those of the model's authors (of alpha 1)."""
+    if spelling == "peft":
+        return adapters.peft(adapters.FLUX_PEFT_LAYERS)
+    made = adapters.kohya(adapters.FLUX_LAYERS)
+    if spelling == "kohya":
+        return made
+    renamed = {}
+    for layer in adapters.FLUX_LAYERS:
+        for ours, theirs in (("lora_up", "lora_B"), ("lora_down", "lora_A")):
+            renamed[f"{_BFL[layer]}.{theirs}.weight"] = made[f"{layer}.{ours}.weight"]
+    return renamed
+
+
+_BFL = {
+    "lora_unet_double_blocks_0_img_attn_qkv": "double_blocks.0.img_attn.qkv",
+    "lora_unet_double_blocks_0_txt_mlp_0": "double_blocks.0.txt_mlp.0",
+    "lora_unet_single_blocks_0_linear1": "single_blocks.0.linear1",
+}
+_ROWS = {
+    "transformer_blocks.0.attn.to_q": ("double_blocks.0.img_attn.qkv", slice(0, 64)),
+    "transformer_blocks.0.attn.to_k": ("double_blocks.0.img_attn.qkv", slice(64, 128)),
+    "transformer_blocks.0.ff_context.net.0.proj": ("double_blocks.0.txt_mlp.0", slice(None)),
+    "single_transformer_blocks.0.proj_mlp": ("single_blocks.0.linear1", slice(192, 448)),
+}
+
+
+@pytest.mark.parametrize(
+    ("spelling", "packed"),
+    [("kohya", ""), ("peft", ""), ("authors", ""), ("kohya", "Q4_0"), ("authors", "Q8_0")],
+)
+def test_a_lora_in_every_spelling_reaches_its_rows(
+    files: dict[str, Path], draw: Draw, tmp_path: Path, spelling: str, packed: str
 ) -> None:
-    is_authors = layers is adapters.FLUX_LAYERS
-    plain = draw(files["flux"], modules=beside(files), prompt=PROMPT, steps=1)
-    made = (adapters.kohya if is_authors else adapters.peft)(layers)
+    file, weights = files["flux"], load_file(files["flux"])
+    if packed:
+        file = tmp_path / "packed.gguf"
+        meant = write_gguf(files["flux"], file, packed, arch="flux")
+        weights = {name: torch.from_numpy(numbers.copy()) for name, numbers in meant.items()}
+    plain = draw(file, modules=beside(files), prompt=PROMPT, steps=1)
+    made = _lora_in(spelling)
     pipeline = plain.pipeline
     folder = pipeline.parts.paths.loras[0]
     write_safetensors(folder / "mine.safetensors", made, "F32")
@@ -324,25 +358,26 @@ def test_a_lora_in_either_spelling_reaches_its_rows(
         settings={"forge_additional_modules": modules}, prompt=said, prompts=(said,), steps=1
     )
     assert not [event for event in pipeline.events if type(event).__name__ == "Notice"]
-    weights = load_file(files["flux"])
     component = plain.bundle.components["denoiser"]
-    changes = {
-        "transformer_blocks.0.attn.to_q": ("double_blocks.0.img_attn.qkv", slice(0, 64)),
-        "transformer_blocks.0.attn.to_k": ("double_blocks.0.img_attn.qkv", slice(64, 128)),
-        "transformer_blocks.0.ff_context.net.0.proj": ("double_blocks.0.txt_mlp.0", slice(None)),
-        "single_transformer_blocks.0.proj_mlp": ("single_blocks.0.linear1", slice(192, 448)),
-    }
-    for layer, (name, rows) in changes.items():
+    changed = 0
+    for layer, (name, rows) in _ROWS.items():
         wanted = weights[f"{name}.weight"][rows]
         spelled = "lora_unet_" + name.replace(".", "_")
-        if is_authors and f"{spelled}.alpha" in made:
+        if f"{spelled}.alpha" in made:
             up, down = made[f"{spelled}.lora_up.weight"], made[f"{spelled}.lora_down.weight"]
-            wanted = wanted + (up[rows] @ down) * (made[f"{spelled}.alpha"] / len(down))
+            delta = (up[rows] @ down) * (made[f"{spelled}.alpha"] / len(down))
+        elif f"{name}.lora_A.weight" in made:
+            delta = made[f"{name}.lora_B.weight"][rows] @ made[f"{name}.lora_A.weight"]
         elif f"transformer.{layer}.lora_A.weight" in made:
             named = f"transformer.{layer}"
-            wanted = wanted + made[f"{named}.lora_B.weight"] @ made[f"{named}.lora_A.weight"]
+            delta = made[f"{named}.lora_B.weight"] @ made[f"{named}.lora_A.weight"]
+        else:
+            continue
+        changed += 1
         master = component.master(f"{layer}.weight")
-        assert torch.allclose(component.read(master, master.stored), wanted, atol=1e-5), layer
+        assert (master.decode is not None) == bool(packed), layer
+        assert torch.allclose(component.read(master, master.stored), wanted + delta, atol=1e-5)
+    assert changed == (2 if spelling == "peft" else 4)
 
 
 @pytest.mark.parametrize("guided", [True, False])
