@@ -110,7 +110,7 @@ def test_a_thousand_cells_answer_while_they_are_drawn(
     print(  # noqa: T201
         f"answers {[round(one) for one in answers]} ms; {full['Nodes']:.0f} nodes; heap "
         f"{empty['JSHeapUsedSize'] / 2**20:.1f} → {full['JSHeapUsedSize'] / 2**20:.1f} MiB; server "
-        f"{before:.0f} MiB, by cells {({count: round(size) for count, size in resident.items()})}"
+        f"{before:.0f} MiB, by cells { ({count: round(size) for count, size in resident.items()}) }"
     )
     assert full["Nodes"] < 40_000
     assert full["JSHeapUsedSize"] < empty["JSHeapUsedSize"] + 64 * 2**20
