@@ -138,16 +138,19 @@ def families_page() -> str:
         "that are run on every change, with tiny files in the true layout. *Latents*: equal to",
         "diffusers' own pipeline over the same weights in fp32, to 1e-5 of the largest latents on",
         "the way. *Modes*: medvram and",
-        "lowvram give the same bits as normal. *Header*: the published files are known by their",
+        "lowvram give the same bits as normal. *GGUF*: a packed file draws what its unpacked",
+        "numbers draw, bit for bit, in every mode (of the U-Nets the first on every change, the",
+        "others with `-m slow`). *Header*: the published files are known by their",
         "header alone, and no tensor in them is left over. How to add one:",
         "[new-family.md](new-family.md).",
         "",
-        "| family | kinds | files | latents | modes | header | more |",
-        "|---|---|---|---|---|---|---|",
+        "| family | kinds | files | latents | modes | GGUF | header | more |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in SHOWN:
         more = "; ".join(_test_words(test) for test in row.more)
-        tests = " | ".join(_test_link(test) for test in (row.latents, row.modes, row.headers))
+        shown = (row.latents, row.modes, row.packed, row.headers)
+        tests = " | ".join(map(_test_link, shown))
         label = FAMILIES.get(row.family).label
         lines.append(f"| {label} | {row.kinds} | {row.files} | {tests} | {more} |")
     return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 EQUAL = "test_equal_latents.py"
+PACKED = "test_packed.py::test_packed_weights_draw_what_their_numbers_draw_in_every_mode"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class Shown:
         files: what its files hold, and which networks come from files of their own.
         latents: equal to those of diffusers' own pipeline, to 1e-5 in fp32.
         modes: medvram and lowvram draw bit by bit what normal draws.
+        packed: a GGUF file draws what its unpacked numbers draw, in all memory modes.
         headers: the published files are known by their header, and nothing in them is left over.
         more: what else is tested.
     """
@@ -30,6 +32,7 @@ class Shown:
     latents: str
     modes: str
     headers: str
+    packed: str = PACKED
     more: tuple[str, ...] = ()
 
 

@@ -12,7 +12,11 @@ def test_every_family_has_a_row() -> None:
 
 
 def test_every_test_of_the_table_is_there() -> None:
-    named = [test for row in SHOWN for test in (row.latents, row.modes, row.headers, *row.more)]
+    named = [
+        test
+        for row in SHOWN
+        for test in (row.latents, row.modes, row.packed, row.headers, *row.more)
+    ]
     for file, _, function in (test.partition("::") for test in set(named)):
         tree = ast.parse((HERE / file).read_text(encoding="utf-8"))
         assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
