@@ -10,8 +10,10 @@ import hashlib
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
 
 from sdforge.core.errors import NotFound
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"[0-9a-f]{64}")
 # A picture is stored a moment before its job is; nothing younger is ever removed.
 _GRACE_SECONDS = 3600.0
+# Above this they are checked one at a time.
+_LARGE_PIXELS = 8 * 1024 * 1024
 
 
 class InputFolder:
@@ -31,6 +35,7 @@ class InputFolder:
     def __init__(self, folder: Path) -> None:
         """Create nothing yet."""
         self._folder = folder
+        self._large = threading.Lock()
 
     def put(self, data: bytes, field: str, *, max_pixels: int) -> InputImage:
         """Check a picture by reading it whole, store it, and return what requests call it.
@@ -45,9 +50,14 @@ class InputFolder:
             StorageError: the disk is full or not writable.
         """
         # Pillow is loaded with the first picture, not at start.
-        from sdforge.postprocess.decoding import decode_picture
+        from sdforge.postprocess.decoding import decode_picture, promised_pixels
 
-        picture = decode_picture(data, field, max_pixels=max_pixels)
+        # Many clients may send at once, and a large picture takes half a gigabyte to check.
+        is_large = promised_pixels(data) > _LARGE_PIXELS
+        with self._large if is_large else nullcontext():
+            picture = decode_picture(data, field, max_pixels=max_pixels)
+            size = picture.size
+            del picture
         name = hashlib.sha256(data).hexdigest()
         path = self._folder / name
         try:
@@ -55,7 +65,7 @@ class InputFolder:
             os.utime(path)
         except OSError:
             write_atomically(path, data)
-        return InputImage(name, picture.width, picture.height)
+        return InputImage(name, *size)
 
     def read(self, image: InputImage) -> bytes:
         """Return a stored file; raises `NotFound`."""

@@ -20,7 +20,7 @@ _CHANNELS = 3
 _PAETH = 4
 # Lines filtered at a time: the temporaries of 32 lines stay in the second-level cache.
 _STRIP = 32
-# Compressed text that grows beyond this is an attack, not an infotext.
+# Compressed texts that grow beyond this together are an attack, not an infotext.
 _MAX_TEXT_BYTES = 16 * 1024 * 1024
 
 
@@ -53,12 +53,19 @@ def is_png(data: bytes) -> bool:
 
 
 def read_png_text(data: bytes) -> dict[str, str]:
-    """Return the text chunks of a PNG file by keyword; damaged ones are left out."""
+    """Return the text chunks of a PNG file by keyword; damaged ones are left out.
+
+    Of compressed ones those count that come first, up to 16 MiB of text in all.
+    """
     found: dict[str, str] = {}
+    room = _MAX_TEXT_BYTES
     for kind, body in _chunks(data):
-        entry = _read_text(kind, body)
-        if entry is not None:
-            found.setdefault(*entry)
+        entry = _read_text(kind, body, room)
+        if entry is None:
+            continue
+        found.setdefault(*entry)
+        if len(entry[1]) > len(body):
+            room = max(room - len(entry[1]), 0)
     return found
 
 
@@ -133,7 +140,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         position += 12 + length
 
 
-def _read_text(kind: bytes, body: bytes) -> tuple[str, str] | None:
+def _read_text(kind: bytes, body: bytes, room: int) -> tuple[str, str] | None:
     keyword, separator, rest = body.partition(b"\0")
     if not separator or kind not in (b"tEXt", b"zTXt", b"iTXt"):
         return None
@@ -141,20 +148,22 @@ def _read_text(kind: bytes, body: bytes) -> tuple[str, str] | None:
     if kind == b"tEXt":
         return name, rest.decode("latin-1")
     if kind == b"zTXt":
-        raw = _inflate(rest[1:])
+        raw = _inflate(rest[1:], room)
         return None if raw is None else (name, raw.decode("latin-1"))
     # iTXt: compression flag and method, language, translated keyword, text.
     parts = rest[2:].split(b"\0", 2)
     if len(parts) < 3:
         return None
-    raw = _inflate(parts[2]) if rest[0] else parts[2]
+    raw = _inflate(parts[2], room) if rest[0] else parts[2]
     return None if raw is None else (name, raw.decode("utf-8", "replace"))
 
 
-def _inflate(data: bytes) -> bytes | None:
+def _inflate(data: bytes, room: int) -> bytes | None:
+    """Return inflated bytes; None where they are damaged, or more than there is room for."""
     decoder = zlib.decompressobj()
     try:
-        text = decoder.decompress(data, _MAX_TEXT_BYTES)
+        # A limit of 0 would be none.
+        text = decoder.decompress(data, room + 1)
     except zlib.error:
         return None
-    return text if decoder.eof else None
+    return text if decoder.eof and len(text) <= room else None

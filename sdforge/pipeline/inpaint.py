@@ -37,6 +37,9 @@ Pixels = npt.NDArray[np.uint8]
 ORIGINAL_CONTENT = 1
 # Takes the steps of latents out of a mask that was made from them (A1111).
 _SHOWN_BLUR = 4
+# Pictures of more pixels than so many times what is drawn are reduced before they are encoded, as
+# their latents would be afterwards.
+_MOST_ENCODED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +116,10 @@ def prepare(
     # Latents are stretched when they are enlarged, and so are the mask and what is laid under.
     mode = JUST_RESIZE if request.resize_mode == LATENT_UPSCALE else request.resize_mode
     whole = resized(image, mode, *size, upscaler)
-    start = image if request.resize_mode == LATENT_UPSCALE else whole
+    is_enlarged_later = request.resize_mode == LATENT_UPSCALE and (
+        image.width * image.height <= _MOST_ENCODED * size[0] * size[1]
+    )
+    start = image if is_enlarged_later else whole
     if mask is None:
         return _coloured(Prepared(start), request, settings)
     mask = resized(mask, mode, *size)

@@ -6,6 +6,7 @@ resize mode. Plain arrays, no torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,9 @@ from sdforge.postprocess.resizing import RESIZE_AND_FILL, resized
 # What inpainting ControlNets were trained to see where nothing is known.
 _UNKNOWN = -1.0
 _WHITE = np.float32(255)
+# A longer side of more than so many shorter ones makes both shorter: of a line of pixels the
+# resolution that was asked for would be gigabytes.
+_LONGEST = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +84,14 @@ def detected(
     Args:
         preprocessor: registered.
         image: RGB.
-        resolution: shorter side that it works at, in pixels.
+        resolution: shorter side that it works at, in pixels; less in pictures like lines.
         a: its first value, below 0 for its own.
         b: its second.
     """
     if preprocessor.process is None:
         return image
-    factor = resolution / min(image.size)
+    most = math.sqrt(_LONGEST / (image.width * image.height))
+    factor = resolution * min(1 / min(image.size), most)
     size = (max(round(image.width * factor), 1), max(round(image.height * factor), 1))
     if size != image.size:
         way = Image.Resampling.LANCZOS if factor > 1 else Image.Resampling.BOX

@@ -74,6 +74,10 @@ def decode_picture(data: bytes, field: str, *, max_pixels: int) -> Image.Image:
             return _in_colours(image)
     except InvalidRequest:
         raise
+    except Image.DecompressionBombError as error:
+        # Pillow's own limit, before ours can be looked at.
+        found = "a picture of far more pixels than that"
+        raise InvalidRequest(field, found, f"at most {max_pixels} pixels") from error
     except UnidentifiedImageError as error:
         # Pillow's own sentence names an object in memory.
         found = f"{len(data)} bytes of another kind, or a damaged beginning"
@@ -81,6 +85,15 @@ def decode_picture(data: bytes, field: str, *, max_pixels: int) -> Image.Image:
     except _DAMAGED as error:
         found = f"{len(data)} bytes that cannot be read ({error})"
         raise InvalidRequest(field, found, _ALLOWED) from error
+
+
+def promised_pixels(data: bytes) -> int:
+    """Return how many pixels a file's header says that there are; 0 where it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            return image.width * image.height
+    except _DAMAGED:
+        return 0
 
 
 def flattened(image: Image.Image, background: str) -> Image.Image:

@@ -15,6 +15,9 @@ Pixels = npt.NDArray[np.uint8]
 
 _OPAQUE = 255
 _THRESHOLD = 128
+# Rows that are computed with as real numbers at a time: of a whole large picture they take
+# gigabytes.
+_ROWS = 256
 # Blurs of falling radius laid over each other, and how often each: A1111's fill.
 _FILL_BLURS = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
 
@@ -67,12 +70,18 @@ def blurred(mask: Image.Image, blur_x: float, blur_y: float) -> Image.Image:
         min(found[2] + across, mask.width),
         min(found[3] + down, mask.height),
     )
-    levels = np.asarray(mask.crop(box)).astype(np.float32)
-    for axis, deviation in ((1, blur_x), (0, blur_y)):
-        if deviation > 0:
-            levels = _blurred_along(levels, axis, deviation)
+    levels = np.asarray(mask.crop(box))
+    radius = _radius(blur_y)
+    sources = np.pad(np.arange(len(levels)), radius, mode="reflect")
     result = mask.copy()
-    result.paste(Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8)), box)
+    for top in range(0, len(levels), _ROWS):
+        rows = levels[sources[top : top + _ROWS + 2 * radius]].astype(np.float32)
+        if blur_x > 0:
+            rows = _blurred_across(rows, blur_x)
+        if blur_y > 0:
+            rows = _weighted(rows, blur_y)
+        part = Image.fromarray(np.rint(rows).clip(0, 255).astype(np.uint8))
+        result.paste(part, (box[0], box[1] + top))
     return result
 
 
@@ -80,18 +89,23 @@ def _radius(deviation: float) -> int:
     return int(2.5 * deviation + 0.5)
 
 
-def _blurred_along(
-    levels: npt.NDArray[np.float32], axis: int, deviation: float
-) -> npt.NDArray[np.float32]:
+def _blurred_across(levels: npt.NDArray[np.float32], deviation: float) -> npt.NDArray[np.float32]:
+    radius = _radius(deviation)
+    padded = np.pad(levels, ((0, 0), (radius, radius)), mode="reflect")
+    return _weighted(padded.T, deviation).T
+
+
+def _weighted(rows: npt.NDArray[np.float32], deviation: float) -> npt.NDArray[np.float32]:
+    """Return Gaussian sums of neighbouring rows: as many as there are, less twice the radius."""
     radius = _radius(deviation)
     weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * deviation**2))
     weights /= weights.sum()
-    rows = np.moveaxis(levels, axis, 0)
-    padded = np.pad(rows, ((radius, radius), (0, 0)), mode="reflect")
-    result = np.zeros_like(rows)
+    count = len(rows) - 2 * radius
+    # In the order in memory of what is added up.
+    result = np.zeros_like(rows[:count])
     for offset, weight in enumerate(weights.astype(np.float32)):
-        result += weight * padded[offset : offset + len(rows)]
-    return np.moveaxis(result, 0, axis)
+        result += weight * rows[offset : offset + count]
+    return result
 
 
 def masked_box(mask: Image.Image, padding: int, width: int, height: int) -> Box | None:
@@ -164,10 +178,12 @@ def laid_over(drawn: Pixels, source: Pixels, mask: Image.Image) -> Pixels:
     if found is None:
         return result
     left, top, right, bottom = found
-    part = (slice(top, bottom), slice(left, right))
-    share = np.asarray(mask)[part].astype(np.float32)[..., None] / 255
-    mixed = source[part] + (drawn[part].astype(np.float32) - source[part]) * share
-    result[part] = np.rint(mixed).clip(0, 255).astype(np.uint8)
+    shares = np.asarray(mask)
+    for start in range(top, bottom, _ROWS):
+        part = (slice(start, min(start + _ROWS, bottom)), slice(left, right))
+        share = shares[part].astype(np.float32)[..., None] / 255
+        mixed = source[part] + (drawn[part].astype(np.float32) - source[part]) * share
+        result[part] = np.rint(mixed).clip(0, 255).astype(np.uint8)
     return result
 
 

@@ -9,6 +9,11 @@ from sdforge.postprocess.upscalers import PLAIN, Upscaler, enlarged
 
 JUST_RESIZE, CROP_AND_RESIZE, RESIZE_AND_FILL, LATENT_UPSCALE = range(4)
 
+# A covering picture is cut before it is resized where it would be so many times the result.
+_MOST_CUT_OFF = 16
+# Rows or columns left beside what is cut out, for the filters that resize it.
+_MARGIN_PX = 4
+
 
 def resized(
     image: Image.Image, mode: int, width: int, height: int, upscaler: Upscaler = PLAIN
@@ -26,6 +31,10 @@ def resized(
     upscaler = PLAIN if image.mode == "L" else upscaler
     if mode == CROP_AND_RESIZE:
         covering = _fitted(image, width, height, cover=True)
+        if covering[0] * covering[1] > _MOST_CUT_OFF * width * height:
+            # A line of pixels would be as many times as long, and as large, as it is thin.
+            image = _middle(image, width, height)
+            covering = _fitted(image, width, height, cover=True)
         return _cropped(enlarged(image, *covering, upscaler), width, height)
     if mode == RESIZE_AND_FILL:
         inside = _fitted(image, width, height, cover=False)
@@ -39,6 +48,15 @@ def _fitted(image: Image.Image, width: int, height: int, *, cover: bool) -> tupl
     if is_wider == cover:
         return width, max(image.height * width // image.width, 1)
     return max(image.width * height // image.height, 1), height
+
+
+def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Return the part of a picture that is seen when it covers a size, and a little more."""
+    seen_width = image.height * width // height + 2 * _MARGIN_PX
+    seen_height = image.width * height // width + 2 * _MARGIN_PX
+    left, top = max(image.width - seen_width, 0) // 2, max(image.height - seen_height, 0) // 2
+    right, bottom = min(left + seen_width, image.width), min(top + seen_height, image.height)
+    return image.crop((left, top, right, bottom))
 
 
 def _cropped(image: Image.Image, width: int, height: int) -> Image.Image:

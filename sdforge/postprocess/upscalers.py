@@ -7,6 +7,7 @@ those here need no model, the pipeline makes rows of the same kind for those tha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 # A model that doubles is run again where four times the size is wanted (A1111).
 _MOST_RUNS = 3
+# What an upscaler makes on the way to a size is at most so many times that; proportions far from
+# those of the picture would ask for more.
+_MOST_ON_THE_WAY = 16
 
 
 class Upscale(Protocol):
@@ -49,7 +53,7 @@ class LatentMode:
 def _nearest(image: Image.Image, factor: float) -> Image.Image:
     from PIL import Image
 
-    size = (round(image.width * factor), round(image.height * factor))
+    size = (max(round(image.width * factor), 1), max(round(image.height * factor), 1))
     return image.resize(size, Image.Resampling.NEAREST)
 
 
@@ -147,7 +151,10 @@ def run_upscaler(image: Image.Image, width: int, height: int, upscaler: Upscaler
         return image
     for _ in range(_MOST_RUNS):
         before = image.size
-        factor = max(width / image.width, height / image.height)
+        most = math.sqrt(_MOST_ON_THE_WAY * width * height / (image.width * image.height))
+        if most <= 1:
+            break
+        factor = min(max(width / image.width, height / image.height), most)
         image = upscaler.function(image, factor)
         if image.size == before or (image.width >= width and image.height >= height):
             break

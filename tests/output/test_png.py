@@ -93,3 +93,16 @@ def test_compressed_text_that_grows_without_measure_is_left_out() -> None:
     data = encode_png(noise(1, 1), {})
     assert is_png(data)
     assert read_png_text(data[:8] + chunk + data[8:]) == {}
+
+
+def test_many_compressed_texts_grow_no_further_than_one_may() -> None:
+    """A hundred of 8 MiB each, in a file of a megabyte."""
+    squeezed = zlib.compress(b"x" * (8 * 1024 * 1024))
+    chunks = b""
+    for number in range(100):
+        body = b"text%d\0\0" % number + squeezed
+        chunks += struct.pack(">I", len(body)) + b"zTXt" + body + bytes(4)
+    data = encode_png(noise(1, 1), {"parameters": "a cat"})
+    found = read_png_text(data[:8] + chunks + data[8:])
+    assert sum(map(len, found.values())) <= 16 * 1024 * 1024 + 5
+    assert found["parameters"] == "a cat"

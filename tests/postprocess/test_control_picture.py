@@ -73,3 +73,10 @@ def test_inpainting_marks_what_is_masked_as_unknown() -> None:
     assert made.mask is None
     with pytest.raises(UnknownName, match="depth_midas"):
         control_picture(_unit(module="depth_midas"), _noise(), None, 64, 64)
+
+
+def test_a_line_of_pixels_is_looked_at_smaller_than_it_was_asked_for() -> None:
+    seen = detected(PREPROCESSORS.get("canny"), Image.new("RGB", (1, 50_000)), 512)
+    assert seen.width * seen.height <= 8 * 512 * 512 + 50_000
+    seen = detected(PREPROCESSORS.get("canny"), Image.new("RGB", (60, 20)), 64)
+    assert seen.size == (192, 64)

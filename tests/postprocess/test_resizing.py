@@ -110,3 +110,20 @@ def test_a_model_does_not_run_where_the_picture_shrinks() -> None:
         raise AssertionError
 
     assert enlarged(stripes(), 10, 10, Upscaler("x", never, 4)).size == (10, 10)
+
+
+@pytest.mark.parametrize("size", [(1, 1_000_000), (1_000_000, 1)])
+@pytest.mark.parametrize("mode", range(4))
+def test_a_line_of_pixels_is_never_enlarged_in_its_own_proportions(
+    size: tuple[int, int], mode: int
+) -> None:
+    """64 times as wide it would be 64 million long: what is made on the way stays near the size."""
+    made: list[int] = []
+
+    def notes(image: Image.Image, factor: float) -> Image.Image:
+        made.append(round(image.width * factor) * round(image.height * factor))
+        return image
+
+    image = Image.new("RGB", size, "teal")
+    assert resized(image, mode, 64, 64, Upscaler("notes", notes)).size == (64, 64)
+    assert max(made, default=0) <= 16 * 16 * 64 * 64
