@@ -42,6 +42,7 @@ class Paths:
     extra_embeddings: tuple[Path, ...] = ()
     extra_hypernetworks: tuple[Path, ...] = ()
     extra_controlnets: tuple[Path, ...] = ()
+    extra_clip_visions: tuple[Path, ...] = ()
     extra_upscalers: tuple[Path, ...] = ()
     extra_outputs: tuple[Path, ...] = ()
     settings_file: Path | None = None
@@ -69,6 +70,7 @@ class Paths:
             extra_embeddings=(*self.extra_embeddings, *other.embeddings),
             extra_hypernetworks=(*self.extra_hypernetworks, *other.hypernetworks),
             extra_controlnets=(*self.extra_controlnets, *other.controlnets),
+            extra_clip_visions=(*self.extra_clip_visions, *other.clip_visions),
             extra_upscalers=(*self.extra_upscalers, *other.upscalers),
         )
 
@@ -169,6 +171,12 @@ class Paths:
         return (self.models / "ControlNet", *self.extra_controlnets)
 
     @property
+    def clip_visions(self) -> tuple[Path, ...]:
+        """Folders searched for the CLIP encoders that IP-Adapters see with: ComfyUI's, Forge's."""
+        folders = (self.models / "clip_vision", self.models / "ControlNetPreprocessor")
+        return (*folders, *self.extra_clip_visions)
+
+    @property
     def upscalers(self) -> tuple[Path, ...]:
         """Folders searched for upscalers; A1111 has one for each kind."""
         return (self.models / "ESRGAN", self.models / "RealESRGAN", *self.extra_upscalers)
@@ -183,7 +191,7 @@ class Paths:
         """All folders in which model files of any kind are looked for."""
         return (
             *self.checkpoints, *self.vaes, *self.text_encoders, *self.loras, *self.embeddings,
-            *self.hypernetworks, *self.controlnets, *self.upscalers,
+            *self.hypernetworks, *self.controlnets, *self.clip_visions, *self.upscalers,
         )  # fmt: skip
 
     @property

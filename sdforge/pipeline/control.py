@@ -10,16 +10,20 @@ import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdforge.core.control import ControlUnit
 from sdforge.core.errors import InvalidRequest, ModelError, NotFound, SdforgeError
 from sdforge.core.events import Notice
+from sdforge.models.adapters.controlnet import ControlNets
 from sdforge.models.adapters.controlnet_library import ControlNetInfo
+from sdforge.models.adapters.controlnet_shapes import IP_ADAPTER
 from sdforge.models.bundle import ModelBundle
+from sdforge.models.clip_vision import clip_input, vision_bytes
 from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.controlled import PlacedUnit
 from sdforge.pipeline.img2img import InitPictures, open_input
@@ -35,7 +39,7 @@ _BACKGROUND = "#ffffff"
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What a unit's network sees in a pass."""
+    """What a unit's network sees in a pass, as `PlacedUnit` has it."""
 
     hint: Tensor
     mask: Tensor | None
@@ -51,6 +55,7 @@ class ControlUnits:
         units = enumerate(context.request.control)
         self._units = {number: unit for number, unit in units if unit.weight > 0}
         self._seen: dict[tuple[int, int, int], _Seen] = {}
+        self._said: dict[int, Tensor] = {}
         self._infos: dict[int, ControlNetInfo] = {}
 
     def __bool__(self) -> bool:
@@ -106,8 +111,12 @@ class ControlUnits:
         info = nets.library.find(unit.model)
         if info.error is not None:
             raise NotFound(info.error)
+        _check_module(number, unit, info)
         seen = self._look(number, unit, one)
         component = stack.enter_context(nets.lease(info, bundle, wanted=len(self._units)))
+        if info.layout == IP_ADAPTER:
+            hint = self._clip_look(number, unit, component.module, nets)
+            seen = replace(seen, hint=hint)
         lease = context.memory.lease(component, working_bytes=working_bytes)
         network = stack.enter_context(lease)
         self._infos[number] = info
@@ -132,6 +141,27 @@ class ControlUnits:
             self._seen[key] = _Seen(hint, where)
         return self._seen[key]
 
+    def _clip_look(
+        self, number: int, unit: ControlUnit, adapter: nn.Module, nets: ControlNets
+    ) -> Tensor:
+        """Return what CLIP says of a unit's picture and, below, of none; asked once."""
+        if number not in self._said:
+            context = self._context
+            plus = getattr(adapter, "config", {})["ip_adapter"] == "plus"
+            with context.stage("input"), nets.encoder(adapter, wanted=len(self._units)) as found:
+                module: Any = found.module
+                dtype = module.visual_projection.weight.dtype
+                image, _ = self._picture(number, unit)
+                pixels = clip_input(image.convert("RGB"), module.side)
+                lease = context.memory.lease(found, working_bytes=vision_bytes(module, 2, dtype))
+                with lease as encoder, torch.inference_mode():
+                    rows = torch.cat([pixels, torch.zeros_like(pixels)])
+                    vector, places = encoder(rows.to(context.memory.compute_device, dtype))
+            # No picture is a vector of zeros; Plus was trained with a picture of zeros.
+            blank = vector * vector.new_tensor([1.0, 0.0])[:, None]
+            self._said[number] = (places if plus else blank).clone()
+        return self._said[number]
+
     def _picture(self, number: int, unit: ControlUnit) -> tuple[Image.Image, Image.Image | None]:
         context, field = self._context, f"controlnet[{number}]"
         mask = None
@@ -152,3 +182,14 @@ class ControlUnits:
         text = f"ControlNet unit {number} was left out: {error.message}"
         log.warning("%s", text)
         self._context.emit(Notice(text=text))
+
+
+def _check_module(number: int, unit: ControlUnit, info: ControlNetInfo) -> None:
+    """Raise `InvalidRequest` where a preprocessor and a network are not for each other."""
+    preprocessor = PREPROCESSORS.get(unit.module, f"controlnet[{number}].module")
+    is_adapter = info.layout == IP_ADAPTER
+    if preprocessor.name != "none" and preprocessor.is_clip != is_adapter:
+        wanted = "a CLIP one, or none" if is_adapter else "none of CLIP's"
+        raise InvalidRequest(
+            f"controlnet[{number}].module", unit.module, f"{wanted}, for {info.stem}"
+        )

@@ -7,6 +7,7 @@ nothing of it. What its networks see is made by `control.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from sdforge.core.control import BALANCED, CONTROL_FIRST, ControlUnit
 from sdforge.memory.lease import Lease
 from sdforge.models.adapters.controlnet import is_adapter
+from sdforge.models.adapters.ip_adapter import Look, is_ip_network, looking, text_attentions
 
 # What a layer weighs beside the next deeper one, where the prompt or the network shall lead.
 _FALLOFF = 0.825
@@ -31,9 +33,10 @@ class PlacedUnit:
         unit: its values.
         lease: held on its network.
         network: where it computes.
-        hint: what it sees, (1, 3, height, width).
+        hint: what it sees, (1, 3, height, width); an IP-Adapter what CLIP says of the picture and,
+            below, of none: (2, …).
         mask: where it acts, (1, 1, height, width) from 0 to 1; None for everywhere.
-        features: what a T2I-Adapter said of the picture, which it is asked once; [] before.
+        features: what a T2I-Adapter or IP-Adapter made of it, which it is asked once; [] before.
     """
 
     unit: ControlUnit
@@ -51,6 +54,7 @@ class Control:
         """`fraction` tells how much of the pass is done at a sigma, 0 to 1."""
         self._units = tuple(units)
         self._fraction = fraction
+        self._attentions: list[Any] = []
 
     def around(self, module: nn.Module, sigma: float, against: Sequence[bool]) -> nn.Module:
         """Return the network to call in place of `module`, for rows of these sides.
@@ -66,7 +70,10 @@ class Control:
         acting = [placed for placed in acting if rows[id(placed)] != []]
         if not acting:
             return module
-        return _Controlled(module, [(placed, rows[id(placed)]) for placed in acting])
+        if not self._attentions and any(is_ip_network(placed.network) for placed in acting):
+            self._attentions = text_attentions(module)
+        units = [(placed, rows[id(placed)]) for placed in acting]
+        return _Controlled(module, units, against, self._attentions)
 
     def recover(self) -> None:
         """Make the networks fit to run again after an exception inside them."""
@@ -85,11 +92,18 @@ class _Controlled(nn.Module):
     """Has the U-Net's signature; the U-Net is not its child, so that nothing walks into it."""
 
     def __init__(
-        self, module: nn.Module, units: Sequence[tuple[PlacedUnit, list[int] | None]]
+        self,
+        module: nn.Module,
+        units: Sequence[tuple[PlacedUnit, list[int] | None]],
+        against: Sequence[bool],
+        attentions: Sequence[Any],
     ) -> None:
         super().__init__()
         self._call: Callable[..., Any] = module.__call__
         self._units = units
+        self._against = against
+        # In a tuple, so that the U-Net's modules do not become this one's.
+        self._attentions = tuple(attentions)
 
     def forward(
         self,
@@ -103,7 +117,11 @@ class _Controlled(nn.Module):
         """Run the units on the U-Net's inputs, add up what they say, and run the U-Net."""
         added: list[Tensor] = []
         inside: list[Tensor] = []
+        looks: list[Look] = []
         for placed, rows in self._units:
+            if is_ip_network(placed.network):
+                looks.append(_look(placed, rows, self._against, sample))
+                continue
             if is_adapter(placed.network):
                 features = _features(placed, rows, sample)
                 inside = (
@@ -122,13 +140,34 @@ class _Controlled(nn.Module):
         if inside:
             # The U-Net takes them off the list as it goes.
             extra["down_intrablock_additional_residuals"] = inside
-        return self._call(
-            sample,
-            timestep,
-            encoder_hidden_states=encoder_hidden_states,
-            return_dict=return_dict,
-            **extra,
-        )
+        with looking(self._attentions, looks) if looks else nullcontext():
+            return self._call(
+                sample,
+                timestep,
+                encoder_hidden_states=encoder_hidden_states,
+                return_dict=return_dict,
+                **extra,
+            )
+
+
+def _look(
+    placed: PlacedUnit, rows: list[int] | None, against: Sequence[bool], sample: Tensor
+) -> Look:
+    """Return what an IP-Adapter adds: the picture's words to prompts, no picture's to others."""
+    adapter: Any = placed.network
+    if not placed.features:
+        placed.features.append(adapter.image_proj(placed.hint.to(sample)))
+    sides = [int(is_against) for is_against in against] or [0] * len(sample)
+    acts = (
+        [1.0] * len(sample) if rows is None else [float(row in rows) for row in range(len(sample))]
+    )
+    return Look(
+        adapter=adapter,
+        words=placed.features[0][sides],
+        shares=sample.new_tensor(acts).view(-1, 1, 1) * placed.unit.weight,
+        mask=placed.mask,
+        size=(sample.shape[-2], sample.shape[-1]),
+    )
 
 
 def _asked(
@@ -201,6 +240,10 @@ def adapter_weights(unit: ControlUnit, count: int) -> list[float]:
 
 def said_bytes(network: nn.Module, rows: int, latents: int, dtype: torch.dtype) -> int:
     """Return the bytes of what a ControlNet adds in one call, for `latents` places a row."""
+    if is_ip_network(network):
+        adapter: Any = network
+        # The queries and what is seen, in the first attention, which has the most places.
+        return 2 * rows * latents * int(adapter.pairs[0].to_k_ip.out_features) * dtype.itemsize
     config = getattr(network, "config", None) or {}
     widths = tuple(config.get("block_out_channels") or config.get("channels") or ())
     each = int(config.get("layers_per_block") or 0) + 1

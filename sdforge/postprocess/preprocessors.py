@@ -46,6 +46,7 @@ class Preprocessor:
         types: control types that list it.
         sliders: for `threshold_a` and `threshold_b`, in this order.
         paints_over: it marks what a mask covers as unknown, instead of acting there alone.
+        is_clip: it is the CLIP encoder that IP-Adapters see with, and nothing for ControlNets.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Preprocessor:
     types: tuple[str, ...] = ()
     sliders: tuple[Slider, ...] = ()
     paints_over: bool = False
+    is_clip: bool = False
 
     def value(self, number: int, asked: float) -> float:
         """Return a threshold: as asked within its limits, its default where it is below 0."""
@@ -150,9 +152,15 @@ def _table() -> Registry[Preprocessor]:
         sliders: tuple[Slider, ...] = (),
         aliases: tuple[str, ...] = (),
         paints_over: bool = False,
+        is_clip: bool = False,
     ) -> None:
         row = Preprocessor(
-            name=name, process=process, types=types, sliders=sliders, paints_over=paints_over
+            name=name,
+            process=process,
+            types=types,
+            sliders=sliders,
+            paints_over=paints_over,
+            is_clip=is_clip,
         )
         table.add(name, row, aliases)
 
@@ -190,6 +198,15 @@ def _table() -> Registry[Preprocessor]:
     )  # fmt: skip
     add("shuffle", _shuffle, "Shuffle")
     add("inpaint_only", _same, "Inpaint", aliases=("inpaint",), paints_over=True)
+    add(
+        "CLIP-ViT-H (IPAdapter)", None, "IP-Adapter", is_clip=True,
+        aliases=("ip-adapter_clip_h", "ip-adapter_clip_sd15", "ip-adapter_clip_sdxl_plus_vith",
+                 "ip-adapter-auto"),
+    )  # fmt: skip
+    add(
+        "CLIP-ViT-bigG (IPAdapter)", None, "IP-Adapter", is_clip=True,
+        aliases=("ip-adapter_clip_g", "ip-adapter_clip_sdxl"),
+    )  # fmt: skip
     add("recolor_luminance", _lightness, "Recolor", sliders=gamma())
     add("recolor_intensity", _intensity, "Recolor", sliders=gamma())
     return table

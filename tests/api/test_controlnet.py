@@ -209,3 +209,30 @@ def test_a_request_draws_with_it_and_shows_what_it_saw(real: TestClient) -> None
     assert answer["images"] == plain["images"]
     (notice,) = json.loads(answer["info"])["notices"]
     assert "unit 0 was left out: no ControlNet named 'depth'" in notice
+
+
+def test_units_that_cannot_serve_are_reported_and_the_others_act(real: TestClient) -> None:
+    """By number, each with its reason; the picture is that of the unit that serves, alone."""
+    good = {"model": "canny", "module": "canny", "image": PICTURE, "save_detected_map": False}
+    bad = [
+        (good | {"model": "none-such"}, "no ControlNet named 'none-such'"),
+        (good | {"module": "openpose_full"}, "no preprocessor named 'openpose_full'"),
+        (good | {"module": "CLIP-ViT-H (IPAdapter)"}, "none of CLIP's, for canny"),
+        (good | {"image": None}, "a picture, or img2img with its own"),
+    ]
+
+    def drawn(*units: dict[str, Any]) -> dict[str, Any]:
+        sent = small(steps=1, alwayson_scripts={"controlnet": {"args": list(units)}})
+        answer = real.post("/sdapi/v1/txt2img", json=sent)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    alone = drawn(good)
+    answer = drawn(good, *(unit for unit, _ in bad))
+    assert answer["images"] == alone["images"]
+    notices = json.loads(answer["info"])["notices"]
+    assert len(notices) == len(bad)
+    for number, (notice, (_, words)) in enumerate(zip(notices, bad, strict=True), start=1):
+        assert f"unit {number} was left out" in notice
+        assert words in notice

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from sdforge.models.adapters.control_lora import control_lora
 from sdforge.models.adapters.controlnet_library import ControlNetInfo, ControlNetLibrary
 from sdforge.models.adapters.controlnet_shapes import (
     CONTROL_LORA,
+    IP_ADAPTER,
     ORIGINAL,
     T2I_ADAPTER,
     controlnet_config,
@@ -32,9 +34,15 @@ from sdforge.models.adapters.controlnet_shapes import (
     match_controlnet,
     original_names,
 )
+from sdforge.models.adapters.ip_adapter import (
+    check_attentions,
+    ip_adapter_recipe,
+    is_ip_network,
+)
 from sdforge.models.adapters.t2i_adapter import FULL_XL, adapter_shape
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.checkpoint import CheckpointHeader, read_header
+from sdforge.models.clip_vision import clip_vision_recipe
 from sdforge.models.content import Content
 from sdforge.models.families.base import Recipe, Source
 from sdforge.models.hashes import Stamp
@@ -69,6 +77,8 @@ def controlnet_recipe(header: CheckpointHeader) -> Recipe:
     match = match_controlnet(header)
     if match.layout == T2I_ADAPTER:
         return _adapter_recipe(header)
+    if match.layout == IP_ADAPTER:
+        return ip_adapter_recipe(header, ROLE)
     sources = _original(header) if match.layout == ORIGINAL else _diffusers(header)
     config = controlnet_config({name: source.shape for name, source in sources.items()}, header)
     try:
@@ -152,6 +162,10 @@ def _check(header: CheckpointHeader, module: nn.Module, sources: dict[str, Sourc
 
 def check_fits(component: Component, bundle: ModelBundle) -> None:
     """Raise `UnsupportedCheckpoint` unless what a ControlNet adds fits a bundle's denoiser."""
+    if is_ip_network(component.module):
+        unet = bundle.denoiser.component.module
+        check_attentions(component.name, component.module, unet, bundle.info.title)
+        return
     facts = _adapter_facts if is_adapter(component.module) else _facts
     control, network = facts(component.module), facts(bundle.denoiser.component.module)
     differing = [
@@ -252,6 +266,20 @@ class ControlNets:
             check_fits(component, bundle)
             yield component
 
+    @contextmanager
+    def encoder(self, adapter: nn.Module, *, wanted: int = 1) -> Iterator[Component]:
+        """Keep the CLIP encoder in main memory that an IP-Adapter sees with, in the block.
+
+        Raises:
+            MissingModel: there is no file of it.
+        """
+        config: Any = adapter.config
+        is_plus = config["ip_adapter"] == "plus"
+        info = self.library.encoder(config["seen"], of_places=is_plus)
+        holding = self._holding(info, wanted + 1)
+        with self.store.lease(holding):
+            yield self.get(info, wanted=wanted + 1)
+
     def unload(self) -> int:
         """Give back all memory; return the bytes freed."""
         return self.store.evict_all()
@@ -274,7 +302,9 @@ class ControlNets:
         self.store.configure(Limits(holdings=max(wanted, _KEPT)))
         started = time.perf_counter()
         header = read_header(info.path)
-        recipe = controlnet_recipe(header)
+        recipe = (
+            controlnet_recipe(header) if info.vision is None else clip_vision_recipe(header, ROLE)
+        )
         content = Content.of(recipe, header, self._storage, stamp)
         alignment = ALIGNMENT if self._memory.device.is_host else 1
         plan = LoadPlan(recipe, header, self._storage, alignment)

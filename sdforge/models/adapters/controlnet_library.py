@@ -13,23 +13,26 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from sdforge.core.errors import ModelError, UnknownName
+from sdforge.core.errors import MissingModel, ModelError, UnknownName
 from sdforge.core.paths import Paths
 from sdforge.models.adapters.controlnet_shapes import match_controlnet
-from sdforge.models.checkpoint import read_header
+from sdforge.models.checkpoint import CheckpointHeader, read_header
 from sdforge.models.files import model_files
 from sdforge.models.hashes import Stamp, legacy_hash
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _HASH = re.compile(r"\s*\[[0-9a-fA-F]*\]$")
 _WORDS = re.compile(r"[^a-z0-9]+")
+_FIRST_OF_VISION = "vision_model.embeddings.class_embedding"
+_IS_VISION = "is a CLIP encoder, which IP-Adapters see with; choose an IP-Adapter"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlNetInfo:
     """One file. `family` is what it was made for, `error` says why it cannot be used.
 
-    `layout` is that of `controlnet_shapes`.
+    `layout` is that of `controlnet_shapes`. `vision` is set for CLIP's encoders, which are no
+    ControlNets but what IP-Adapters see with: the width of a picture's vector, and of a place's.
     """
 
     path: Path
@@ -40,6 +43,7 @@ class ControlNetInfo:
     reason: str = ""
     error: str | None = None
     preprocessor: str = ""
+    vision: tuple[int, int] | None = None
 
     @property
     def stem(self) -> str:
@@ -73,10 +77,12 @@ class ControlNetLibrary:
         """Scan the folders again; files that did not change are not opened."""
         with self._lock:
             found: dict[Path, ControlNetInfo] = {}
-            for root in (*self._paths.controlnets, *self._also):
+            visions = self._paths.clip_visions
+            for root in (*self._paths.controlnets, *self._also, *visions):
                 for path in model_files(root, _SUFFIXES):
                     info = self._inspect(path, path.relative_to(root).as_posix())
-                    if info is not None:
+                    # Beside encoders, Forge keeps its preprocessors' networks there.
+                    if info is not None and (root not in visions or info.vision):
                         found.setdefault(path, info)
             self._seen = found
             self._infos = sorted(found.values(), key=lambda info: info.relative.casefold())
@@ -91,6 +97,30 @@ class ControlNetLibrary:
     def usable(self) -> list[ControlNetInfo]:
         """Return those that can be run."""
         return [info for info in self.controlnets() if info.error is None]
+
+    def encoder(self, width: int, *, of_places: bool) -> ControlNetInfo:
+        """Return a CLIP encoder whose vectors have a width; looks again for files added since.
+
+        Args:
+            width: that an IP-Adapter takes.
+            of_places: it takes those of a picture's places, not the one of the whole.
+
+        Raises:
+            MissingModel: there is none.
+        """
+        for again in (False, True):
+            if again:
+                self.refresh()
+            for info in self.controlnets():
+                if info.vision and info.vision[of_places] == width and info.path.is_file():
+                    return info
+        kinds = {1024: "CLIP-ViT-H-14", 1280: "CLIP-ViT-H-14" if of_places else "CLIP-ViT-bigG-14",
+                 1664: "CLIP-ViT-bigG-14", 768: "CLIP-ViT-L-14"}  # fmt: skip
+        named = f" ({kinds[width]})" if width in kinds else ""
+        raise MissingModel(
+            f"it sees with a CLIP encoder of {width} numbers{named}, and there is none: put its "
+            f"file into {self._paths.clip_visions[0]}"
+        )
 
     def find(self, name: str) -> ControlNetInfo:
         """Return the ControlNet of a name; looks again for files added since.
@@ -122,6 +152,8 @@ class ControlNetLibrary:
         plain = ControlNetInfo(path=path, relative=relative, stamp=stamp)
         try:
             header = read_header(path)
+            if _FIRST_OF_VISION in header.tensors:
+                return replace(plain, vision=_widths(header), error=f"{path.name} {_IS_VISION}")
             match = match_controlnet(header)
         except ModelError as error:
             return replace(plain, error=error.message)
@@ -133,6 +165,11 @@ class ControlNetLibrary:
             reason=match.reason,
             preprocessor=said,
         )
+
+
+def _widths(header: CheckpointHeader) -> tuple[int, int]:
+    projection = header.tensors.get("visual_projection.weight")
+    return (projection.shape[0] if projection else 0), header.tensors[_FIRST_OF_VISION].shape[0]
 
 
 def _match(infos: Sequence[ControlNetInfo], name: str) -> ControlNetInfo | None:

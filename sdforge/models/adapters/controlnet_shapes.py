@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
+from sdforge.models.adapters.ip_adapter_file import ip_adapter_shape, is_ip_adapter
 from sdforge.models.adapters.t2i_adapter import adapter_shape, is_t2i_adapter
 from sdforge.models.checkpoint import CheckpointHeader
 
 ORIGINAL, DIFFUSERS = "original", "diffusers"
 # Not layouts of a ControlNet, but of what acts in its place.
-T2I_ADAPTER, CONTROL_LORA = "T2I-Adapter", "Control-LoRA"
+T2I_ADAPTER, CONTROL_LORA, IP_ADAPTER = "T2I-Adapter", "Control-LoRA", "IP-Adapter"
 _PREFIX = "control_model."
 _HEADS = 8
 _HEAD_WIDTH = 64
@@ -29,7 +30,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 # Relatives that steer too, but in other ways; the more particular first.
 _RELATIVES = (
     ("lllite_", "a ControlNet-LLLite"),
-    ("ip_adapter.", "an IP-Adapter"),
     ("controlnet_x_embedder.", "a ControlNet of a transformer model"),
     ("controlnet_blocks.", "a ControlNet of a transformer model"),
     ("task_embedding", "a union ControlNet"),
@@ -60,6 +60,9 @@ def match_controlnet(header: CheckpointHeader) -> ControlMatch:
                 f"{name} is {kind}, which is not supported in this version; "
                 "take a ControlNet of Stable Diffusion 1.x or XL"
             )
+    if is_ip_adapter(header):
+        seen = ip_adapter_shape(header)
+        return ControlMatch(layout=IP_ADAPTER, family=seen.family, reason=seen.reason)
     if is_t2i_adapter(header):
         shape = adapter_shape(header)
         widths = ", ".join(map(str, shape.config["channels"]))
