@@ -9,6 +9,7 @@ reads this before anything is installed. `sdforge.launcher` turns the values int
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -188,6 +189,9 @@ SECTIONS: dict[str, tuple[Flag, ...]] = {
         _text("--data-dir", ACTS, "folder of config.json, outputs and models (default: this program's own)"),
         _text("--models-dir", ACTS, "folder of models (default: models in the data folder)"),
         _text("--ckpt", ACTS, "checkpoint to start with; its folder need not be one of the model folders"),
+        _text("--model", ACTS, "hf:owner/name/file: fetch this checkpoint from the hub unless it is there, and start with it"),
+        _switch("--hub-downloads", ACTS, "let clients and the Models tab fetch model files from the hub"),
+        _text("--hub-endpoint", ACTS, "address of the hub instead of https://huggingface.co, such as a mirror's"),
         _text("--ckpt-dir", ACTS, "a further folder of checkpoints"),
         _text("--vae-dir", ACTS, "a further folder of VAEs"),
         _text("--vae-path", ACTS, "VAE file to use for every checkpoint"),
@@ -417,12 +421,23 @@ def _check(flags: Flags) -> None:
             raise FlagError(f"--{key.replace('_', '-')}: there is no file {flags[key]}")
     if str(flags["loglevel"]).upper() not in ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"):
         raise FlagError("--loglevel: one of CRITICAL, ERROR, WARNING, INFO, DEBUG")
+    _check_hub(flags)
     protected = flags["api_auth"] or flags["gradio_auth"] or flags["gradio_auth_path"]
     if _is_public(flags) and not protected and not flags["insecure"]:
         raise FlagError(
             "--listen lets anybody on the network use this server: add --api-auth USER:PASSWORD, "
             "or --insecure to allow that"
         )
+
+
+def _check_hub(flags: Flags) -> None:
+    model, endpoint = flags["model"] or "", flags["hub_endpoint"]
+    if model and not model.startswith("hf:"):
+        raise FlagError(f"--model {model}: wanted hf:owner/name/file; --ckpt takes a file here")
+    if model and flags["ckpt"]:
+        raise FlagError("--model and --ckpt both name the checkpoint to start with: give one")
+    if endpoint and not re.fullmatch(r"https?://[^/?#@\s]+/?", endpoint):
+        raise FlagError(f"--hub-endpoint {endpoint}: wanted https://HOST and nothing behind it")
 
 
 def _check_pairs(flags: Flags) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sdforge.core.errors import InvalidRequest
+from sdforge.core.hub import HubFile, parse_hub_file
 from sdforge.core.paths import Paths, install_root
 from sdforge.core.settings import OPTIONS, SettingsStore
 from sdforge.flags import Flags, memory_mode, storage_type
@@ -94,12 +95,22 @@ def make_settings(flags: Flags, paths: Paths) -> SettingsStore:
         overrides["forge_unet_storage_dtype"] = dtype
     if flags["ckpt"]:
         overrides["sd_model_checkpoint"] = Path(flags["ckpt"]).name
+    if flags["model"]:
+        overrides["sd_model_checkpoint"] = model_of(flags["model"]).name
     if flags["vae_path"]:
         overrides["sd_vae"] = Path(flags["vae_path"]).name
     try:
         return SettingsStore(paths.settings, overrides, _frozen(flags))
     except (InvalidRequest, OSError) as error:
         raise StartError(f"the settings in {paths.settings} cannot be used: {error}") from error
+
+
+def model_of(text: str) -> HubFile:
+    """Return the file that `--model` names; raises `StartError`."""
+    try:
+        return parse_hub_file(text, "--model")
+    except InvalidRequest as error:
+        raise StartError(error.message) from error
 
 
 def with_settings(flags: Flags, settings: SettingsStore) -> Flags:

@@ -30,6 +30,7 @@ from sdforge.from_flags import (
     make_folders,
     make_paths,
     make_settings,
+    model_of,
     with_settings,
 )
 from sdforge.ports import PortError, bind
@@ -183,6 +184,7 @@ class Launch:
             StartError, StorageError: the server could not start.
         """
         from sdforge.engine import Engine
+        from sdforge.engine.downloads import downloads_of
         from sdforge.extensions.catalog import extensions_by_flags
         from sdforge.models.library import Library
         from sdforge.models.watching import ModelWatcher
@@ -203,6 +205,7 @@ class Launch:
         )
         self._watcher = ModelWatcher(library)
         engine.attach(self._watcher)
+        self._downloads = downloads_of(engine, paths, flags)
         try:
             self._serve(engine, Sweeps(engine, paths))
         finally:
@@ -225,6 +228,7 @@ class Launch:
                 version=__version__,
                 process=control,
                 sweeps=sweeps,
+                downloads=self._downloads,
             )
             front = Server(api, flags=flags, on_start=lambda: self._on_start(engine, sweeps, front))
         except ValueError as error:
@@ -286,6 +290,8 @@ class Launch:
         """Build the page, then let jobs run: both load much, and the page is waited for."""
         if not self._flags["nowebui"]:
             self._build_page(engine, sweeps, front)
+        if self._flags["model"]:
+            self._fetch_model(self._flags["model"])
         checkpoints = engine.library.checkpoints()
         count = f"{len(checkpoints)} checkpoint{'' if len(checkpoints) == 1 else 's'}"
         log.info("Models: %s (%s)", self._paths.checkpoints[0], count)
@@ -296,6 +302,16 @@ class Launch:
         sweeps.start()
         self._watcher.start()
         self._mark("jobs")
+
+    def _fetch_model(self, text: str) -> None:
+        """Fetch what `--model` names, unless it is there; jobs wait meanwhile."""
+        file = model_of(text)
+        if (self._downloads.folder("checkpoint") / file.name).exists():
+            return
+        log.info("Fetching %s; GET /api/v1/downloads tells how far it is", file)
+        fetched = self._downloads.wait(self._downloads.add(text).id)
+        if fetched.state == "failed":
+            log.error("%s", fetched.error)
 
     def _build_page(self, engine: Engine, sweeps: Sweeps, front: Server) -> None:
         try:

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ TIMEOUT_SECONDS = 120
 class LiveServer:
     """A server process; `stop`, `kill` and `start` keep port and data, as a restart does."""
 
-    def __init__(self, data: Path, *, page: bool = True) -> None:
+    def __init__(self, data: Path, *, page: bool = True, further: Sequence[str] = ()) -> None:
+        """`further` are flags beside those that every such server has."""
         self.data = data
+        self.further = further
         self.page = page
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -41,7 +43,7 @@ class LiveServer:
         """Start and wait until the page, or the API without one, answers."""
         command = [sys.executable, "-m", "sdforge", "--port", str(self.port)]
         command += ["--data-dir", str(self.data), "--use-cpu", "all"]
-        command += [] if self.page else ["--nowebui"]
+        command += [*self.further, *([] if self.page else ["--nowebui"])]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with (self.data / "server.log").open("ab") as log:
             self.process = subprocess.Popen(

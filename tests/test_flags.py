@@ -179,3 +179,18 @@ def test_a_mistyped_flag_ends_launch_py_with_status_2() -> None:
     )  # fmt: skip
     assert answer.returncode == 2
     assert answer.stderr.startswith("launch.py: unknown argument --medvam; did you mean --medvram")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--model", "x.safetensors"],
+        ["--model", "hf:o/n/x.gguf", "--ckpt", __file__],
+        ["--hub-endpoint", "huggingface.co"],
+        ["--hub-endpoint", "https://a.test/path"],
+        ["--hub-endpoint", "file:///x"],
+    ],
+)
+def test_a_hub_that_cannot_be_meant_is_refused(given: list[str]) -> None:
+    with pytest.raises(FlagError, match=r"--model|--hub-endpoint"):
+        parse(given, {})

@@ -31,6 +31,7 @@ from sdforge.api import (
     settings_table,
     system,
 )
+from sdforge.api import downloads as download_routes
 from sdforge.api import sweeps as sweep_routes
 from sdforge.api.access_log import AccessLog, RequestCounts
 from sdforge.api.context import ApiContext, ServerControl
@@ -51,6 +52,7 @@ from sdforge.api.sdapi import (
 from sdforge.api.security import Access, SecurityMiddleware
 from sdforge.core.paths import Paths
 from sdforge.engine import Engine
+from sdforge.engine.downloads import Downloads, downloads_of
 from sdforge.sweeps.sweeps import Sweeps
 
 # First parts of the paths that this app answers; the launcher sends the rest to the page.
@@ -73,6 +75,7 @@ def create_api(
     version: str,
     process: ServerControl | None = None,
     sweeps: Sweeps | None = None,
+    downloads: Downloads | None = None,
 ) -> FastAPI:
     """Return the API as an ASGI app over a running engine.
 
@@ -83,12 +86,15 @@ def create_api(
         version: the program's.
         process: what can be done to the process; None for a server that is not launched.
         sweeps: of this engine; None makes them.
+        downloads: of this engine; None makes them.
 
     Raises:
         ValueError: the flag `api_auth` cannot be read.
     """
     sweeps = sweeps or Sweeps(engine, paths)
-    context = ApiContext(engine, paths, flags, version, sweeps, process or ServerControl())
+    downloads = downloads or downloads_of(engine, paths, flags)
+    process = process or ServerControl()
+    context = ApiContext(engine, paths, flags, version, sweeps, downloads, process)
     app = FastAPI(
         title="sdforge",
         version=version,
@@ -140,6 +146,7 @@ def _routers(context: ApiContext) -> tuple[APIRouter, ...]:
         localization.router(context),
         residency.router(context),
         merge.router(context),
+        download_routes.router(context),
         estimate.router(context),
         internal.router(context),
         *([stopping.router(context)] if context.flags.get("api_server_stop") else []),

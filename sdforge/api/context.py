@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sdforge.core.paths import Paths
 from sdforge.engine import Engine
+from sdforge.engine.downloads import Downloads
 from sdforge.sweeps.sweeps import Sweeps
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class ApiContext:
     flags: Mapping[str, Any]
     version: str
     sweeps: Sweeps
+    downloads: Downloads
     control: ServerControl = field(default_factory=ServerControl)
 
     @property

@@ -15,8 +15,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -26,6 +26,7 @@ Resolve = Callable[[str, int], list[str]]
 MAX_REDIRECTS = 3
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _CHUNK_BYTES = 65536
+_BODY_CHUNK_BYTES = 1 << 20
 # Networks through which an IPv4 address is reached from IPv6; what counts is the address inside.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -39,7 +40,7 @@ class Rules:
     """What may be asked: `hosts` None allows any name, `local` also addresses of this network."""
 
     local: bool = False
-    hosts: Collection[str] | None = None
+    hosts: Container[str] | None = None
     user_agent: str = ""
     max_bytes: int = 64 * 2**20
     timeout_seconds: float = 30.0
@@ -85,6 +86,50 @@ def fetch(url: str, rules: Rules, *, resolve: Resolve = resolve_name) -> bytes:
     raise OutboundRefused(f"more than {rules.max_redirects} redirects")
 
 
+class Answer:
+    """What came back for a GET, its body not yet read; `headers` have names in lower case."""
+
+    def __init__(self, url: str, host: str, response: http.client.HTTPResponse) -> None:
+        """Take the answer of `host` for `url`."""
+        self.status = response.status
+        self.headers = {name.lower(): value for name, value in response.getheaders()}
+        self.redirect = urljoin(url, self.headers.get("location", ""))
+        self._host = host
+        self._response = response
+
+    @property
+    def is_redirect(self) -> bool:
+        """Whether it says to ask at `redirect`."""
+        return self.status in _REDIRECTS
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body; raises `OutboundRefused` where it breaks off with an error."""
+        try:
+            while part := self._response.read1(_BODY_CHUNK_BYTES):
+                yield part
+        except (OSError, http.client.HTTPException) as error:
+            raise OutboundRefused(f"{self._host!r} broke off ({error})") from error
+
+
+@contextmanager
+def ask(
+    url: str, headers: Mapping[str, str], rules: Rules, *, resolve: Resolve = resolve_name
+) -> Iterator[Answer]:
+    """Give the answer to a GET of any status and size; redirects are for the caller to follow.
+
+    `rules.timeout_seconds` bounds each wait instead of the whole, `max_bytes` nothing.
+
+    Raises:
+        OutboundRefused: the rules forbid it, or nothing came back.
+    """
+    exchange = _Exchange(url, rules, time.monotonic() + rules.timeout_seconds, resolve)
+    connection, response = exchange.open(headers)
+    try:
+        yield Answer(url, exchange.host, response)
+    finally:
+        connection.close()
+
+
 def post(
     url: str,
     body: bytes,
@@ -122,6 +167,23 @@ class _Exchange:
         if not addresses:
             raise OutboundRefused(f"the name {self._host!r} has no address")
         self._address = addresses[0]
+
+    @property
+    def host(self) -> str:
+        """Whom it asks."""
+        return self._host
+
+    def open(
+        self, headers: Mapping[str, str]
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        """Send a GET; return the connection, to be closed, and the answer before its body."""
+        connection = self._connect()
+        try:
+            connection.request("GET", _target(self._parts), None, self._headers(headers))
+            return connection, connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise OutboundRefused(f"{self._host!r} did not answer ({error})") from error
 
     def run(self, method: str, body: bytes, headers: Mapping[str, str]) -> bytes | str:
         """Return the answer's body, or where it redirects to."""

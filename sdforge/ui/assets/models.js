@@ -3,6 +3,7 @@
 
 import { editCard } from "./card_editor.js";
 import { button, debounced, make } from "./dom.js";
+import { DownloadBox } from "./downloads.js";
 import { address, request } from "./http.js";
 import { notify } from "./notify.js";
 
@@ -34,12 +35,18 @@ export class ModelsPanel {
     this.grid = make("div", { class: "cards", id: "models_cards" });
     this.grid.addEventListener("click", (event) => this.clicked(event));
     const refresh = button("Refresh", () => this.refresh(), { id: "models_refresh", title: "Look for model files again" });
-    root.append(make("div", { class: "tools panel-head" }, this.kinds, this.search, this.order, this.direction, refresh, this.count), this.grid);
+    root.append(make("div", { class: "tools panel-head" }, this.kinds, this.search, this.order, this.direction, refresh, this.count));
+    this.downloads = new DownloadBox(() => this.refresh());
+    this.downloads.mount(root);
+    root.append(this.grid);
+    this.downloads.load();
     this.load();
   }
 
   opened() {
-    if (this.cards.length) this.load();
+    if (!this.cards.length) return;
+    this.load();
+    this.downloads.load();
   }
 
   set(changes) {
