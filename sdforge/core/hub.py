@@ -16,7 +16,7 @@ from sdforge.core.errors import InvalidRequest
 from sdforge.core.outbound import Rules
 
 ENDPOINT = "https://huggingface.co"
-# Where its files lie: what `resolve` redirects to.
+# Where its files lie, to which it redirects, and so do mirrors that keep small files only.
 _STORES = (".huggingface.co", ".hf.co")
 SUFFIXES = (".safetensors", ".gguf")
 _ALLOWED = "hf:owner/name/file.safetensors (or .gguf), or the address of such a file on the hub"
@@ -86,15 +86,14 @@ def _of_address(given: str, field: str, endpoint: str) -> HubFile:
 
 
 class HubHosts(Container[str]):
-    """The hub itself and where its files lie."""
+    """The hub itself and Hugging Face's stores."""
 
     def __init__(self, host: str) -> None:
         """Take the hub's own name."""
         self._host = host
 
     def __contains__(self, host: object) -> bool:
-        is_store = self._host == "huggingface.co" and str(host).endswith(_STORES)
-        return host == self._host or is_store
+        return host == self._host or str(host).endswith(_STORES)
 
 
 @dataclass(frozen=True, kw_only=True)
