@@ -151,13 +151,15 @@ def _folders(engine: Engine, batch: PictureBatch) -> _Folders:
 def _request_of(
     engine: Engine, batch: PictureBatch, folders: _Folders, source: _Source, make: MakeRequest
 ) -> GenerationRequest:
-    image, data = _stored(engine, source)
+    image = source.image or engine.add_input(_read(source.path, "picture"), "picture")
     mask = _mask_of(engine, folders, source.name)
     request = make(image, mask)
     if batch.reuse:
-        told = folders.infos.get(source.name)
         if batch.info_dir.strip():
+            told = folders.infos.get(source.name)
             data = _read(told, "PNG info") if told else b""
+        else:
+            data = engine.inputs.read(image)
         request = _with_infotext(request, read_infotext(data), batch.reuse)
     is_named = folders.output or engine.settings.current.img2img_batch_use_original_name
     return replace(
@@ -165,13 +167,6 @@ def _request_of(
         folder=folders.output,
         file_name=PurePath(source.name).stem if is_named else "",
     )
-
-
-def _stored(engine: Engine, source: _Source) -> tuple[InputImage, bytes]:
-    if source.image is not None:
-        return source.image, engine.inputs.read(source.image)
-    data = _read(source.path, "picture")
-    return engine.add_input(data, "picture"), data
 
 
 def _read(path: Path | None, field: str) -> bytes:
