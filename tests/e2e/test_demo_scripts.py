@@ -139,3 +139,27 @@ def test_soft_inpainting_changes_less_the_greyer_the_mask(
     changes = np.abs(made.astype(int) - np.asarray(circle)).mean(axis=(0, 2))
     assert changes[:24].max() < 2
     assert changes[64:96].mean() < changes[96:].mean()
+
+
+@pytest.mark.slow
+def test_deep_shrink_holds_a_picture_of_twice_the_size_together(
+    client: TestClient, circle: Image.Image
+) -> None:
+    """Beyond the size that it was trained at a model draws past the edges; deep shrink does not."""
+
+    def shares(picture: Image.Image) -> tuple[float, float]:
+        """Return how much of a picture the thing in it covers, and of its left and right edge."""
+        small = np.asarray(picture.resize((64, 64), Image.Resampling.BOX)).astype(int)
+        frame = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
+        thing = np.abs(small - np.median(frame, axis=0)).max(-1) > 40
+        return float(thing.mean()), float(thing[:, [*range(8), *range(-8, 0)]].mean())
+
+    large = {"prompt": "red circle", "steps": 8, "width": 256, "height": 256}
+    shrink = {"Kohya HRFix Integrated": {"args": [True]}}
+    (plain,), _ = post(client, "txt2img", **large)
+    (held,), _ = post(client, "txt2img", **large, alwayson_scripts=shrink)
+    (wanted, edge), (without, spilt), (covered, kept) = (
+        shares(Image.fromarray(np.asarray(one))) for one in (circle, plain, held)
+    )
+    assert abs(covered - wanted) < 0.5 * abs(without - wanted)
+    assert abs(kept - edge) < 0.5 * abs(spilt - edge)
