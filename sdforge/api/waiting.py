@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 
 from sdforge.core.errors import QueueFull
-from sdforge.core.events import JobEvent
+from sdforge.core.events import Event, ImageSaved, JobEvent, StageStarted
 from sdforge.engine import Engine, Job, Subscription
 from sdforge.sweeps.manifest import Sweep
 from sdforge.sweeps.sweeps import Sweeps
@@ -21,7 +21,7 @@ from sdforge.sweeps.sweeps import Sweeps
 
 @asynccontextmanager
 async def _listening(
-    engine: Engine, job_id: str, after: int
+    engine: Engine, job_id: str, after: int, kinds: tuple[type[Event], ...] | None = None
 ) -> AsyncIterator[tuple[Subscription, asyncio.Event]]:
     """Subscribe to a job; the event is set whenever there may be something new."""
     loop = asyncio.get_running_loop()
@@ -32,19 +32,26 @@ async def _listening(
         loop.call_soon_threadsafe(changed.set)
 
     # In a thread, because an old job's events are read from the disk.
-    subscription = await asyncio.to_thread(engine.subscribe, job_id, after=after, notify=notify)
+    subscription = await asyncio.to_thread(
+        engine.subscribe, job_id, after=after, notify=notify, kinds=kinds
+    )
     try:
         yield subscription, changed
     finally:
         engine.unsubscribe(subscription)
 
 
+# What a client hears of that waits for pictures. Steps are none of it: to wake this thread at each
+# would slow the one that samples.
+_LANDMARKS = (StageStarted, ImageSaved)
+
+
 async def wait_finished(engine: Engine, job_id: str, on_change: Callable[[Job], None]) -> Job:
     """Return a job once it is finished, or as it is when the server stops.
 
-    `on_change` sees the job whenever something may have happened to it.
+    `on_change` sees the job at the beginning of each stage, after each picture and at the end.
     """
-    async with _listening(engine, job_id, 0) as (subscription, changed):
+    async with _listening(engine, job_id, 0, _LANDMARKS) as (subscription, changed):
         while True:
             await changed.wait()
             changed.clear()

@@ -18,6 +18,7 @@ from sdforge.core.events import Event, JobEvent, ModelLoading, PreviewReady, Ste
 # 150 steps × 3 batches fit whole. An entry takes some 500 bytes, so the logs of 100 finished jobs
 # stay below 25 MB.
 MAX_EVENTS = 500
+Kinds = tuple[type[Event], ...]
 
 
 class EventLog:
@@ -32,7 +33,7 @@ class EventLog:
         self._preview: int | None = None
         self._last = 0
         self._ended = False
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[tuple[Callable[[], None], Kinds | None]] = []
 
     @property
     def ended(self) -> bool:
@@ -56,7 +57,7 @@ class EventLog:
             if len(self._events) > self._limit:
                 self._make_room()
             self._changed.notify_all()
-        self._call_listeners()
+        self._call_listeners(event)
 
     def end(self) -> None:
         """Let readers finish; the preview is dropped, finished pictures replace it."""
@@ -82,16 +83,18 @@ class EventLog:
                     return None
                 self._changed.wait(left)
 
-    def add_listener(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after every change, on the thread that made it."""
+    def add_listener(self, listener: Callable[[], None], kinds: Kinds | None = None) -> None:
+        """Call `listener` after every change, on the thread that made it.
+
+        With `kinds` only after events of these classes, and at the end.
+        """
         with self._changed:
-            self._listeners.append(listener)
+            self._listeners.append((listener, kinds))
 
     def remove_listener(self, listener: Callable[[], None]) -> None:
         """Stop calling `listener`."""
         with self._changed:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
+            self._listeners = [one for one in self._listeners if one[0] != listener]
 
     def _start(self, after: int) -> int:
         # A position beyond the end comes from before a restart of the server, when the job had
@@ -111,8 +114,10 @@ class EventLog:
             if dropped == self._preview:
                 self._preview = None
 
-    def _call_listeners(self) -> None:
-        for listener in tuple(self._listeners):
+    def _call_listeners(self, event: Event | None = None) -> None:
+        for listener, kinds in tuple(self._listeners):
+            if event is not None and kinds is not None and not isinstance(event, kinds):
+                continue
             try:
                 listener()
             except RuntimeError:
@@ -124,17 +129,22 @@ class Subscription:
     """A reader's place in a job's events, used like a `queue.Queue`.
 
     `notify` is called on other threads whenever there may be something to get, so that asyncio code
-    can do `loop.call_soon_threadsafe(event.set)` there.
+    can do `loop.call_soon_threadsafe(event.set)` there; with `kinds` only when an event of these
+    classes has come, or the end. A thread that is woken at each step slows the one that samples.
     """
 
     def __init__(
-        self, log: EventLog, after: int = 0, notify: Callable[[], None] | None = None
+        self,
+        log: EventLog,
+        after: int = 0,
+        notify: Callable[[], None] | None = None,
+        kinds: Kinds | None = None,
     ) -> None:
         self._log = log
         self._after = after
         self._notify = notify
         if notify is not None:
-            log.add_listener(notify)
+            log.add_listener(notify, kinds)
 
     @property
     def ended(self) -> bool:

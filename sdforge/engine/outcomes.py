@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sdforge.core.errors import NotFound
 from sdforge.core.events import JobEvent
-from sdforge.engine.event_log import Subscription
+from sdforge.engine.event_log import Kinds, Subscription
 from sdforge.engine.picture_cache import PictureCache
 from sdforge.engine.queue import JobQueue
 
@@ -61,7 +61,12 @@ class Outcomes:
         return iter(Subscription(self._queue.event_log(job_id), after))
 
     def subscribe(
-        self, job_id: str, *, after: int = 0, notify: Callable[[], None] | None = None
+        self,
+        job_id: str,
+        *,
+        after: int = 0,
+        notify: Callable[[], None] | None = None,
+        kinds: Kinds | None = None,
     ) -> Subscription:
         """Return a reader of a job's events, used like a `queue.Queue`.
 
@@ -69,11 +74,12 @@ class Outcomes:
             job_id: whose events.
             after: only those numbered above.
             notify: called on other threads whenever there may be something to get.
+            kinds: classes of events that `notify` is called for, besides the end; None for all.
 
         Raises:
             NotFound: no job has this id.
         """
-        return Subscription(self._queue.event_log(job_id), after, notify)
+        return Subscription(self._queue.event_log(job_id), after, notify, kinds)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdforge.core.errors import InvalidRequest, NotFound, StorageError
+from sdforge.core.events import StageStarted
 from sdforge.core.paths import Paths
 from sdforge.core.request import GenerationRequest
 from sdforge.engine import Engine, check_job_id
@@ -309,7 +310,7 @@ class Sweeps:
         jobs = {cell.job for one in alive for cell in one.running}
         for job_id in jobs - self._watched:
             try:
-                self._engine.subscribe(job_id, notify=self._woken.set)
+                self._engine.subscribe(job_id, notify=self._woken.set, kinds=(StageStarted,))
                 is_over = self._engine.get(job_id).is_finished
             except NotFound:
                 is_over = True

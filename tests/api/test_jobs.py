@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from sdforge.core.events import PreviewReady
+from sdforge.api.waiting import job_events
+from sdforge.core.events import JobEvent, PreviewReady
 from sdforge.output.metadata import read_infotext
 from tests.api.conftest import Server, StartServer
 from tests.engine.fakes import a_request
@@ -163,9 +164,14 @@ def test_events_go_on_where_a_client_was(server: Server, by: str) -> None:
 def test_events_of_a_running_job_come_live_with_heartbeats(
     server: Server, held: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def opening(*arguments: Any) -> AsyncIterator[JobEvent | None]:
+        async for event in job_events(*arguments):
+            yield event
+            if event is None:
+                server.runner.gate.set()
+
     monkeypatch.setattr("sdforge.api.jobs.HEARTBEAT_SECONDS", 0.05)
-    opening = threading.Timer(0.3, server.runner.gate.set)
-    opening.start()
+    monkeypatch.setattr("sdforge.api.jobs.job_events", opening)
     text = server.client.get(f"/api/v1/jobs/{held}/events").text
     before, after = text.split('"step": 2, "steps": 4', 1)
     assert ": nothing new" in after

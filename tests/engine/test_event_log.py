@@ -158,3 +158,15 @@ def test_a_listener_whose_loop_is_closed_is_dropped_and_hurts_nobody() -> None:
     log.append(JobStarted())
     log.append(JobStarted())
     assert len(calls) == 1
+
+
+def test_who_waits_for_one_kind_is_woken_by_it_and_by_the_end_only() -> None:
+    log = EventLog("a")
+    woken: list[int] = []
+    reader = Subscription(log, notify=lambda: woken.append(len(woken)), kinds=(PreviewReady,))
+    log.append(a_step(1))
+    log.append(a_preview(1))
+    log.append(a_step(2))
+    log.end()
+    assert len(woken) == 2
+    reader.close()
