@@ -69,15 +69,24 @@ class InputFolder:
 
     def read(self, image: InputImage) -> bytes:
         """Return a stored file; raises `NotFound`."""
+        path = self._path(image)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise _gone(image, error) from error
+
+    def check(self, image: InputImage) -> None:
+        """Raise `NotFound` unless a picture is there; reads nothing."""
+        path = self._path(image)
+        try:
+            path.stat()
+        except OSError as error:
+            raise _gone(image, error) from error
+
+    def _path(self, image: InputImage) -> Path:
         if not _NAME.fullmatch(image.sha256):
             raise NotFound(f"{image.sha256[:80]!r} is no name of a stored picture")
-        try:
-            return (self._folder / image.sha256).read_bytes()
-        except OSError as error:
-            raise NotFound(
-                f"the input picture {image.sha256[:12]} is no longer there ({error.strerror}); "
-                "send it again"
-            ) from error
+        return self._folder / image.sha256
 
     def clean(self, in_use: Collection[str], *, keep_days: float, max_bytes: int) -> int:
         """Remove what no job waits for, the oldest first; return how many files went.
@@ -117,3 +126,10 @@ class InputFolder:
                 ]
         except OSError:
             return []
+
+
+def _gone(image: InputImage, error: OSError) -> NotFound:
+    return NotFound(
+        f"the input picture {image.sha256[:12]} is no longer there ({error.strerror}); "
+        "send it again"
+    )

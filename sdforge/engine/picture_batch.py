@@ -151,6 +151,8 @@ def _folders(engine: Engine, batch: PictureBatch) -> _Folders:
 def _request_of(
     engine: Engine, batch: PictureBatch, folders: _Folders, source: _Source, make: MakeRequest
 ) -> GenerationRequest:
+    if source.image:
+        engine.inputs.check(source.image)
     image = source.image or engine.add_input(_read(source.path, "picture"), "picture")
     mask = _mask_of(engine, folders, source.name)
     request = make(image, mask)

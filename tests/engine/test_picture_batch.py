@@ -175,13 +175,18 @@ def test_a_full_queue_leaves_out_the_rest_and_says_so(build: Any, outputs: Path)
     assert "b.png and what follows (1 in all)" in answer.failures[0]
 
 
-def test_stored_pictures_are_read_only_for_what_they_say(engine: Engine, tmp_path: Path) -> None:
+def test_stored_pictures_are_read_only_for_what_they_say(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a batch of hundreds every file would be read before the first job."""
     image = engine.add_input(picture(INFOTEXT), "picture")
-    (kept,) = submit(engine, PictureBatch(images=((image, "a.png"),), reuse=("Seed",))).jobs
+    batch = PictureBatch(images=((image, "a.png"),))
+    (kept,) = submit(engine, replace(batch, reuse=("Seed",))).jobs
     assert kept.request.seed == 77
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(engine.inputs, "read", None)
+        assert len(submit(engine, batch, first_id=None).jobs) == 1
     (path,) = tmp_path.rglob(image.sha256)
     path.unlink()
-    assert len(submit(engine, PictureBatch(images=((image, "a.png"),)), first_id=None).jobs) == 1
     with pytest.raises(InvalidRequest, match=r"a\.png: .*no longer there"):
-        submit(engine, PictureBatch(images=((image, "a.png"),), reuse=("Seed",)), first_id=None)
+        submit(engine, batch, first_id=None)
