@@ -235,7 +235,8 @@ def test_a_reload_in_the_middle_finds_the_img2img_job_again(
 ) -> None:
     page = visitor.open()
     start_with(page, picture)
-    for name, value in (("steps", 120), ("width", 160), ("height", 160)):
+    # Far more than a reload takes, on any machine; it is interrupted.
+    for name, value in (("steps", 150), ("width", 160), ("height", 160), ("batch_count", 40)):
         set_number(page, "img2img", name, value)
     set_number(page, "img2img", "denoising_strength", 1)
     generate(page, "img2img", "a fox before the reload")
