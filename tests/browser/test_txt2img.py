@@ -31,6 +31,8 @@ PREVIEW = "#txt2img_live_preview:not([hidden]) img"
 INFO = "#html_info_txt2img"
 # Steps at this size take the tiny model some five seconds on an idle machine.
 MANY_STEPS = 100
+# Pictures of a job that no page outlives; it is interrupted.
+ENDLESS = 60
 LARGE_SIDE = 160
 
 
@@ -52,10 +54,10 @@ def generate(page: Page, prompt: str, **numbers: object) -> None:
 
 
 def start_long_job(
-    page: Page, prompt: str, steps: int = MANY_STEPS, side: int = LARGE_SIDE
+    page: Page, prompt: str, steps: int = MANY_STEPS, side: int = LARGE_SIDE, pictures: int = 1
 ) -> None:
     """Start a job that runs for seconds, and wait until it draws."""
-    generate(page, prompt, steps=steps, width=side, height=side)
+    generate(page, prompt, steps=steps, width=side, height=side, batch_count=pictures)
     page.wait_for_selector(PREVIEW)
 
 
@@ -136,13 +138,14 @@ def test_progress_and_preview_are_shown_while_it_draws(page: Page) -> None:
 
 def test_a_reload_in_the_middle_finds_the_job_again(visitor: Visitor) -> None:
     page = visitor.open()
-    start_long_job(page, "a fox before the reload")
+    start_long_job(page, "a fox before the reload", pictures=ENDLESS)
     page.reload()
     page.wait_for_selector(PREVIEW)
     assert page.locator("#txt2img_interrupt").is_visible()
     assert page.locator("#txt2img_progress").is_visible()
     visitor.wait_until_usable(page)
     assert page.input_value(PROMPT) == "a fox before the reload"
+    page.click("#txt2img_interrupt")
     wait_for_info(page, "a fox before the reload")
     wait_for_end(page)
     assert page.locator(PICTURE).is_visible()
@@ -167,9 +170,10 @@ def test_another_browser_finds_the_job_that_runs(
     visitor: Visitor, make_visitor: Any, shared_server: LiveServer
 ) -> None:
     page = visitor.open()
-    start_long_job(page, "a fox seen twice")
+    start_long_job(page, "a fox seen twice", pictures=ENDLESS)
     other = make_visitor(shared_server).open()
     other.wait_for_selector(PREVIEW)
+    page.click("#txt2img_interrupt")
     for each in (other, page):
         wait_for_info(each, "a fox seen twice")
 
