@@ -60,9 +60,9 @@ WHY = {
     "aten::silu": "the function before each convolution",
     "aten::add": "residual connections",
     BETWEEN:
-        "Python: the forward code of diffusers, and torch finding the kernel of each operation. "
-        "Sampler, progress and events take 0.2 ms of it a step (C1). It weighs because the model "
-        "is small: the same number of operations draws a picture with SD 1.5",
+        "Python: the forward code of diffusers, and torch finding the kernel of each operation; "
+        "the sampler's part of it is C1 in benchmarks.md. A larger model has as many operations of "
+        "more work each, so there it weighs less",
 }  # fmt: skip
 
 

@@ -49,7 +49,13 @@ class ClipTextModel(nn.Module):
         self.width = hidden_size
         self.embeddings = _Embeddings(vocab_size, max_position_embeddings, hidden_size)
         self.encoder = _Encoder(
-            _Layer(hidden_size, intermediate_size, num_attention_heads, activation)
+            ClipLayer(
+                hidden_size,
+                intermediate_size,
+                num_attention_heads,
+                is_quick=activation == "quick_gelu",
+                is_causal=True,
+            )
             for _ in range(num_hidden_layers)
         )
         self.final_layer_norm = nn.LayerNorm(hidden_size)
@@ -131,28 +137,37 @@ class _Embeddings(nn.Module):
 
 
 class _Encoder(nn.Module):
-    def __init__(self, layers: Iterable[_Layer]) -> None:
+    def __init__(self, layers: Iterable[ClipLayer]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
 
-class _Layer(nn.Module):
-    def __init__(self, width: int, inner: int, heads: int, activation: str) -> None:
+class ClipLayer(nn.Module):
+    """A layer of CLIP's transformers, of texts (causal) and of pictures; states keep their shape.
+
+    `is_quick` is OpenAI's approximation of GELU, which its weights were trained with.
+    """
+
+    def __init__(
+        self, width: int, inner: int, heads: int, *, is_quick: bool, is_causal: bool
+    ) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(width)
-        self.self_attn = _CausalAttention(width, heads)
+        self.self_attn = _Attention(width, heads, is_causal=is_causal)
         self.layer_norm2 = nn.LayerNorm(width)
-        self.mlp = _Mlp(width, inner, is_quick=activation == "quick_gelu")
+        self.mlp = _Mlp(width, inner, is_quick=is_quick)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return (rows, places, width) states one layer on."""
         states = states + self.self_attn(self.layer_norm1(states))
         return states + self.mlp(self.layer_norm2(states))
 
 
-class _CausalAttention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int, *, is_causal: bool) -> None:
         super().__init__()
         self.heads = heads
+        self.is_causal = is_causal
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
@@ -163,7 +178,7 @@ class _CausalAttention(nn.Module):
             projection(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        seen = F.scaled_dot_product_attention(query, key, value, is_causal=self.is_causal)
         return self.out_proj(seen.transpose(1, 2).flatten(2))
 
 
@@ -178,5 +193,4 @@ class _Mlp(nn.Module):
         hidden = self.fc1(states)
         if not self.is_quick:
             return self.fc2(F.gelu(hidden))
-        # OpenAI's approximation of GELU, which its weights were trained with.
         return self.fc2(hidden * torch.sigmoid(1.702 * hidden))

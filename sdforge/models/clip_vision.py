@@ -1,6 +1,6 @@
 """CLIP's vision transformer, with the parameter names of the files: what IP-Adapters look through.
 
-Written out as `clip.py` is, and held against transformers' in a test. Radford et al. 2021,
+Its layers are `clip.py`'s; held against transformers' in a test. Radford et al. 2021,
 arXiv:2103.00020; OpenCLIP's have the exact GELU.
 """
 
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.nn import functional as F
 
 from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
 from sdforge.models.checkpoint import CheckpointHeader
+from sdforge.models.clip import ClipLayer
 from sdforge.models.families.base import Recipe, Source
 from sdforge.models.skeleton import Skeleton
 
@@ -26,6 +26,9 @@ _PROJECTION = "visual_projection.weight"
 _HEADS, _BASE_HEADS, _BASE_WIDTH = 16, 12, 768
 # OpenAI's one of this size has an approximation of GELU; OpenCLIP's larger ones the exact one.
 _QUICK_WIDTH = 1024
+# Of longer pictures the ends are left out before the rest is resized: only the middle is seen, and
+# a line of pixels would become gigabytes.
+_LONGEST = 8
 # What each channel of a picture is brought to (OpenAI's numbers, used by OpenCLIP too).
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _SPREAD = (0.26862954, 0.26130258, 0.27577711)
@@ -55,7 +58,8 @@ class ClipVisionModel(nn.Module):
         self.pre_layrnorm = nn.LayerNorm(width)
         self.encoder = nn.Module()
         self.encoder.layers = nn.ModuleList(
-            _Layer(width, inner, heads, quick_gelu=quick_gelu) for _ in range(layers)
+            ClipLayer(width, inner, heads, is_quick=quick_gelu, is_causal=False)
+            for _ in range(layers)
         )
         self.post_layernorm = nn.LayerNorm(width)
         self.visual_projection = nn.Linear(width, projection, bias=False)
@@ -88,51 +92,6 @@ class _Embeddings(nn.Module):
         return states + self.position_embedding(torch.arange(states.shape[1], device=pixels.device))
 
 
-class _Layer(nn.Module):
-    def __init__(self, width: int, inner: int, heads: int, *, quick_gelu: bool) -> None:
-        super().__init__()
-        self.layer_norm1 = nn.LayerNorm(width)
-        self.self_attn = _Attention(width, heads)
-        self.layer_norm2 = nn.LayerNorm(width)
-        self.mlp = _Mlp(width, inner, quick_gelu=quick_gelu)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        states = states + self.self_attn(self.layer_norm1(states))
-        return states + self.mlp(self.layer_norm2(states))
-
-
-class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        query, key, value = (
-            projection(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        seen = F.scaled_dot_product_attention(query, key, value)
-        return self.out_proj(seen.transpose(1, 2).flatten(2))
-
-
-class _Mlp(nn.Module):
-    def __init__(self, width: int, inner: int, *, quick_gelu: bool) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, inner)
-        self.fc2 = nn.Linear(inner, width)
-        self.quick_gelu = quick_gelu
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        hidden = self.fc1(states)
-        if self.quick_gelu:
-            return self.fc2(hidden * torch.sigmoid(1.702 * hidden))
-        return self.fc2(F.gelu(hidden))
-
-
 def clip_input(picture: Image.Image, side: int) -> torch.Tensor:
     """Return a picture as the network sees it, (1, 3, side, side): its middle, channels evened.
 
@@ -143,6 +102,9 @@ def clip_input(picture: Image.Image, side: int) -> torch.Tensor:
         side: of the network's pictures, in pixels.
     """
     short = min(picture.size)
+    if max(picture.size) > _LONGEST * short:
+        left, top = (max(length - _LONGEST * short, 0) // 2 for length in picture.size)
+        picture = picture.crop((left, top, picture.width - left, picture.height - top))
     size = (picture.width * side // short, picture.height * side // short)
     fitted = np.asarray(picture.resize(size, Image.Resampling.BICUBIC), np.float32) / 255
     left, top = (size[0] - side) // 2, (size[1] - side) // 2

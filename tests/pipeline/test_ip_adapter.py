@@ -85,6 +85,13 @@ def test_a_picture_is_prepared_as_transformers_prepares_it() -> None:
     assert torch.allclose(clip_input(_scene(), SIDE), _seen(), atol=1e-5)
 
 
+def test_of_a_line_of_pixels_only_the_middle_is_resized() -> None:
+    line = Image.new("RGB", (1_000_000, 1), "red")
+    line.paste("blue", (499_000, 0, 501_000, 1))
+    seen = clip_input(line, SIDE)
+    assert torch.allclose(seen, clip_input(Image.new("RGB", (SIDE, SIDE), "blue"), SIDE))
+
+
 def test_the_encoder_is_transformers(seeing: Pipeline) -> None:
     nets, memory = seeing.controlnets, seeing.parts.memory
     info = nets.library.find("ip-adapter-plain")

@@ -46,8 +46,6 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 Key = Annotated[
     str | None, Header(description="The same key again within a day answers with the same job.")
 ]
-# Becomes base64 in a millisecond.
-_QUICK_BYTES = 8 * 1024 * 1024
 # Where pictures come in; megabytes each.
 _PICTURE_KEYS = ("init_images", "mask", "latent_mask", "firstpass_image")
 
@@ -89,10 +87,7 @@ async def _generate(
     pictures = UnsavedPictures(engine)
     watch = pictures.collect if values["send_images"] else _ignore
     job = await wait_finished(engine, job.id, watch)
-    if pictures.has_all(job) and not job.request.control:
-        response = _answer(engine, job, values, pictures)
-    else:
-        response = await asyncio.to_thread(_answer, engine, job, values, pictures)
+    response = await asyncio.to_thread(_answer, engine, job, values, pictures)
     response.headers["X-Job-Id"] = quote(job.id, safe=string.punctuation + " ")
     return response
 
@@ -129,11 +124,6 @@ class UnsavedPictures:
                     self._data[image.index] = self._engine.image_data(job.id, image.index)[0]
         self._seen = len(job.images)
 
-    def has_all(self, job: Job) -> bool:
-        """Whether a job's answer can be made from what is here, quicker than a thread begins."""
-        size = sum(map(len, self._data.values()))
-        return size <= _QUICK_BYTES and job.grid is None and len(self._data) == len(job.images)
-
     def read(self, job: Job, index: int) -> bytes:
         """Return a picture's file, from here or from the engine; raises `NotFound`."""
         if index in self._data:
@@ -148,7 +138,7 @@ def _ignore(_: Job) -> None:
 def _answer(
     engine: Engine, job: Job, values: Mapping[str, Any], source: UnsavedPictures
 ) -> Response:
-    """Return the answer to a finished job; may read files, and then not for the event loop."""
+    """Return the answer to a finished job; reads files, so not for the event loop."""
     if not job.is_finished:
         text = "the server is stopping; the job is kept and runs when it starts again"
         return error_response(503, "ServerStopping", text)
