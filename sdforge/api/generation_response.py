@@ -11,8 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pybase64
-
 from sdforge.core.errors import SdforgeError
 from sdforge.core.result import GenerationInfo, ModelIdentity
 from sdforge.core.script import runs_script
@@ -30,10 +28,10 @@ _NOT_EXTRA = frozenset(
 def generation_body(
     pictures: Sequence[bytes], parameters: Mapping[str, Any], info: Mapping[str, Any]
 ) -> bytes:
-    """Return the JSON text of an answer."""
+    """Return the JSON text of an answer; pictures are in base64."""
     parts = [b'{"images":[']
     for number, picture in enumerate(pictures):
-        parts += [b',"' if number else b'"', pybase64.b64encode(picture), b'"']
+        parts += [b',"' if number else b'"', picture, b'"']
     info_text = json.dumps(info, ensure_ascii=False)
     rest = json.dumps({"parameters": parameters, "info": info_text}, ensure_ascii=False)
     parts += [b"],", rest[1:].encode("utf-8", "replace")]

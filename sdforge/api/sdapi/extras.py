@@ -14,7 +14,6 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-import pybase64
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -254,7 +253,7 @@ def _answer(job: Job, pictures: Sequence[bytes], shape: Any) -> Response:
         if error is None:
             return error_response(409, "Cancelled", "the job was interrupted before any picture")
         return error_response(error.status, error.kind, error.message)
-    encoded = [pybase64.b64encode_as_string(picture) for picture in pictures]
+    encoded = [text.decode("ascii") for text in pictures]
     body: Mapping[str, Any] = {"html_info": html_info(job), **shape(encoded)}
     headers = {"X-Job-Id": quote(job.id, safe=string.punctuation + " ")}
     return JSONResponse(body, headers=headers)

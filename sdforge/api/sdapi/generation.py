@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Annotated, Any
 from urllib.parse import quote
 
+import pybase64
 from fastapi import APIRouter, Header, Response
 
 from sdforge.api.context import ApiContext
@@ -87,7 +88,10 @@ async def _generate(
     pictures = UnsavedPictures(engine)
     watch = pictures.collect if values["send_images"] else _ignore
     job = await wait_finished(engine, job.id, watch)
-    response = await asyncio.to_thread(_answer, engine, job, values, pictures)
+    if pictures.has_all(job):
+        response = _answer(engine, job, values, pictures)
+    else:
+        response = await asyncio.to_thread(_answer, engine, job, values, pictures)
     response.headers["X-Job-Id"] = quote(job.id, safe=string.punctuation + " ")
     return response
 
@@ -105,14 +109,15 @@ def _forget_pictures(values: dict[str, Any]) -> None:
 
 
 class UnsavedPictures:
-    """Pictures that exist only in memory, taken as they are made.
+    """Pictures that exist only in memory, taken as they are made, as base64.
 
-    The engine keeps a bounded number of them, and a large job may make more than that.
+    The engine keeps a bounded number of them, and a large job may make more than that. They are
+    encoded while the next ones are drawn and the job is recorded, so the answer waits for neither.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._data: dict[int, bytes] = {}
+        self._texts: dict[int, bytes] = {}
         self._seen = 0
 
     def collect(self, job: Job) -> None:
@@ -121,14 +126,21 @@ class UnsavedPictures:
             if image.path is None:
                 # One that is gone already is missed, and reported, when the job ends.
                 with suppress(NotFound):
-                    self._data[image.index] = self._engine.image_data(job.id, image.index)[0]
+                    self._texts[image.index] = self._encoded(job, image.index)
         self._seen = len(job.images)
 
+    def has_all(self, job: Job) -> bool:
+        """Whether a job's answer reads no file and encodes nothing, so needs no thread."""
+        is_plain = job.grid is None and not job.request.control
+        return is_plain and len(self._texts) == len(job.images)
+
     def read(self, job: Job, index: int) -> bytes:
-        """Return a picture's file, from here or from the engine; raises `NotFound`."""
-        if index in self._data:
-            return self._data[index]
-        return self._engine.image_data(job.id, index)[0]
+        """Return a picture's file in base64, from here or from the engine; raises `NotFound`."""
+        text = self._texts.get(index)
+        return self._encoded(job, index) if text is None else text
+
+    def _encoded(self, job: Job, index: int) -> bytes:
+        return pybase64.b64encode(self._engine.image_data(job.id, index)[0])
 
 
 def _ignore(_: Job) -> None:
@@ -138,7 +150,7 @@ def _ignore(_: Job) -> None:
 def _answer(
     engine: Engine, job: Job, values: Mapping[str, Any], source: UnsavedPictures
 ) -> Response:
-    """Return the answer to a finished job; reads files, so not for the event loop."""
+    """Return the answer to a finished job; reads the files of pictures that `source` lacks."""
     if not job.is_finished:
         text = "the server is stopping; the job is kept and runs when it starts again"
         return error_response(503, "ServerStopping", text)
@@ -151,7 +163,7 @@ def _answer(
     shown = job.images if grid is None else (grid, *job.images)
     pictures = [source.read(job, image.index) for image in shown] if values["send_images"] else []
     if pictures:
-        pictures += detected_maps(engine, job)
+        pictures += [pybase64.b64encode(picture) for picture in detected_maps(engine, job)]
     body = generation_body(
         pictures,
         echoed_parameters(values, job),

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pybase64
 from fastapi import Response
 
 from sdforge.api.context import ApiContext
@@ -76,7 +77,8 @@ def _answer(context: ApiContext, sweep: Sweep, values: Mapping[str, Any]) -> Res
     info |= _lists(shown)
     info["index_of_first_image"] = sum(image.index < 0 for image in shown)
     info["notices"] = _notices(sweep)
-    body = generation_body(pictures, echoed_parameters(values, job), info)
+    encoded = [pybase64.b64encode(picture) for picture in pictures]
+    body = generation_body(encoded, echoed_parameters(values, job), info)
     return Response(body, media_type="application/json")
 
 
