@@ -92,7 +92,7 @@ def payload_page() -> str:
 
 def _shown_by(effect: Effect) -> str:
     if effect.kind == REFUSED:
-        return "501 that names it"
+        return "422 that names it"
     if effect.kind == SAME:
         return "the same pixels"
     return effect.shows.replace("_", " ") or "other pixels"

@@ -13,9 +13,12 @@ from sdforge.core.errors import NotAvailable
 from sdforge.engine.downloads import KINDS, Download
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    422: {"model": ErrorBody, "description": "No such file can be named, or it is there already."},
+    422: {
+        "model": ErrorBody,
+        "description": "No such file can be named, it is there already, or the server was started "
+        "without --hub-downloads.",
+    },
     429: {"model": ErrorBody, "description": "Too many downloads wait."},
-    501: {"model": ErrorBody, "description": "The server was started without --hub-downloads."},
 }
 
 

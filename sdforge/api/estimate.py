@@ -16,7 +16,6 @@ from sdforge.api.translate import filled_in, generation_request
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     422: {"model": ErrorBody, "description": "A field cannot be used; it is named."},
-    501: {"model": ErrorBody, "description": "A field asks for what this version lacks."},
 }
 
 

@@ -175,7 +175,7 @@ def _parameter_definition(row: Parameter) -> tuple[Any, Any]:
 
 
 def _extra_definition(row: Extra) -> tuple[Any, Any]:
-    text = row.help or f"Not in this version ({row.missing}); anything but off answers 501."
+    text = row.help or f"Not in this version ({row.missing}); anything but off answers 422."
     if row.default == ():
         factory: Any = dict if row.kind is dict else list
         return _TYPES[row.kind], Field(default_factory=factory, description=text)

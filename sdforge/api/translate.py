@@ -1,6 +1,6 @@
 """A1111's payload → `GenerationRequest`.
 
-What this version cannot do is refused by name (501; unknown scripts 422 as in A1111) instead of
+What this version cannot do is refused by name (422) instead of
 being left out of the picture in silence; values that mean "off" pass. Limits and names are not
 checked here: the engine does that for every client.
 """

@@ -6,7 +6,7 @@
     ├── InvalidRequest           422  a field has a value that cannot be used
     │   └── UnknownName          422  no sampler, checkpoint, option… of that name
     ├── NotFound                 404  no such job, picture or file
-    ├── NotAvailable             501  asked for a feature that is not in this version
+    ├── NotAvailable             422  asked for what this version or this set-up lacks
     ├── ModelError               422  a model file cannot serve
     │   ├── MissingModel         422  no file, or a part of the model is missing
     │   ├── UnsupportedCheckpoint 422 readable, but of a kind we do not know
@@ -72,9 +72,9 @@ class NotFound(SdforgeError):
 
 
 class NotAvailable(SdforgeError):
-    """The feature asked for is not part of this version."""
+    """The feature asked for is not part of this version, or not set up here."""
 
-    status = 501
+    status = 422
 
 
 class ModelError(SdforgeError):

@@ -136,7 +136,7 @@ EFFECTS: tuple[Effect, ...] = (
            base={**_HIRES, "firstphase_width": 48}),
     Effect("firstpass_image", "a picture that hires fix enlarges instead", "@picture",
            routes=TXT2IMG, base=_HIRES),
-    Effect("hr_additional_modules", "the first pass's; others answer 501", ["some.safetensors"],
+    Effect("hr_additional_modules", "the first pass's; others answer 422", ["some.safetensors"],
            routes=TXT2IMG, base=_HIRES, kind=REFUSED),
     # --- img2img and inpainting
     Effect("init_images", "what is redrawn", ["@other"], ["@picture"], routes=IMG2IMG),
@@ -168,5 +168,5 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("do_not_save_grid", "none, as in A1111: save_images decides", True, kind=SAME),
     Effect("distilled_cfg_scale", _DISTILLED, 8.0, 3.5, kind=SAME),
     Effect("hr_distilled_cfg", _DISTILLED, 8.0, 3.5, kind=SAME),
-    Effect("restore_faces", "face restoration is not in this version: 501", True, kind=REFUSED),
+    Effect("restore_faces", "face restoration is not in this version: 422", True, kind=REFUSED),
 )  # fmt: skip

@@ -63,6 +63,6 @@ def test_names_that_lead_elsewhere_are_refused(fetching: Server) -> None:
 def test_a_server_that_was_not_asked_to_fetches_nothing(server: Server) -> None:
     assert server.client.get("/api/v1/downloads").json()["enabled"] is False
     answer = server.client.post("/api/v1/downloads", json={"file": "hf:o/n/x.gguf"})
-    assert answer.status_code == 501
+    assert answer.status_code == 422
     assert "--hub-downloads" in answer.json()["message"]
-    assert server.client.delete("/api/v1/downloads/1").status_code == 501
+    assert server.client.delete("/api/v1/downloads/1").status_code == 422

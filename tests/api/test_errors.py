@@ -35,7 +35,7 @@ def client_for(error: Exception) -> TestClient:
         (errors.InvalidRequest("steps", 0, "more"), 422),
         (errors.UnknownName("sampler", "x", ["Euler"], "sampler_name"), 422),
         (errors.NotFound("gone"), 404),
-        (errors.NotAvailable("later"), 501),
+        (errors.NotAvailable("later"), 422),
         (errors.CorruptCheckpoint("damaged"), 422),
         (errors.MissingModel("no file"), 422),
         (errors.OutOfMemory("too large"), 507),

@@ -137,7 +137,7 @@ def test_an_axis_that_this_version_lacks_says_so(server: Server) -> None:
         pytest.skip("nothing is lacking")
     payload = small(script_name=XYZ, script_args=xyz((lacking["index"], "1", [])))
     answer = server.client.post("/sdapi/v1/txt2img", json=payload)
-    assert answer.status_code == 501
+    assert answer.status_code == 422
     assert lacking["label"] in answer.json()["message"]
 
 

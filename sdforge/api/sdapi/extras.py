@@ -40,7 +40,6 @@ from sdforge.engine import Job, JobStatus
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     422: {"model": ErrorBody, "description": "A field cannot be used; it is named."},
     429: {"model": ErrorBody, "description": "Too many jobs wait."},
-    501: {"model": ErrorBody, "description": "Faces cannot be restored."},
     507: {"model": ErrorBody, "description": "Not enough memory."},
 }
 

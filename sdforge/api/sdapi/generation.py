@@ -41,7 +41,6 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorBody, "description": "force_task_id is taken."},
     422: {"model": ErrorBody, "description": "A field cannot be used; it is named."},
     429: {"model": ErrorBody, "description": "Too many jobs wait."},
-    501: {"model": ErrorBody, "description": "A field asks for what this version lacks."},
     507: {"model": ErrorBody, "description": "Not enough memory, or a disk is full."},
 }
 Key = Annotated[

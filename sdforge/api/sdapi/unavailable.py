@@ -1,4 +1,4 @@
-"""A1111's routes that this version lacks: they say so, with 501, instead of 404."""
+"""A1111's routes that there are not, as in Forge: their 404 says what is missing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fastapi import APIRouter
 
 from sdforge.api.schemas import ErrorBody
-from sdforge.core.errors import NotAvailable
+from sdforge.core.errors import NotFound
 
 MISSING = {
     "interrogate": "describing pictures",
@@ -28,13 +28,13 @@ def router() -> APIRouter:
             methods=["POST"],
             summary=path,
             description=f"Not in this version: {feature}.",
-            responses={501: {"model": ErrorBody}},
+            responses={404: {"model": ErrorBody}},
         )
     return routes
 
 
 def _refusal(path: str, feature: str) -> Callable[[], None]:
     def refuse() -> None:
-        raise NotAvailable(f"/sdapi/v1/{path} is not in this version ({feature})")
+        raise NotFound(f"/sdapi/v1/{path} is not in this version ({feature})")
 
     return refuse

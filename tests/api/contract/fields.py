@@ -27,7 +27,7 @@ class Row:
         becomes: (sent, attribute) pairs where the attribute is another value than the echo.
         only: the one route that has it.
         also: further fields that must be sent with it.
-        off: answered with 501 for these values, as long as the feature is not there.
+        off: answered with 422 for these values, as long as the feature is not there.
         given: the default where `also` is sent; None for the usual one.
     """
 

@@ -20,7 +20,7 @@ server: that a field left out or null has the default, that every form is taken 
 refused with 422 in a sentence that names the field. Where an answer differs from both programs on purpose,
 [api.md](api.md#where-we-differ-from-a1111) says why. What each field does to the pixels is in [payload-fields.md](payload-fields.md), tried likewise.
 """
-_NOT_HERE = "not in this version: 501"
+_NOT_HERE = "not in this version: 404"
 _PAGE_ONLY = ("sampler", "seed", "refiner", "comments", "extra options", "controlnet")
 
 
@@ -78,7 +78,7 @@ def _fields(rows: Iterable[Row]) -> list[str]:
 
 
 def _lacking(row: Row) -> str:
-    return f"; {', '.join(map(_shown, row.off))}: 501 while there is none" if row.off else ""
+    return f"; {', '.join(map(_shown, row.off))}: 422 while there is none" if row.off else ""
 
 
 def _forms(row: Row) -> str:

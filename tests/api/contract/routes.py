@@ -34,7 +34,7 @@ class Route:
 
     @property
     def is_here(self) -> bool:
-        """Whether this version has it; such that it lacks answer 501."""
+        """Whether this version has it; such that it lacks answer 404."""
         return self.path.removeprefix("/sdapi/v1/") not in MISSING
 
 
