@@ -6,7 +6,10 @@
 
 Each module `c<number>_<name>.py` (`g…` for the suite gpu) beside this file has a function
 `measure() -> list[Row]`. Peers (diffusers' pipelines, k-diffusion, gradio's import) are needed in
-this environment only. A benchmark whose peer is not installed is skipped, and says so.
+this environment only. A benchmark whose peer is not installed is skipped, and says so. Peers that
+would change how the program itself behaves where they are installed lie apart, in `build/peers`:
+
+    pip install --no-deps --target build/peers peft
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+PEERS = ROOT / "build" / "peers"
 
 # Before torch is loaded: one thread, and no spinning while others work.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1"}
@@ -102,6 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--tiny is for --suite gpu, and its figures are not to be kept or checked")
     os.environ.update(ENVIRONMENT | ({"BENCH_TINY": "1"} if options.tiny else {}))
     sys.path[:0] = [str(HERE), str(ROOT)]
+    sys.path.append(str(PEERS))
 
     only = frozenset(part.strip().upper() for part in options.only.split(",") if part.strip())
     names = modules_of(options.suite, only)

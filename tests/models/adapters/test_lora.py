@@ -1,17 +1,21 @@
 """LoRA on a loaded model: the weights that result, what is refused, what stays behind: nothing."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdforge.core.paths import Paths
 from sdforge.memory.component import Component
 from sdforge.models.adapters.block_weights import parse_block_weights
 from sdforge.models.adapters.lora import LoraPatcher, NetworkUse
 from sdforge.models.adapters.lora_library import LoraLibrary
+from sdforge.models.adapters.lora_patches import LayerPatch
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.families.sd_keys import clip_shapes
 from tests.tiny import TINY, Parts
@@ -109,6 +113,50 @@ def test_a_network_with_patches_computes_as_one_with_merged_weights(
         ).sample
     assert torch.allclose(with_patches, wanted, atol=1e-4)
     assert not torch.allclose(with_patches, plain, atol=1e-3)
+
+
+def test_merged_weights_cost_nothing_in_a_step(
+    patcher: LoraPatcher,
+    loaded: Parts,
+    bundle: ModelBundle,
+    folder: Path,
+    shapes: dict[str, Shape],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each weight is merged once however many steps follow, and a step runs the same operations."""
+    merges = 0
+    merge = LayerPatch.__call__
+
+    def counted(patch: LayerPatch, weight: torch.Tensor) -> torch.Tensor:
+        nonlocal merges
+        merges += 1
+        return merge(patch, weight)
+
+    monkeypatch.setattr(LayerPatch, "__call__", counted)
+    layers = kohya_names(shapes, UNET, containing=("attn1.to_", "resnets.0.conv1"))
+    write_lora(folder / "x.safetensors", layers)
+    plain = _operations(loaded, bundle)
+    patcher.apply(bundle, [NetworkUse(name="x"), NetworkUse(name="x", te=0.5)])
+    with_patches = [_operations(loaded, bundle) for _ in range(3)]
+    assert merges == len(layers)
+    assert with_patches == [plain] * 3
+
+
+def _operations(loaded: Parts, bundle: ModelBundle) -> Counter[str]:
+    """Return what a step computes, by operation, when weights have been placed."""
+    found: Counter[str] = Counter()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            found[str(func)] += 1
+            return func(*args, **(kwargs or {}))
+
+    x, hidden = torch.zeros(1, 4, 8, 8), torch.zeros(1, 77, 32)
+    with loaded.memory.lease(bundle.components["denoiser"]) as module, torch.no_grad(), Watch():
+        module(x, 500.0, encoder_hidden_states=hidden)
+    return found
 
 
 def test_off_again_the_network_is_bit_equal_a_hundred_times_and_memory_stays(
