@@ -108,6 +108,7 @@ class PipelineRunner:
         from sdforge.models.adapters.adapters import Adapters
         from sdforge.models.adapters.controlnet import ControlNets
         from sdforge.models.loader import ModelProvider, choose_precision
+        from sdforge.models.preview_decoder import PreviewDecoders
         from sdforge.models.upscalers.loaded import Upscalers
         from sdforge.pipeline.conditioning import ConditioningCache
         from sdforge.pipeline.first_pass import FirstPasses
@@ -130,7 +131,9 @@ class PipelineRunner:
         self._conditioning = ConditioningCache()
         self._first_passes = FirstPasses()
         self._adapters = Adapters(library.loras, library.embeddings, library.hypernetworks)
-        self._decoder_files, self._compute = library.preview_decoders, precision.denoiser
+        self._decoders = PreviewDecoders(
+            library.preview_decoders, self._memory, compute=precision.denoiser
+        )
         self._painter: FramePainter | None = None
 
     def run(
@@ -186,11 +189,9 @@ class PipelineRunner:
     ) -> Frame:
         """Draw one frame of live mode; raises `Cancelled` when told to stop."""
         if self._painter is None:
-            from sdforge.models.preview_decoder import PreviewDecoders
             from sdforge.pipeline.frames import FramePainter
 
-            decoders = PreviewDecoders(self._decoder_files, self._memory, compute=self._compute)
-            self._painter = FramePainter(decoders)
+            self._painter = FramePainter(self._decoders)
         context = self._context(
             wanted.request, settings, emit, control, lambda image: wanted.picture
         )
@@ -220,6 +221,7 @@ class PipelineRunner:
         self._adapters.forget()
         self._controlnets.unload()
         self._upscalers.unload()
+        self._decoders.unload()
         self._models.unload()
 
     def unload_one(self, title: str) -> None:
@@ -238,6 +240,7 @@ class PipelineRunner:
             # Whatever the reason, what only goes with checkpoints leaves first.
             self._controlnets.unload()
             self._upscalers.unload()
+            self._decoders.unload()
             if self._models.current is None:
                 self._forget_texts()
                 self._first_passes.clear()
@@ -254,6 +257,7 @@ class PipelineRunner:
             "host": asdict(self._models.report()),
             "host_controlnets": asdict(self._controlnets.report()),
             "host_upscalers": asdict(self._upscalers.report()),
+            "host_decoders": asdict(self._decoders.report()),
         }
 
     def _forget_texts(self) -> None:
@@ -286,4 +290,5 @@ class PipelineRunner:
             extensions=active_extensions(self._extensions, request.extensions, settings),
             controlnets=self._controlnets,
             upscalers=self._upscalers,
+            decoders=self._decoders,
         )

@@ -126,15 +126,24 @@ class PreviewDecoders:
         self._found: WeakKeyDictionary[Vae, Path | None] = WeakKeyDictionary()
 
     @torch.inference_mode()
-    def decode(self, vae: Vae, latents: Tensor) -> Tensor | None:
+    def decode(self, vae: Vae, latents: Tensor, *, vital: bool = True) -> Tensor | None:
         """Return the pictures of latents, 0 to 1 where they were computed; None without a decoder.
 
         Args:
             vae: whose latents they are.
             latents: (n, channels, height, width) as the denoiser has them.
+            vital: try again with less memory when it runs out; otherwise nothing gives way.
+
+        Raises:
+            OutOfMemory: it does not fit.
+            ModelError: the file went bad since it was found.
         """
         path = self._path_for(vae)
-        return None if path is None else self._decoded(path, latents)
+        return None if path is None else self._decoded(path, latents, vital=vital)
+
+    def fits(self, vae: Vae) -> bool:
+        """Return whether there is a decoder for a VAE's latents; looks for it once."""
+        return self._path_for(vae) is not None
 
     def unload(self) -> int:
         """Give back all memory; return the bytes freed."""
@@ -176,7 +185,7 @@ class PreviewDecoders:
                      vae.component.name, best[0])  # fmt: skip
         return best[1] if best else None
 
-    def _decoded(self, path: Path, latents: Tensor) -> Tensor:
+    def _decoded(self, path: Path, latents: Tensor, *, vital: bool = True) -> Tensor:
         height, width = (side * _DOWNSCALE for side in latents.shape[-2:])
         dtype = self._storage.compute
         working = _NUMBERS_PER_PIXEL * height * width * len(latents) * dtype.itemsize
@@ -188,6 +197,8 @@ class PreviewDecoders:
                 return picture.nan_to_num(0.5).clamp(0, 1)
 
         component = self._component(path)
+        if not vital:
+            return attempt()
         return self._memory.ladder.run(ROLE, attempt, weight_rungs(self._memory))
 
     def _component(self, path: Path) -> Component:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sdforge.models.adapters.adapters import Adapters
     from sdforge.models.adapters.controlnet import ControlNets
     from sdforge.models.loader import ModelProvider
+    from sdforge.models.preview_decoder import PreviewDecoders
     from sdforge.models.upscalers.loaded import Upscalers
     from sdforge.pipeline.conditioning import ConditioningCache
     from sdforge.pipeline.first_pass import FirstPasses
@@ -71,6 +72,7 @@ class RunContext:
     extensions: tuple[Active, ...] = ()
     controlnets: ControlNets | None = None
     upscalers: Upscalers | None = None
+    decoders: PreviewDecoders | None = None
     first_passes: FirstPasses | None = None
     read_input: Callable[[InputImage], bytes] = no_inputs
 

@@ -129,7 +129,7 @@ class _Watcher:
         self._steps = steps
         self._batch = batch
         self._bundle = bundle
-        self._previewer = Previewer(bundle.latent_format, context.settings)
+        self._previewer = Previewer(context, bundle)
         self.last = x
 
     def step(self, info: StepInfo) -> None:

@@ -37,7 +37,7 @@ from sdforge.pipeline.conditioning import (
     PromptText,
 )
 from sdforge.pipeline.context import RunContext
-from sdforge.pipeline.decode import decode_latents
+from sdforge.pipeline.decode import decode_latents, to_pixels
 from sdforge.pipeline.denoise import DenoisedBatch, Ready, denoise_batch
 from sdforge.pipeline.generate import load_bundle
 from sdforge.pipeline.hypernetworks import used_hypernetworks
@@ -266,9 +266,8 @@ class FramePainter:
                 shown = self._decoders.decode(bundle.vae, latents)
                 _finish(shown)
             if shown is not None:
-                with clock.stage("copy"), torch.inference_mode():
-                    levels = shown[0].mul(255).to(torch.uint8).permute(1, 2, 0).contiguous()
-                    return levels.cpu().numpy(), SMALL
+                with clock.stage("copy"):
+                    return to_pixels(shown[0]), SMALL
         with clock.stage("decode"):
             return next(iter(decode_latents(bundle, latents))), FULL
 

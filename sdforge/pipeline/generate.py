@@ -15,7 +15,7 @@ from sdforge.pipeline.beside import beside_infotext
 from sdforge.pipeline.conditioning import BatchConditioning, PromptEncoder
 from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.control import ControlUnits
-from sdforge.pipeline.decode import decode_latents
+from sdforge.pipeline.decode import decode_batch
 from sdforge.pipeline.denoise import DenoisedBatch, Ready, denoise_batch
 from sdforge.pipeline.first_pass import first_pass_key
 from sdforge.pipeline.hires import GivenStart, HiresStart
@@ -201,7 +201,7 @@ class _Run:
         if context.settings.diffusers_move_unet:
             context.memory.evict_all()
         with context.stage("decode", batch):
-            pictures = list(decode_latents(bundle, denoised.latents, tiling=context.tiling))
+            pictures = list(decode_batch(context, bundle, denoised.latents))
         hooks = Hooks(context.extensions)
         for row, drawn in enumerate(pictures):
             pixels = drawn if suffix else hooks.picture(request, drawn)

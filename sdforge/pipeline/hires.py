@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sdforge.core.events import Notice
 from sdforge.models.bundle import ModelBundle
 from sdforge.pipeline.context import RunContext
-from sdforge.pipeline.decode import decode_latents
+from sdforge.pipeline.decode import decode_batch
 from sdforge.pipeline.denoise import DenoisedBatch
 from sdforge.pipeline.img2img import encode_picture, open_input
 from sdforge.pipeline.passes import Pass, Start
@@ -41,7 +41,7 @@ class HiresStart:
         # Another checkpoint may not know these latents, which shows when it is loaded.
         if self._upscaler not in LATENT_MODES or one.checkpoint != context.request.checkpoint:
             with context.stage("upscale", batch):
-                decoded = decode_latents(first.bundle, first.latents, tiling=context.tiling)
+                decoded = decode_batch(context, first.bundle, first.latents)
                 self._pictures = [
                     _enlarged_picture(context, Image.fromarray(pixels)) for pixels in decoded
                 ]

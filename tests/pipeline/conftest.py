@@ -20,6 +20,7 @@ from sdforge.core.settings import Settings
 from sdforge.memory.device import Device
 from sdforge.models.adapters.adapters import Adapters
 from sdforge.models.adapters.controlnet import ControlNets
+from sdforge.models.preview_decoder import PreviewDecoders
 from sdforge.models.upscalers.loaded import Upscalers
 from sdforge.pipeline.conditioning import ConditioningCache
 from sdforge.pipeline.context import RunContext, RunControl
@@ -39,6 +40,7 @@ class Pipeline:
     adapters: Adapters = field(init=False)
     controlnets: ControlNets = field(init=False)
     upscalers: Upscalers = field(init=False)
+    decoders: PreviewDecoders = field(init=False)
     on_event: Callable[[Event], None] = lambda event: None
     files: dict[str, bytes] = field(default_factory=dict)
 
@@ -62,6 +64,9 @@ class Pipeline:
             library.controlnets, self.parts.memory, compute=torch.float32
         )
         self.upscalers = Upscalers(library.upscalers, self.parts.memory, compute=torch.float32)
+        self.decoders = PreviewDecoders(
+            library.preview_decoders, self.parts.memory, compute=torch.float32
+        )
         self.adapters = Adapters(library.loras, library.embeddings, library.hypernetworks)
 
     def context(self, settings: dict[str, Any] | None = None, **values: Any) -> RunContext:
@@ -94,6 +99,7 @@ class Pipeline:
             read_input=self.read,
             controlnets=self.controlnets,
             upscalers=self.upscalers,
+            decoders=self.decoders,
         )
 
     def start(self, settings: dict[str, Any] | None = None, **values: Any) -> Iterator[ImageResult]:

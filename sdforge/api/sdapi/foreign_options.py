@@ -58,7 +58,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     },
     "vae": {
         "sd_vae_checkpoint_cache": 0, "sd_vae_overrides_per_model_preferences": True,
-        "auto_vae_precision": True, "sd_vae_encode_method": "Full", "sd_vae_decode_method": "Full",
+        "auto_vae_precision": True, "sd_vae_encode_method": "Full",
         "auto_vae_precision_bfloat16": False,
     },
     "img2img": {
@@ -98,12 +98,11 @@ SECTIONS: dict[str, dict[str, Any]] = {
     },
     "ui": {
         "quick_setting_list": [], "send_seed": True,
-        "show_progress_grid": True, "show_progress_type": "Approx NN",
         "live_preview_content": "Prompt", "live_preview_fast_interrupt": False, "ui_tab_order": [],
         "hidden_tabs": [], "tabs_without_quick_settings_bar": ["Spaces"], "ui_reorder_list": [],
         "gradio_theme": "Default", "gradio_themes_cache": True, "show_progress_in_title": True,
         "send_size": True, "enable_reloading_ui_scripts": False, "show_progressbar": True,
-        "live_preview_allow_lowvram_full": False, "js_live_preview_in_modal_lightbox": False,
+        "js_live_preview_in_modal_lightbox": False,
         "prevent_screen_sleep_during_generation": True,
     },
     "infotext": {
