@@ -232,6 +232,24 @@ def zimage() -> nn.Module:
     return ZImageTransformer2DModel()
 
 
+def lumina2() -> nn.Module:
+    from diffusers.models.transformers.transformer_lumina2 import Lumina2Transformer2DModel
+
+    from sdforge.models.lumina2_call import LuminaPlaces
+
+    module = Lumina2Transformer2DModel(cap_feat_dim=2304)
+    module.rope_embedder = LuminaPlaces((32, 32, 32))
+    return module
+
+
+def run_lumina2(net: nn.Module, batch: int, height: int, width: int, tokens: int) -> Any:
+    from sdforge.models.denoiser import Conditioning
+    from sdforge.models.lumina2_call import call_lumina2
+
+    text = Conditioning(new(batch, tokens, 2304))
+    return call_lumina2(net, new(batch, 16, height, width), 0.5, text)
+
+
 def run_zimage(net: nn.Module, batch: int, height: int, width: int, tokens: int) -> Any:
     pictures = [new(16, 1, height, width) for _ in range(batch)]
     texts = [new(tokens, 2560) for _ in range(batch)]
@@ -352,6 +370,7 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject("dit", "chroma", 3072, chroma, run_chroma, DIT_TOKENS),
     Subject("dit", "zimage", 3840, zimage, run_zimage, (32, 256, 512)),
     Subject("dit", "qwen-image", 3072, qwen, run_qwen, DIT_TOKENS),
+    Subject("dit", "lumina2", 2304, lumina2, run_lumina2, (32, 128, 256)),
     Subject("vae-decode", "vae-4.decode", 128, kl_vae(4), decode(4), (0,)),
     Subject("vae-encode", "vae-4.encode", 128, kl_vae(4), encode, (0,)),
     Subject("vae-decode", "vae-16.decode", 128, kl_vae(16), decode(16), (0,)),

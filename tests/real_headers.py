@@ -309,6 +309,35 @@ def z_image(width: int = 3840, text: int = 2560) -> Named:
     yield from _layer("final_layer.adaLN_modulation.1", width, 256)
 
 
+def lumina2(width: int = 2304, text: int = 2304) -> Named:
+    """Yield the tensors of Lumina-Image 2.0's transformer as single files have them."""
+    yield from _layer("x_embedder", width, 64)
+    yield from _layer("t_embedder.mlp.0", 1024, 256)
+    yield from _layer("t_embedder.mlp.2", 1024, 1024)
+    yield "cap_embedder.0.weight", (text,)
+    yield from _layer("cap_embedder.1", width, text)
+    yield "norm_final.weight", (width,)
+    for kind, count in (("noise_refiner", 2), ("context_refiner", 2), ("layers", 26)):
+        for block in range(count):
+            name = f"{kind}.{block}"
+            yield f"{name}.attention.qkv.weight", (width + 2 * 768, width)
+            yield f"{name}.attention.out.weight", (width, width)
+            yield f"{name}.attention.q_norm.weight", (96,)
+            yield f"{name}.attention.k_norm.weight", (96,)
+            for part, shape in (
+                ("w1", (4 * width, width)),
+                ("w2", (width, 4 * width)),
+                ("w3", (4 * width, width)),
+            ):
+                yield f"{name}.feed_forward.{part}.weight", shape
+            for norm in ("attention_norm1", "attention_norm2", "ffn_norm1", "ffn_norm2"):
+                yield f"{name}.{norm}.weight", (width,)
+            if kind != "context_refiner":
+                yield from _layer(f"{name}.adaLN_modulation.1", 4 * width, 1024)
+    yield from _layer("final_layer.linear", 64, width)
+    yield from _layer("final_layer.adaLN_modulation.1", width, 1024)
+
+
 def qwen_image(width: int = 3072, depth: int = 60) -> Named:
     """Yield the tensors of Qwen-Image's transformer, which all files name as diffusers does."""
     yield from _layer("img_in", width, 64)
@@ -401,6 +430,14 @@ REAL: tuple[Real, ...] = (
     Real("chroma-unlocked", lambda: dict(chroma()), "chroma", "standard", "BF16", ("denoiser",)),
     Real(
         "z_image_turbo_bf16", lambda: dict(z_image()), "zimage", "standard", "BF16", ("denoiser",)
+    ),
+    Real(
+        "lumina_2_model_bf16",
+        lambda: dict(lumina2()),
+        "lumina2",
+        "standard",
+        "BF16",
+        ("denoiser",),
     ),
     Real(
         "qwen_image_fp8_e4m3fn",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from . import adapters, text, transformers, unet, vae
+from . import adapters, text, transformers, unet, vae, words
 from .diffusers_folder import write_diffusers_folder
 from .files import (
     random_tensors,
@@ -110,6 +110,11 @@ def _flux_gguf(quantisation: str) -> Write:
     return write_it
 
 
+def _gemma2(path: Path, seed: int) -> Path:
+    tensors = random_tensors(text.gemma2(), seed) | words.carried()
+    return write_safetensors(path, tensors, "BF16")
+
+
 def _sd1_pickle(path: Path, seed: int) -> Path:
     return write_ckpt(path, random_tensors(sd1(), seed))
 
@@ -165,6 +170,7 @@ CATALOGUE: dict[str, Write] = {
     "diffusion_models/qwen-image.safetensors": _file(
         lambda: with_prefix(UNET, transformers.qwen_image(context=32)), "BF16"
     ),
+    "diffusion_models/lumina2.safetensors": _file(transformers.lumina2, "BF16"),
     "VAE/sd.safetensors": _file(lambda: vae.vae(vae.SD)),
     "VAE/ae.safetensors": _file(lambda: vae.vae(vae.SIXTEEN)),
     "VAE/qwen-image.safetensors": _file(vae.video_vae, "BF16"),
@@ -174,6 +180,7 @@ CATALOGUE: dict[str, Write] = {
     "text_encoder/t5xxl.safetensors": _file(text.t5),
     "text_encoder/qwen3.safetensors": _file(lambda: text.qwen3(width=64), "BF16"),
     "text_encoder/qwen25-vl.safetensors": _file(text.qwen25, "BF16"),
+    "text_encoder/gemma2.safetensors": _gemma2,
     "text_encoder/t5xxl-fp8.safetensors": _file(text.t5, "F8_E4M3"),
     "ControlNet/sd1.safetensors": _file(
         lambda: with_prefix("control_model.", unet.controlnet(unet.SD1))

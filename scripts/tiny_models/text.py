@@ -108,6 +108,21 @@ def qwen25(width: int = 32, layers: int = 2, heads: int = 2, head: int = 16) -> 
     return shapes
 
 
+def gemma2(
+    width: int = 32, layers: int = 3, heads: int = 2, head: int = 16, rows: int = 512
+) -> Shapes:
+    """Gemma 2: four norms a layer, one pair of keys and values; a vocabulary for `words.py`."""
+    shapes: Shapes = {}
+    for name, shape in qwen3(width, layers, heads, 1, head, rows=rows).items():
+        if name.endswith(("q_norm.weight", "k_norm.weight")):
+            continue
+        shapes[name] = shape
+        if name.endswith("post_attention_layernorm.weight"):
+            for norm in ("pre_feedforward_layernorm", "post_feedforward_layernorm"):
+                shapes[name.replace("post_attention_layernorm", norm)] = shape
+    return shapes
+
+
 def qwen3(
     width: int = 32,
     layers: int = 3,

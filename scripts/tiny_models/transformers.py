@@ -1,4 +1,4 @@
-"""Names and shapes of the diffusion transformers: SD 3, Flux (BFL's names), Z-Image, Qwen-Image."""
+"""Names and shapes of the diffusion transformers: SD 3, Flux (BFL's names), Z-Image, Lumina 2…"""
 
 from __future__ import annotations
 
@@ -172,6 +172,42 @@ def _z_block(name: str, width: int, head: int) -> Named:
     yield f"{name}.feed_forward.w3.weight", (hidden, width)
     for norm in ("attention_norm1", "attention_norm2", "ffn_norm1", "ffn_norm2"):
         yield f"{name}.{norm}.weight", (width,)
+
+
+def lumina2(
+    width: int = 48,
+    blocks: int = 2,
+    refiners: int = 1,
+    context: int = 32,
+    head: int = 24,
+    hidden: int = 192,
+) -> Shapes:
+    """Lumina 2 as released in one file: one head of keys for two of queries, and a norm too many."""
+    time = min(width, 1024)
+    named = [
+        *layer("x_embedder", width, 64),
+        ("cap_embedder.0.weight", (context,)),
+        *layer("cap_embedder.1", width, context),
+        *layer("t_embedder.mlp.0", time, TIME),
+        *layer("t_embedder.mlp.2", time, time),
+        ("norm_final.weight", (width,)),
+    ]
+    rows = [f"layers.{i}" for i in range(blocks)] + [f"noise_refiner.{i}" for i in range(refiners)]
+    for name in [*rows, *(f"context_refiner.{i}" for i in range(refiners))]:
+        named.append((f"{name}.attention.qkv.weight", (2 * width, width)))
+        named.append((f"{name}.attention.out.weight", (width, width)))
+        named.append((f"{name}.attention.q_norm.weight", (head,)))
+        named.append((f"{name}.attention.k_norm.weight", (head,)))
+        named.append((f"{name}.feed_forward.w1.weight", (hidden, width)))
+        named.append((f"{name}.feed_forward.w2.weight", (width, hidden)))
+        named.append((f"{name}.feed_forward.w3.weight", (hidden, width)))
+        for norm in ("attention_norm1", "attention_norm2", "ffn_norm1", "ffn_norm2"):
+            named.append((f"{name}.{norm}.weight", (width,)))
+        if name in rows:
+            named += layer(f"{name}.adaLN_modulation.1", 4 * width, time)
+    named += layer("final_layer.linear", 64, width)
+    named += layer("final_layer.adaLN_modulation.1", width, time)
+    return dict(named)
 
 
 def qwen_image(width: int = 64, blocks: int = 2, context: int = 48, head: int = 32) -> Shapes:

@@ -20,6 +20,7 @@ _FIRST_NAMES = (
     "distilled_guidance_layer.", "double_stream_modulation_img.", "double_layers.",
     "joint_transformer_blocks.", "adaln_single.", "t_block.", "patch_embedding.", "down_blocks.",
     "label_emb.", "double_stream_blocks.", "single_transformer_blocks.", "net.blocks.",
+    "time_caption_embed.",
 )  # fmt: skip
 
 
@@ -291,6 +292,21 @@ def _z_image(tensors: Tensors) -> Architecture | None:
     return _flow("lumina2", "Lumina 2 or Z-Image", reason)
 
 
+def _lumina2(tensors: Tensors) -> Architecture | None:
+    """Tell Lumina 2 in diffusers' names, which differ from its authors' and from Z-Image's."""
+    if not tensors.has("time_caption_embed.caption_embedder."):
+        return None
+    width, text = (
+        tensors.size("time_caption_embed.caption_embedder.1.weight", place) for place in (0, 1)
+    )
+    return _flow(
+        "lumina2",
+        "Lumina 2",
+        f"{_blocks(tensors.count('layers.'), '')} of width {width} and a caption embedder for "
+        f"text states of width {text}",
+    )
+
+
 def _qwen_image(tensors: Tensors) -> Architecture | None:
     if not tensors.has("transformer_blocks.0.img_mod."):
         return None
@@ -321,6 +337,7 @@ _KINDS: tuple[Callable[[Tensors], Architecture | None], ...] = (
     _hunyuan,
     _flux,
     _z_image,
+    _lumina2,
     _qwen_image,
     _by_prefix(
         "hidream", "HiDream", "double-stream blocks with experts", "double_stream_blocks."

@@ -94,6 +94,8 @@ class T5Text:
 class FluxText:
     """The text encoders of Flux."""
 
+    tells_sides = False
+
     def __init__(self, clip: TextEncoder, t5: T5Text, *, is_guided: bool) -> None:
         """Take both; `is_guided` models are told the distilled CFG scale."""
         self.clip = clip

@@ -273,7 +273,7 @@ class ModelProvider:
             identity = self._ahead.identity if self._ahead is not None else None
             identity = identity or self._library.start_identity(wanted.info, wanted.vae_path)
             components = self._read(wanted, parts, on_progress)
-            made = wanted.family.assemble(wanted.match, components, self._memory)
+            made = wanted.family.assemble(wanted.match, components, self._memory, wanted.headers)
             bundle = ModelBundle(
                 key=wanted.key,
                 info=wanted.info,

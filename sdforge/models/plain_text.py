@@ -21,6 +21,7 @@ class PlainText:
     """A text encoder to which an embedding's name is a word like any other."""
 
     is_guided = False
+    tells_sides = False
 
     def __init__(self, component: Component) -> None:
         """Take the network."""

@@ -128,13 +128,13 @@ class _Attention(nn.Module):
         query = self.q_norm(self.q_proj(states).unflatten(-1, (self.heads, self.head)))
         key = self.k_norm(self.k_proj(states).unflatten(-1, (self.pairs, self.head)))
         value = self.v_proj(states).unflatten(-1, (self.pairs, self.head))
-        cosine, sine = _rotations(states.shape[1], self.head, self.base, states.device)
-        turned = [_turned(one.transpose(1, 2), cosine, sine) for one in (query, key)]
+        cosine, sine = rotations(states.shape[1], self.head, self.base, states.device)
+        both = [turned(one.transpose(1, 2), cosine, sine) for one in (query, key)]
         share = self.heads // self.pairs
         keys, values = (
-            one.repeat_interleave(share, dim=1) for one in (turned[1], value.transpose(1, 2))
+            one.repeat_interleave(share, dim=1) for one in (both[1], value.transpose(1, 2))
         )
-        seen = F.scaled_dot_product_attention(turned[0], keys, values, is_causal=True)
+        seen = F.scaled_dot_product_attention(both[0], keys, values, is_causal=True)
         return self.o_proj(seen.transpose(1, 2).flatten(2))
 
 
@@ -149,7 +149,7 @@ class _Gated(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(states)) * self.up_proj(states))
 
 
-def _rotations(
+def rotations(
     tokens: int, head: int, base: float, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cosine and sine of each place's angles, (tokens, head)."""
@@ -159,7 +159,7 @@ def _rotations(
     return both.cos(), both.sin()
 
 
-def _turned(states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+def turned(states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
     """Rotate each head's two halves against each other by the place's angles."""
     first, second = states.chunk(2, dim=-1)
     crossed = torch.cat([-second, first], dim=-1)

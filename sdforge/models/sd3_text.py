@@ -22,6 +22,7 @@ class Sd3Text:
     """The text encoders of SD 3 and 3.5."""
 
     is_guided = False
+    tells_sides = False
 
     def __init__(
         self, clips: Sequence[TextEncoder], t5: T5Text | None, *, width: int, least: int

@@ -24,6 +24,7 @@ class SdxlText:
     """The text encoders of SDXL (two) and of its refiner (the larger one alone)."""
 
     is_guided = False
+    tells_sides = False
 
     def __init__(self, *encoders: TextEncoder, has_aesthetic_score: bool = False) -> None:
         """Take CLIP-L and CLIP-G, or CLIP-G alone; the last one gives the pooled text."""

@@ -50,6 +50,10 @@ class PromptReader(Protocol):
     def is_empty(self) -> bool:
         """Whether there is no text at all."""
 
+    @property
+    def is_negative(self) -> bool:
+        """Whether it is a negative prompt, where encoders tell the sides apart; else False."""
+
     def chunks(self, tokenizer: EmbeddingTokenizer) -> Sequence[Chunk]:
         """Return windows of 77 tokens, at least one."""
 
@@ -93,6 +97,10 @@ class PromptText(Protocol):
     def is_guided(self) -> bool:
         """Whether the model is told the distilled CFG scale."""
 
+    @property
+    def tells_sides(self) -> bool:
+        """Whether a negative prompt is read in another way than a prompt of the same words."""
+
     def use_embeddings(self, entries: Sequence[Entry]) -> None:
         """Let prompts name these embeddings, in place of those before."""
 
@@ -130,6 +138,7 @@ class TextEncoder:
     """One CLIP of a bundle."""
 
     is_guided = False
+    tells_sides = False
 
     def __init__(
         self,

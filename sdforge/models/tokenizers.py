@@ -53,7 +53,7 @@ def clip_tokenizer() -> Tokenizer:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         lines = islice(file, 1, _MERGES + 1)
         merges = [(first, second) for first, second in (line.split() for line in lines)]
-    letters = list(_byte_letters().values())
+    letters = list(byte_letters().values())
     entries = [
         *letters,
         *(letter + "</w>" for letter in letters),
@@ -122,7 +122,7 @@ def _shipped(name: str, *, end: str, pad: str) -> Tokenizer:
     )
 
 
-def _byte_letters() -> dict[int, str]:
+def byte_letters() -> dict[int, str]:
     """Return the printable letter that stands for each byte, in the vocabulary's order (GPT-2)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in printable]

@@ -102,6 +102,7 @@ class PromptText:
     text: str
     emphasis: str
     comma_backtrack: int
+    is_negative: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -180,7 +181,9 @@ class PromptEncoder:
 
     def _encoded(self, text: str, *, is_negative: bool = False) -> Conditioning:
         settings, encoder = self._settings, self._bundle.text
-        prompt = PromptText(text, settings.emphasis, settings.comma_padding_backtrack)
+        # Without need of it, the same words on both sides are encoded once.
+        tells = is_negative and encoder.tells_sides
+        prompt = PromptText(text, settings.emphasis, settings.comma_padding_backtrack, tells)
         skips = (settings.CLIP_stop_at_last_layers, settings.sdxl_clip_l_skip)
         encoded = self._cache.get(
             self._bundle,

@@ -89,6 +89,10 @@ class _TimedPrompt:
     def is_empty(self) -> bool:
         return self.prompt.is_empty
 
+    @property
+    def is_negative(self) -> bool:
+        return self.prompt.is_negative
+
     def chunks(self, tokenizer: EmbeddingTokenizer) -> Sequence[Chunk]:
         with self.clock.stage("tokenise"):
             return self.prompt.chunks(tokenizer)

@@ -23,6 +23,7 @@ from tests.real_headers import (
     chroma,
     flux,
     ldm_unet,
+    lumina2,
     mmdit,
     qwen_image,
     z_image,
@@ -124,6 +125,10 @@ def _transformer(name: str) -> tuple[Any, dict[str, Any]]:
             diffusers.ZImageTransformer2DModel, {},
             convert.convert_z_image_transformer_checkpoint_to_diffusers, dict(z_image()),
         ),
+        "lumina2": (
+            diffusers.Lumina2Transformer2DModel, {"cap_feat_dim": 2304},
+            convert.convert_lumina2_to_diffusers, dict(lumina2()),
+        ),
         "qwen-image": (diffusers.QwenImageTransformer2DModel, {}, dict, dict(qwen_image())),
         "sd3.5-large": (
             diffusers.SD3Transformer2DModel,
@@ -153,6 +158,7 @@ def _transformer(name: str) -> tuple[Any, dict[str, Any]]:
         "flux-dev",
         "chroma",
         "zimage",
+        "lumina2",
         "qwen-image",
         "sd3.5-large",
         "sd3.5-medium",

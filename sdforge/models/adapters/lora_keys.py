@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from sdforge.models.families.flux_keys import authors_names, fused_names
+from sdforge.models.families.lumina2_keys import authors_lumina2_names, fused_lumina2_names
 from sdforge.models.families.sd3_keys import authors_sd3_names, fused_sd3_names
 
 
@@ -127,6 +128,11 @@ def flux_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
 def sd3_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
     """Return diffusers' and the authors' names of the layers of SD 3's transformer."""
     return _both(layers, authors_sd3_names(layers))
+
+
+def lumina2_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
+    """Return diffusers' and the authors' names of the layers of Lumina 2's transformer."""
+    return _both(layers, authors_lumina2_names(layers))
 
 
 def _both(layers: frozenset[str], authors: Mapping[str, str]) -> Mapping[str, Iterable[str]]:
@@ -275,6 +281,10 @@ SPELLINGS: dict[str, dict[str, tuple[Spelling, ...]]] = {
         "text_encoder": (
             Spelling(("lora_te_", "lora_te1_", "text_encoder_", "t5xxl_"), plain_names),
         ),
+    },
+    "lumina2": {
+        "denoiser": (replace(_TRANSFORMER, names=lumina2_names, fused=fused_lumina2_names),),
+        "text_encoder": (Spelling(("lora_te_", "lora_te1_", "text_encoder_"), plain_names),),
     },
     "": {
         "denoiser": (_TRANSFORMER,),

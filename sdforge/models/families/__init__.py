@@ -10,6 +10,7 @@ from sdforge.core.registry import Registry
 from sdforge.models.families.base import Family
 from sdforge.models.families.chroma import Chroma
 from sdforge.models.families.flux import Flux1
+from sdforge.models.families.lumina2 import Lumina2
 from sdforge.models.families.qwen_image import QwenImage
 from sdforge.models.families.sd import StableDiffusion1
 from sdforge.models.families.sd2 import StableDiffusion2
@@ -28,5 +29,6 @@ for _family in (
     Chroma(),
     ZImage(),
     QwenImage(),
+    Lumina2(),
 ):
     FAMILIES.add(_family.name, _family)

@@ -127,5 +127,10 @@ class Family(Protocol):
         match: Match,
         components: Mapping[str, Component],
         memory: MemoryManager,
+        headers: Mapping[str, CheckpointHeader],
     ) -> Parts:
-        """Return the loaded networks as things that encode, denoise and decode."""
+        """Return the loaded networks as things that encode, denoise and decode.
+
+        `headers` are those of the files that each role comes from, for what lies in them or beside
+        them and is no network: a tokenizer.
+        """

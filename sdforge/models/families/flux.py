@@ -120,7 +120,11 @@ class Flux1:
         return recipe
 
     def assemble(
-        self, match: Match, components: Mapping[str, Component], memory: MemoryManager
+        self,
+        match: Match,
+        components: Mapping[str, Component],
+        memory: MemoryManager,
+        headers: Mapping[str, CheckpointHeader],
     ) -> Parts:
         """Return encoders, denoiser and VAE over the loaded networks."""
         from sdforge.models.bundle import LatentFormat, Parts

@@ -108,7 +108,11 @@ class ZImage:
         return recipe
 
     def assemble(
-        self, match: Match, components: Mapping[str, Component], memory: MemoryManager
+        self,
+        match: Match,
+        components: Mapping[str, Component],
+        memory: MemoryManager,
+        headers: Mapping[str, CheckpointHeader],
     ) -> Parts:
         """Return encoder, denoiser and VAE over the loaded networks."""
         from sdforge.models.bundle import LatentFormat, Parts

@@ -134,4 +134,20 @@ SHOWN: tuple[Shown, ...] = (
         "test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
         more=("test_qwen_image.py::test_missing_parts_are_named",),
     ),
+    Shown(
+        family="lumina2",
+        kinds="Lumina-Image 2.0 and its fine-tunes (Neta Lumina)",
+        files="the transformer in its authors' or diffusers' names, with Gemma 2 and VAE apart; "
+        "all in one; a folder of diffusers; Gemma's tokenizer from the encoder's file, the folder "
+        "or beside",
+        latents="test_lumina2.py::test_lumina2_draws_what_diffusers_draws",
+        modes="test_lumina2.py::test_memory_modes_draw_the_same",
+        headers="test_lumina2.py::test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
+        more=(
+            "test_lumina2.py::test_one_file_may_hold_everything",
+            "test_lumina2.py::test_without_a_tokenizer_the_file_that_would_do_is_named",
+            "test_lumina2.py::test_an_own_instruction_takes_the_place_of_the_usual_one",
+            "test_lumina2.py::test_a_lora_in_either_spelling_reaches_its_rows",
+        ),
+    ),
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from scripts.tiny_models import catalogue, text, transformers, vae
+from scripts.tiny_models import catalogue, text, transformers, vae, words
 from scripts.tiny_models.files import random_tensors, write_safetensors
 from scripts.tiny_models.unet import Shapes
 from tests.gguf_files import write_gguf
@@ -31,6 +31,7 @@ KINDS: dict[str, tuple[str, str, Shapes]] = {
     "chroma1-hd": ("flux", "Q4_0", transformers.chroma()),
     "z_image_turbo": ("lumina2", "Q4_0", transformers.z_image(context=32)),
     "qwen-image": ("qwen_image", "Q4_0", transformers.qwen_image(context=32)),
+    "lumina_2": ("lumina2", "Q8_0", transformers.lumina2(width=192, head=96)),
 }
 PARTS: dict[str, Shapes] = {
     "vae16": vae.vae(vae.SIXTEEN),
@@ -40,6 +41,7 @@ PARTS: dict[str, Shapes] = {
     "t5xxl": text.t5(),
     "qwen3": text.qwen3(),
     "qwen25": text.qwen25(),
+    "gemma2": text.gemma2(),
 }
 BESIDE: dict[str, tuple[str, ...]] = {
     "sd3": ("vae16", "clip_l", "clip_g"),
@@ -47,15 +49,20 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "chroma": ("vae16", "t5xxl"),
     "z_image": ("vae16", "qwen3"),
     "qwen": ("video_vae", "qwen25"),
+    "lumina": ("vae16", "gemma2"),
 }
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("packed-parts")
+    made = {
+        name: random_tensors(shapes, n) for n, (name, shapes) in enumerate(PARTS.items(), start=1)
+    }
+    made["gemma2"] |= words.carried()
     return {
-        name: write_safetensors(folder / f"{name}.safetensors", random_tensors(shapes, n), "F32")
-        for n, (name, shapes) in enumerate(PARTS.items(), start=1)
+        name: write_safetensors(folder / f"{name}.safetensors", tensors, "F32")
+        for name, tensors in made.items()
     }
 
 
