@@ -182,7 +182,7 @@ def lumina2(
     head: int = 24,
     hidden: int = 192,
 ) -> Shapes:
-    """Lumina 2 as released in one file: one head of keys for two of queries, and a norm too many."""
+    """Lumina 2 in one file: one head of keys for two of queries, and a norm that nothing runs."""
     time = min(width, 1024)
     named = [
         *layer("x_embedder", width, 64),

@@ -1,4 +1,4 @@
-"""A tiny vocabulary as SentencePiece writes it, for text encoders that bring their own tokenizer."""
+"""A tiny vocabulary as SentencePiece writes it, for encoders that bring their own tokenizer."""
 
 from __future__ import annotations
 
