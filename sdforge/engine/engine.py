@@ -57,6 +57,9 @@ from sdforge.prompt.wildcards import WildcardFolder
 log = logging.getLogger(__name__)
 
 DEFAULT_CLOSE_SECONDS = 30.0
+# So long those who wait for a job's pictures are made to wait for its last step, when the server
+# stops: shorter than it gives their connections.
+_STEP_SECONDS = 1.5
 _PAST_JOBS = 8  # looked through for one of the same checkpoint, to predict times from
 # How often old input pictures are looked for, while new ones come.
 _CLEAN_SECONDS = 3600.0
@@ -164,7 +167,9 @@ class Engine(Between, MemoryAnswers, ModelAccess, Outcomes, Queueing):
                 dependent.close()
             self._queue.stop()
             self._monitor.close()
-            if not self._worker.join(timeout):
+            if not self._worker.join(min(timeout, _STEP_SECONDS)):
+                self._queue.end_logs()
+            if not self._worker.join(max(timeout - _STEP_SECONDS, 0)):
                 log.warning("the running job did not stop within %.0f s", timeout)
             self._writer.close()
             self._queue.close()

@@ -326,6 +326,12 @@ class JobQueue(WaitingJobs):
             self._chores.clear()
             self._changed.notify_all()
 
+    def end_logs(self) -> None:
+        """Let those go that follow events; jobs may go on running for a while."""
+        with self._changed:
+            for live in (*self._running.values(), *self._waiting.values()):
+                live.log.end()
+
     def close(self) -> None:
         """Record what did not end as interrupted and let all waiters go; waiting jobs stay."""
         with self._changed:

@@ -565,6 +565,26 @@ def test_closing_interrupts_the_running_job_and_keeps_the_waiting_ones(build: Bu
     assert second_runner.ran == ["waiting"]
 
 
+def test_who_follows_a_long_step_is_let_go_before_the_engine_has_stopped(build: Build) -> None:
+    engine, runner = build()
+    engine.start()
+    stop_at_step(runner, 2)
+    job = engine.submit(a_request())
+    wait_until_reached(runner)
+    reader = threading.Thread(target=lambda: list(engine.events(job.id)))
+    reader.start()
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    reader.join(PATIENCE)
+    assert not reader.is_alive()
+    assert closing.is_alive() and engine.get(job.id).status is JobStatus.RUNNING
+    runner.gate.set()
+    closing.join(PATIENCE)
+    assert not closing.is_alive()
+    again, _ = build()
+    assert again.get(job.id).status is JobStatus.INTERRUPTED
+
+
 def test_closing_does_not_wait_for_a_job_that_hangs(build: Build) -> None:
     engine, runner = build()
     engine.start()
