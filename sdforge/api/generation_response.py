@@ -39,10 +39,10 @@ def generation_body(
 
 
 def echoed_parameters(values: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """Return the request with all fields; sizes and scale that were left open as they became."""
+    """Return the request with all fields; sizes and scales that were left open as they became."""
     parameters = dict(values)
     parameters.pop("include_init_images", None)
-    for key in ("width", "height", "cfg_scale", "denoising_strength"):
+    for key in ("width", "height", "cfg_scale", "distilled_cfg_scale", "denoising_strength"):
         if parameters[key] is None:
             parameters[key] = getattr(job.request, key)
     return parameters

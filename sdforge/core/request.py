@@ -21,9 +21,11 @@ from sdforge.core.merge import Merge
 
 # A1111 draws from 0 to 4294967293.
 _RANDOM_SEEDS = 4294967294
-# Without a recommendation from the checkpoint: SD 1.x's native size and A1111's CFG scale.
+# Without a recommendation from the checkpoint: SD 1.x's native size, A1111's CFG scale, and what
+# Forge tells Flux dev.
 DEFAULT_SIZE = 512
 DEFAULT_CFG_SCALE = 7.0
+DEFAULT_DISTILLED_CFG_SCALE = 3.5
 # What A1111's page has for img2img and for hires fix.
 _IMG2IMG_STRENGTH = 0.75
 _HIRES_STRENGTH = 0.7
@@ -61,7 +63,7 @@ class GenerationRequest:
     batch_count: int = 1
     batch_size: int = 1
     cfg_scale: float | None = None
-    distilled_cfg_scale: float = 3.5
+    distilled_cfg_scale: float | None = None
     seed: int = -1
     subseed: int = -1
     subseed_strength: float = 0.0
@@ -225,12 +227,13 @@ class GenerationRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Recommended:
-    """What a checkpoint's metadata recommends; None where it says nothing."""
+    """What a checkpoint's kind or metadata recommends; None where they say nothing."""
 
     width: int | None = None
     height: int | None = None
     steps: int | None = None
     cfg_scale: float | None = None
+    distilled_cfg_scale: float | None = None
     sampler: str | None = None
 
 
@@ -307,6 +310,9 @@ def resolve(
     cfg_scale = request.cfg_scale
     if cfg_scale is None:
         cfg_scale = recommended.cfg_scale or DEFAULT_CFG_SCALE
+    distilled = request.distilled_cfg_scale
+    if distilled is None:
+        distilled = recommended.distilled_cfg_scale or DEFAULT_DISTILLED_CFG_SCALE
     strength = request.denoising_strength
     if strength is None and (request.init_images or request.hires):
         strength = _IMG2IMG_STRENGTH if request.init_images else _HIRES_STRENGTH
@@ -319,6 +325,7 @@ def resolve(
         width=_floor(width, FIELD["width"].multiple_of),
         height=_floor(height, FIELD["height"].multiple_of),
         cfg_scale=float(cfg_scale),
+        distilled_cfg_scale=float(distilled),
         batch_size=given if given > 1 else request.batch_size,
         denoising_strength=strength,
         seed=request.seed if request.seed >= 0 else rng.randrange(_RANDOM_SEEDS),

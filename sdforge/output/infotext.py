@@ -17,7 +17,7 @@ from typing import Any
 from sdforge.core.errors import InvalidRequest
 from sdforge.core.fields import FIELD, FIELDS, Field
 from sdforge.core.option import Option
-from sdforge.core.request import GenerationRequest
+from sdforge.core.request import DEFAULT_DISTILLED_CFG_SCALE, GenerationRequest
 from sdforge.core.result import GenerationInfo, Processed
 from sdforge.core.settings import OPTIONS, Settings
 from sdforge.output.infotext_modules import module_overrides, module_parameters
@@ -102,7 +102,7 @@ def _parameters(info: GenerationInfo, settings: Settings) -> dict[str, Any]:
         "Schedule type": request.schedule,
         "CFG scale": request.cfg_scale,
         "Distilled CFG Scale": (
-            None if distilled == FIELD["distilled_cfg_scale"].default else distilled
+            None if distilled in (None, DEFAULT_DISTILLED_CFG_SCALE) else distilled
         ),
         "Seed": info.seed,
         "Size": f"{request.width}x{request.height}" if request.width and request.height else None,

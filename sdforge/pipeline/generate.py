@@ -238,7 +238,7 @@ class _Run:
         context = self._context
         request = context.request
         if self._bundle is not None and self._bundle.text.is_guided:
-            extra = {"Distilled CFG Scale": str(request.distilled_cfg_scale), **extra}
+            extra = {"Distilled CFG Scale": str(self._passes[0].distilled_cfg_scale), **extra}
         if notes := context.memory.ladder.notes:
             extra = {**extra, "Memory ladder": "; ".join(notes)}
         models = {title: identify() for title, identify in self._identify.items()}

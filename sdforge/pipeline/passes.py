@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sdforge.core.request import GenerationRequest
+from sdforge.core.request import DEFAULT_DISTILLED_CFG_SCALE, GenerationRequest
 from sdforge.core.settings import Settings
 from sdforge.models.denoiser import DenoiserModel
 from sdforge.pipeline.noise_levels import noise_levels
@@ -170,6 +170,9 @@ def plan_passes(request: GenerationRequest, settings: Settings) -> tuple[Pass, .
     """Return the passes of each batch of a resolved request."""
     if request.width is None or request.height is None or request.cfg_scale is None:
         raise ValueError("the request was not resolved: its size or CFG scale is open")
+    # Frames of live mode leave it open: what draws them is not told it.
+    distilled = request.distilled_cfg_scale
+    distilled = DEFAULT_DISTILLED_CFG_SCALE if distilled is None else distilled
     refined = settings.hires_fix_refiner_pass
     in_base = not request.hires or refined != "second pass"
     base = Pass(
@@ -180,7 +183,7 @@ def plan_passes(request: GenerationRequest, settings: Settings) -> tuple[Pass, .
         schedule=request.schedule,
         steps=request.steps,
         cfg_scale=request.cfg_scale,
-        distilled_cfg_scale=request.distilled_cfg_scale,
+        distilled_cfg_scale=distilled,
         strength=request.denoising_strength if request.init_images else None,
         all_steps=settings.img2img_fix_steps,
         refiner=request.refiner if in_base else "",
@@ -199,7 +202,7 @@ def plan_passes(request: GenerationRequest, settings: Settings) -> tuple[Pass, .
         schedule=request.hires_schedule or request.schedule,
         steps=request.hires_steps or request.steps,
         cfg_scale=request.hires_cfg_scale or request.cfg_scale,
-        distilled_cfg_scale=request.hires_distilled_cfg_scale or request.distilled_cfg_scale,
+        distilled_cfg_scale=request.hires_distilled_cfg_scale or distilled,
         strength=request.denoising_strength,
         all_steps=True,
         refiner=request.refiner if refined != "first pass" else "",

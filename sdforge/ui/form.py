@@ -16,6 +16,7 @@ from sdforge.core.errors import InvalidRequest
 from sdforge.core.fields import FIELD, Field, fields_of
 from sdforge.core.request import (
     DEFAULT_CFG_SCALE,
+    DEFAULT_DISTILLED_CFG_SCALE,
     DEFAULT_SIZE,
     GenerationRequest,
     Recommended,
@@ -36,7 +37,7 @@ FORM_NAMES: Mapping[str, tuple[str, ...]] = {
     for tab, rows in FORM_FIELDS.items()
 }
 # What a checkpoint may recommend; these follow it until the user changes them.
-RECOMMENDED_NAMES = ("width", "height", "steps", "cfg_scale", "sampler")
+RECOMMENDED_NAMES = ("width", "height", "steps", "cfg_scale", "distilled_cfg_scale", "sampler")
 _VARIATION_NAMES = ("subseed", "subseed_strength", "seed_resize_from_w", "seed_resize_from_h")
 # Aspect ratios beside the squares, at the area of the native square.
 _ASPECTS = ((16, 9), (9, 16))
@@ -46,7 +47,12 @@ def default_values(recommended: Recommended, tab: str = TXT2IMG) -> dict[str, An
     """Return the form's values for a checkpoint when the browser remembers none."""
     values: dict[str, Any] = {row.name: row.default for row in FORM_FIELDS[tab]}
     values.update(passes.default_values(tab))
-    values.update(width=DEFAULT_SIZE, height=DEFAULT_SIZE, cfg_scale=DEFAULT_CFG_SCALE)
+    values.update(
+        width=DEFAULT_SIZE,
+        height=DEFAULT_SIZE,
+        cfg_scale=DEFAULT_CFG_SCALE,
+        distilled_cfg_scale=DEFAULT_DISTILLED_CFG_SCALE,
+    )
     for name in RECOMMENDED_NAMES:
         advised = getattr(recommended, name)
         if advised is not None:

@@ -55,6 +55,13 @@ def test_a_small_model_gets_its_own_size_and_a_large_one_the_expected_512() -> N
     assert resolved(GenerationRequest(width=256), small).width == 256
 
 
+def test_what_distilled_models_are_told_follows_the_checkpoint_where_nobody_names_it() -> None:
+    fill = Recommended(distilled_cfg_scale=30.0)
+    assert resolved(GenerationRequest()).distilled_cfg_scale == 3.5
+    assert resolved(GenerationRequest(), fill).distilled_cfg_scale == 30.0
+    assert resolved(GenerationRequest(distilled_cfg_scale=3.5), fill).distilled_cfg_scale == 3.5
+
+
 def test_sizes_are_rounded_down_to_multiples_of_eight() -> None:
     made = resolved(GenerationRequest(width=519, height=64))
     assert (made.width, made.height) == (512, 64)

@@ -18,7 +18,9 @@ SMALL = Recommended(width=128, height=128, steps=12, cfg_scale=4.0, sampler="Eul
 def test_defaults_make_the_request_that_the_table_says() -> None:
     request = form.request_from_values(form.default_values(Recommended()))
     # All that is switched off is as if the form did not have it.
-    assert request == GenerationRequest(width=512, height=512, cfg_scale=7.0)
+    assert request == GenerationRequest(
+        width=512, height=512, cfg_scale=7.0, distilled_cfg_scale=3.5
+    )
 
 
 def test_defaults_follow_the_checkpoints_advice() -> None:
@@ -38,6 +40,14 @@ def test_a_change_of_checkpoint_moves_only_what_the_user_left_alone() -> None:
     values = form.default_values(SMALL) | {"steps": 33}
     changed = form.follow_checkpoint(values, SMALL, Recommended(width=1024, height=1024, steps=25))
     assert changed == {"width": 1024, "height": 1024, "cfg_scale": 7.0, "sampler": "Euler a"}
+
+
+def test_what_distilled_models_are_told_follows_the_checkpoint() -> None:
+    fill = Recommended(distilled_cfg_scale=30.0)
+    values = form.default_values(Recommended())
+    assert form.follow_checkpoint(values, Recommended(), fill) == {"distilled_cfg_scale": 30.0}
+    chosen = values | {"distilled_cfg_scale": 4.0}
+    assert form.follow_checkpoint(chosen, Recommended(), fill) == {}
 
 
 def test_variation_values_count_only_while_extra_is_ticked() -> None:

@@ -70,7 +70,7 @@ def with_defaults(said: Recommended, usual: Recommended) -> Recommended:
     """Return what a file says, and what is usual for its kind where it says nothing."""
     missing = {
         name: getattr(usual, name)
-        for name in ("width", "height", "steps", "cfg_scale", "sampler")
+        for name in ("width", "height", "steps", "cfg_scale", "distilled_cfg_scale", "sampler")
         if getattr(said, name) is None
     }
     return replace(said, **missing)

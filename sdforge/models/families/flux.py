@@ -47,6 +47,8 @@ _SIDE = 1024
 _T5_LEAST = 256
 # dev's steps are shifted by the size of the picture, schnell's are not.
 _STEPS = {"dev": 20, "schnell": 4, "fill": 30, "kontext": 28}
+# What they are told, where it is not Flux dev's.
+_DISTILLED = {"fill": 30.0, "kontext": 2.5}
 # Nothing in Kontext's files differs from dev's; they say it in their names.
 _KONTEXT = re.compile(r"kontext", re.IGNORECASE)
 
@@ -86,7 +88,12 @@ class Flux1:
             reason=reason,
             problem=problem,
             recommended=Recommended(
-                width=_SIDE, height=_SIDE, steps=steps, cfg_scale=1.0, sampler="Euler"
+                width=_SIDE,
+                height=_SIDE,
+                steps=steps,
+                cfg_scale=1.0,
+                distilled_cfg_scale=_DISTILLED.get(variant),
+                sampler="Euler",
             ),
         )
 

@@ -105,7 +105,7 @@ COMMON: tuple[Row, ...] = (
     Row("n_iter", 1, (("2", 2), (2.0, 2)), (*NO_INT, 0, 1001), "batch_count", "batches one after another"),
     Row("steps", 50, INTS, (*NO_INT, 0, 1001), "steps", "sampling steps"),
     Row("cfg_scale", 7.0, (("5", 5.0), (5, 5.0), (1, 1.0)), (*NO_FLOAT, -1, 101), "cfg_scale", "how closely the prompt is followed; 1 leaves the negative prompt out; left out: 7, or what the checkpoint recommends"),
-    Row("distilled_cfg_scale", 3.5, FLOATS, NO_FLOAT, "", "guidance of distilled models"),
+    Row("distilled_cfg_scale", 3.5, FLOATS, NO_FLOAT, "", "guidance of distilled models; left out: 3.5, or what the checkpoint recommends (Fill 30, Kontext 2.5)"),
     Row("width", 64, (("72", 72), (71.5, 71), (79, 79)), (*NO_INT, 8, 20000), "width", "pixels, rounded down to a multiple of 8; left out: 512, or less where the checkpoint is made for less", becomes=((79, 72),)),
     Row("height", 64, (("72", 72), (71.5, 71), (79, 79)), (*NO_INT, 8, 20000), "height", "pixels, as width", becomes=((79, 72),)),
     Row("restore_faces", None, ((False, False), (0, False)), NO_BOOL, "", "faces are restored; null: the setting", off=(True,)),

@@ -136,16 +136,17 @@ def test_memory_modes_draw_the_same(files: dict[str, Path], draw: Draw) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "channels", "variant", "steps"),
-    [("flux1-fill-dev", 384, "fill", 30), ("flux1-kontext-dev", 64, "kontext", 28)],
+    ("name", "channels", "variant", "steps", "distilled"),
+    [("flux1-fill-dev", 384, "fill", 30, 30.0), ("flux1-kontext-dev", 64, "kontext", 28, 2.5)],
 )
 def test_a_full_size_file_is_recognised_and_its_recipe_is_complete(
-    tmp_path: Path, name: str, channels: int, variant: str, steps: int
+    tmp_path: Path, name: str, channels: int, variant: str, steps: int, distilled: float
 ) -> None:
     shapes = dict(real_flux(guidance=True, channels=channels))
     header = read_header(sparse_checkpoint(tmp_path / f"{name}.safetensors", shapes))
     match = detect(header)
     assert (match.family, match.variant, match.problem) == ("flux", variant, None)
     assert match.recommended.steps == steps
+    assert match.recommended.distilled_cfg_scale == distilled
     recipe = FAMILIES.get("flux").recipe("denoiser", header)
     assert {source.key for source in recipe.sources.values()} == set(header.tensors)
