@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from sdforge.models.bundle import LatentFormat, ModelBundle
@@ -40,17 +41,19 @@ def test_a_vae_of_another_width_gets_a_map_of_its_own(bundle: ModelBundle) -> No
 class _LinearVae:
     """A VAE whose latents are a known mixture of colours, so the way back is known too."""
 
-    latent_format = LatentFormat(channels=4, downscale=8, scale=1.0)
+    def __init__(self, downscale: int) -> None:
+        self.latent_format = LatentFormat(channels=4, downscale=downscale, scale=1.0)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        small = torch.nn.functional.avg_pool2d(pixels, 8)
+        small = torch.nn.functional.avg_pool2d(pixels, self.latent_format.downscale)
         return torch.cat([small * 3 - 1, small.sum(1, keepdim=True)], dim=1)
 
 
-def test_the_fitted_map_turns_latents_back_into_their_colours() -> None:
-    vae = _LinearVae()
+@pytest.mark.parametrize("downscale", [4, 8, 16])
+def test_the_fitted_map_turns_latents_back_into_their_colours(downscale: int) -> None:
+    vae = _LinearVae(downscale)
     matrix, bias = fit_preview(vae)  # type: ignore[arg-type]
     fmt = vae.latent_format.with_preview(matrix, bias)
     pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    wanted = torch.nn.functional.avg_pool2d(pixels, 8)[0].permute(1, 2, 0).numpy() * 255
+    wanted = torch.nn.functional.avg_pool2d(pixels, downscale)[0].permute(1, 2, 0).numpy() * 255
     assert np.abs(preview_pixels(vae.encode(pixels), fmt) - wanted).max() <= 1

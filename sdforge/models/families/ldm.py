@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sdforge.models.skeleton import Skeleton
 
 STANDARD_VAE_WIDTH = 128
+_DOWNSCALE = 8
 
 
 def unet_recipe(header: CheckpointHeader) -> Recipe:
@@ -39,13 +40,21 @@ def vae_recipe(header: CheckpointHeader, *, latent_channels: int, family: str) -
 
     Raises:
         MissingModel: the file lacks it, or some of it.
-        UnsupportedCheckpoint: its latents have other channels than the family's.
+        UnsupportedCheckpoint: its latents have other channels than the family's, or are not an
+            eighth as long and wide as pictures.
     """
     config = vae_config(header)
     if config["latent_channels"] != latent_channels:
         raise UnsupportedCheckpoint(
             f"the VAE in {header.path.name} has {config['latent_channels']} latent channels, "
             f"{family} has {latent_channels}"
+        )
+    # Each level but the last one halves the sides.
+    downscale = 2 ** (len(config["block_out_channels"]) - 1)
+    if downscale != _DOWNSCALE:
+        raise UnsupportedCheckpoint(
+            f"the VAE in {header.path.name} makes pictures {downscale} times as long and wide as "
+            f"latents, {family} wants one that makes them {_DOWNSCALE} times"
         )
     return _vae_recipe(header.layout, frozen(config))
 

@@ -1,6 +1,7 @@
 """The networks that recipes build must be those that diffusers and transformers load themselves."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from scripts.tiny_models import vae as tiny_vae
 from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.checkpoint import CheckpointHeader, read_header
@@ -194,6 +196,12 @@ def test_a_vae_with_other_latents_is_refused(tmp_path: Path) -> None:
         Sizes(unet_width=32, vae_width=32, text_width=32, text_layers=1, latent_channels=16)
     )
     with pytest.raises(UnsupportedCheckpoint, match="16 latent channels"):
+        FAMILIES.get("sd1").recipe("vae", changed(tmp_path, shapes))
+
+
+def test_a_vae_of_another_scale_is_refused(tmp_path: Path) -> None:
+    shapes = tiny_vae.vae(replace(tiny_vae.SD, factors=(1, 1, 2)))
+    with pytest.raises(UnsupportedCheckpoint, match="4 times .* wants one .* 8 times"):
         FAMILIES.get("sd1").recipe("vae", changed(tmp_path, shapes))
 
 
