@@ -14,8 +14,7 @@ from PIL import Image
 
 from sdforge.memory.simulated import SimulatedDevice
 from sdforge.models.bundle import ModelBundle
-from sdforge.pipeline import generate
-from sdforge.pipeline.decode import decode_latents
+from sdforge.pipeline import decode
 from tests.pipeline.conftest import Pipeline
 from tests.tiny import tiny_server_parts
 
@@ -40,12 +39,13 @@ Draw = Callable[..., Drawn]
 def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
     """Draw one picture with the first of some files: `draw(file, …, mode="lowvram", steps=3)`."""
     seen: list[torch.Tensor] = []
+    decode_latents = decode.decode_latents
 
     def spy(bundle: ModelBundle, latents: torch.Tensor, *args: Any, **named: Any) -> Any:
         seen.append(latents.clone())
         return decode_latents(bundle, latents, *args, **named)
 
-    monkeypatch.setattr(generate, "decode_latents", spy)
+    monkeypatch.setattr(decode, "decode_latents", spy)
     numbers = iter(range(100))
 
     def make(

@@ -25,7 +25,12 @@ from tests.tiny import sparse_checkpoint
 PROMPT = "a photo of a cat, watercolour"
 STEPS = 2
 SIGMAS = make_sigmas("Simple", STEPS, FlowSigmas(flux_shift(16)))[:-1]
-ASKED: dict[str, Any] = {"prompt": PROMPT, "schedule": "Simple", "cfg_scale": 1.0}
+ASKED: dict[str, Any] = {
+    "prompt": PROMPT,
+    "schedule": "Simple",
+    "cfg_scale": 1.0,
+    "distilled_cfg_scale": 3.5,
+}
 
 
 @pytest.fixture(scope="module")
