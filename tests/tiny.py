@@ -19,6 +19,7 @@ from scripts.make_tiny_checkpoints import TINY, TINY_METADATA, write_checkpoint
 from sdforge.core.paths import Paths
 from sdforge.memory.device import Device, HostDevice
 from sdforge.memory.manager import MemoryManager
+from sdforge.models.attention import Attend
 from sdforge.models.families.sd_keys import Sizes
 from sdforge.models.library import Library
 from sdforge.models.loader import ModelProvider, Precision
@@ -93,6 +94,7 @@ def tiny_server_parts(
     precision: Precision | None = None,
     device: Device | None = None,
     unit_cap_bytes: int | None = None,
+    attention: Attend | None = None,
 ) -> Parts:
     """Return the parts over the folder `data`, with copies of `checkpoints` as its models."""
     import torch
@@ -105,5 +107,5 @@ def tiny_server_parts(
     library = Library(paths)
     memory = MemoryManager(device or HostDevice(8 * GIB), unit_cap_bytes=unit_cap_bytes)
     full = Precision(torch.float32, torch.float32, torch.float32)
-    provider = ModelProvider(library, memory, precision=precision or full)
+    provider = ModelProvider(library, memory, precision=precision or full, attention=attention)
     return Parts(paths, library, memory, provider)

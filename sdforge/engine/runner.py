@@ -95,7 +95,7 @@ class PipelineRunner:
         Args:
             library: the checkpoints there are.
             probe_device: returns the device to compute on.
-            flags: the start-up flags that choose data types, see `models.loader.choose_precision`.
+            flags: the start-up flags that choose data types and the attention kernel.
             version: the program's, for the infotext.
             extensions: those that requests may use; None for the ones that ship.
             calibration: file of what earlier runs taught about memory; None keeps nothing.
@@ -107,6 +107,7 @@ class PipelineRunner:
         from sdforge.memory.manager import MemoryManager
         from sdforge.models.adapters.adapters import Adapters
         from sdforge.models.adapters.controlnet import ControlNets
+        from sdforge.models.attention_kernels import chosen_kernel
         from sdforge.models.loader import ModelProvider, choose_precision
         from sdforge.models.preview_decoder import PreviewDecoders
         from sdforge.models.upscalers.loaded import Upscalers
@@ -123,7 +124,8 @@ class PipelineRunner:
         learning = Learning(Calibration(calibration), info.name, counts_peaks=device.counts_peaks)
         self._memory = MemoryManager(device, cpu_roles=on_cpu, learning=learning)
         precision = choose_precision(info, flags)
-        self._models = ModelProvider(library, self._memory, precision=precision)
+        kernel = chosen_kernel(flags or {})
+        self._models = ModelProvider(library, self._memory, precision=precision, attention=kernel)
         self._controlnets = ControlNets(
             library.controlnets, self._memory, compute=precision.denoiser
         )

@@ -7,15 +7,32 @@ arithmetic, to the bit, over the same weights and names.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+# Takes queries, keys and values, (rows, heads, places, width of a head), and what is added to the
+# scores; returns one answer for each query.
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+def attend_by_torch(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Attend by the kernel that torch chooses."""
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
 
 class DirectAttention(nn.Module):
-    """Multi-head attention over the projections of a diffusers `Attention`."""
+    """Multi-head attention over the projections of a diffusers `Attention`.
+
+    `attend` may be set to another kernel, see `attention_kernels.py`.
+    """
+
+    attend: Attend = staticmethod(attend_by_torch)
 
     def __init__(self, source: Any) -> None:
         """Take over the weights of `source`, which must be plain (see `is_plain`)."""
@@ -41,7 +58,7 @@ class DirectAttention(nn.Module):
         query = self._split(self.to_q(hidden_states))
         key = self._split(self.to_k(context))
         value = self._split(self.to_v(context))
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
+        seen = self.attend(query, key, value, attention_mask)
         joined: torch.Tensor = self.to_out[0](seen.transpose(1, 2).flatten(2))
         return joined
 

@@ -21,6 +21,8 @@ from sdforge.memory.component import Component
 from sdforge.memory.holdings import Holding, Limits, Reserved, StoreReport
 from sdforge.memory.manager import MemoryManager
 from sdforge.memory.store import HostStore
+from sdforge.models.attention import Attend
+from sdforge.models.attention_kernels import use_kernel
 from sdforge.models.bundle import LazyIdentity, ModelBundle
 from sdforge.models.compute_types import Precision, choose_precision
 from sdforge.models.library import Library
@@ -53,8 +55,10 @@ class ModelProvider:
         *,
         precision: Precision,
         store: HostStore | None = None,
+        attention: Attend | None = None,
     ) -> None:
-        """Load nothing yet; without `store` an own one is made."""
+        """Load nothing yet; without `store` an own one is made, without `attention` torch's."""
+        self._attention = attention
         self.store = store or HostStore(memory.release)
         self._library = library
         self._memory = memory
@@ -273,6 +277,8 @@ class ModelProvider:
             identity = self._ahead.identity if self._ahead is not None else None
             identity = identity or self._library.start_identity(wanted.info, wanted.vae_path)
             components = self._read(wanted, parts, on_progress)
+            if self._attention is not None:
+                use_kernel(components["denoiser"].module, self._attention)
             made = wanted.family.assemble(wanted.match, components, self._memory, wanted.headers)
             bundle = ModelBundle(
                 key=wanted.key,
