@@ -38,6 +38,7 @@ def make_paths(flags: Flags) -> Paths:
         extra_upscalers=_folders(
             *(flags[f"{kind}_models_path"] for kind in ("esrgan", "realesrgan", "bsrgan"))
         ),
+        extra_faces=_folders(flags["codeformer_models_path"], flags["gfpgan_models_path"]),
         extra_outputs=tuple(
             Path(name).expanduser().resolve() for name in flags["history_dir"] or ()
         ),

@@ -70,8 +70,10 @@ def generation_info(engine: Engine, job: Job, values: Mapping[str, Any]) -> dict
         "cfg_scale": request.cfg_scale,
         "steps": request.steps,
         "batch_size": request.batch_size,
-        "restore_faces": False,
-        "face_restoration_model": None,
+        "restore_faces": bool(request.restore_faces),
+        "face_restoration_model": (
+            job.settings.face_restoration_model if request.restore_faces else None
+        ),
         "sd_model_name": model.name or None,
         "sd_model_hash": model.short_hash,
         "sd_vae_name": said.get("VAE"),

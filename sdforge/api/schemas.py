@@ -144,7 +144,6 @@ EXTRAS: tuple[Extra, ...] = (
     Extra("disable_extra_networks", bool, False, "Leave <lora:…> in the prompt as text."),
     Extra("comments", dict, None, "Ignored."),
     Extra("hr_distilled_cfg", float, 3.5, "No effect: there is no second pass.", only="img2img"),
-    Extra("restore_faces", bool, None, missing="face restoration"),
     Extra("firstphase_width", int, 0, "Older way to ask for hires fix.", only="txt2img"),
     Extra("firstphase_height", int, 0, "Older way to ask for hires fix.", only="txt2img"),
     Extra("firstpass_image", str, None, "Base64: hires fix enlarges this instead.", only="txt2img"),

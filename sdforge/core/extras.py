@@ -1,4 +1,4 @@
-"""What extras do to pictures: enlarged by one upscaler, or by two that are mixed.
+"""What extras do to pictures: enlarged by one upscaler, or by two that are mixed; faces restored.
 
 A request with `extras` draws nothing: its `init_images` are what is processed, one after another.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from sdforge.core.errors import InvalidRequest, NotAvailable
+from sdforge.core.errors import InvalidRequest
 
 BY_FACTOR, TO_SIZE = 0, 1
 NO_UPSCALER = "None"
@@ -35,8 +35,9 @@ class Extras:
         upscaler: name of what enlarges; `NO_UPSCALER` leaves pictures as they are.
         second_upscaler: name of what is mixed in; `NO_UPSCALER` or "" for nothing.
         second_visibility: its share, 0 to 1.
-        gfpgan_visibility: share of faces restored by GFPGAN; must be 0.
-        codeformer_visibility: share of faces restored by CodeFormer; must be 0.
+        gfpgan_visibility: share of the picture with faces restored by GFPGAN, 0 to 1.
+        codeformer_visibility: the same by CodeFormer, after that.
+        codeformer_weight: CodeFormer's weight: 0 restores most, 1 least.
         names: of the pictures' files without suffix, for the results'; () for numbers.
         folder: where results go; "" for the setting's folder.
     """
@@ -52,6 +53,7 @@ class Extras:
     second_visibility: float = 0.0
     gfpgan_visibility: float = 0.0
     codeformer_visibility: float = 0.0
+    codeformer_weight: float = 0.0
     names: tuple[str, ...] = ()
     folder: str = ""
 
@@ -68,6 +70,18 @@ class Extras:
             and self.second_upscaler not in ("", NO_UPSCALER)
             and self.second_visibility > 0
         )
+
+    @property
+    def upscalers(self) -> tuple[str, ...]:
+        """What enlarges, in order."""
+        second = (self.second_upscaler,) if self.mixes else ()
+        return (self.upscaler, *second) if self.enlarges else ()
+
+    @property
+    def restorers(self) -> tuple[tuple[str, float], ...]:
+        """What restores faces, in A1111's order, with the shares."""
+        both = (("GFPGAN", self.gfpgan_visibility), ("CodeFormer", self.codeformer_visibility))
+        return tuple((name, share) for name, share in both if share > 0)
 
     def is_limited(self, width: int, height: int) -> bool:
         """Whether `max_side` counts for a picture of this size."""
@@ -97,7 +111,6 @@ class Extras:
 
         Raises:
             InvalidRequest: a value is out of its limits.
-            NotAvailable: it asks for faces to be restored.
         """
         if self.resize_mode not in (BY_FACTOR, TO_SIZE):
             raise InvalidRequest("resize_mode", self.resize_mode, "0 (by factor) or 1 (to a size)")
@@ -114,14 +127,10 @@ class Extras:
             ("extras_upscaler_2_visibility", self.second_visibility),
             ("gfpgan_visibility", self.gfpgan_visibility),
             ("codeformer_visibility", self.codeformer_visibility),
+            ("codeformer_weight", self.codeformer_weight),
         ):
             if not 0 <= share <= 1:
                 raise InvalidRequest(name, share, "a number from 0 to 1")
-            if share and name not in ("extras_upscaler_2_visibility",):
-                model = "GFPGAN" if name.startswith("gfpgan") else "CodeFormer"
-                raise NotAvailable(
-                    f"{name}: faces cannot be restored, this version does not run {model}; send 0"
-                )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types; `from_json` is the inverse."""

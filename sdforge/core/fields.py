@@ -213,6 +213,11 @@ FIELDS: tuple[Field, ...] = (
         help="Make a picture whose opposite edges fit; left out, the setting decides.",
     ),
     Field(
+        name="restore_faces", kind=bool, default=None, label="Restore faces", api="restore_faces",
+        infotext="Face restoration", axis="Face restore", elem_id="restore_faces",
+        help="Draw faces again with the network of the settings; left out, the setting decides.",
+    ),
+    Field(
         name="refiner", kind=str, default="", api_default="", label="Refiner",
         api="refiner_checkpoint", infotext="Refiner", choices="checkpoints",
         axis="Refiner checkpoint", elem_id="checkpoint",

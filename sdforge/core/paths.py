@@ -44,6 +44,7 @@ class Paths:
     extra_controlnets: tuple[Path, ...] = ()
     extra_clip_visions: tuple[Path, ...] = ()
     extra_upscalers: tuple[Path, ...] = ()
+    extra_faces: tuple[Path, ...] = ()
     extra_outputs: tuple[Path, ...] = ()
     settings_file: Path | None = None
     styles_files: tuple[Path, ...] = ()
@@ -72,6 +73,7 @@ class Paths:
             extra_controlnets=(*self.extra_controlnets, *other.controlnets),
             extra_clip_visions=(*self.extra_clip_visions, *other.clip_visions),
             extra_upscalers=(*self.extra_upscalers, *other.upscalers),
+            extra_faces=(*self.extra_faces, *other.faces),
         )
 
     @property
@@ -182,6 +184,11 @@ class Paths:
         return (self.models / "ESRGAN", self.models / "RealESRGAN", *self.extra_upscalers)
 
     @property
+    def faces(self) -> tuple[Path, ...]:
+        """Folders searched for what finds and restores faces; A1111 has one for each kind."""
+        return (self.models / "Codeformer", self.models / "GFPGAN", *self.extra_faces)
+
+    @property
     def preview_decoders(self) -> tuple[Path, ...]:
         """Folders searched for small decoders of previews and live frames (TAESD)."""
         return (self.models / "VAE-approx",)
@@ -192,6 +199,7 @@ class Paths:
         return (
             *self.checkpoints, *self.vaes, *self.text_encoders, *self.loras, *self.embeddings,
             *self.hypernetworks, *self.controlnets, *self.clip_visions, *self.upscalers,
+            *self.faces,
         )  # fmt: skip
 
     @property

@@ -77,6 +77,7 @@ class GenerationRequest:
     s_min_uncond: float | None = None
     denoising_strength: float | None = None
     tiling: bool | None = None
+    restore_faces: bool | None = None
     refiner: str = ""
     refiner_switch_at: float | None = None
     hires: bool = False

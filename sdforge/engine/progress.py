@@ -64,6 +64,7 @@ class ProgressMeter:
             "input": "Reading the picture",
             "reuse": "Taking the first pass as it was drawn before",
             "upscale": "Enlarging",
+            "faces": "Restoring faces",
             "decode": "Decoding",
         }
         now = self.progress

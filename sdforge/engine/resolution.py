@@ -64,6 +64,13 @@ class Checkpoint(Protocol):
         """Why it cannot run, None when it can."""
 
 
+class FaceModels(Protocol):
+    """The networks of faces that there are; `models.faces.library` has the real ones."""
+
+    def chosen(self, name: str, field: str) -> Any:
+        """Return the restorer of a name; raises `ModelError` where a file is missing."""
+
+
 class CheckpointLibrary(Protocol):
     """Where checkpoints are found; `models.library.Library` is the real one."""
 
@@ -82,6 +89,10 @@ class CheckpointLibrary(Protocol):
     @property
     def upscalers(self) -> UpscalerModels:
         """The upscaler files that there are."""
+
+    @property
+    def faces(self) -> FaceModels:
+        """The networks of faces that there are."""
 
 
 class Resolver:
@@ -120,11 +131,14 @@ class Resolver:
             images_per_job=current.max_images_per_job,
         )
         if request.extras is not None:
+            for name, _ in request.extras.restorers:
+                self._library.faces.chosen(name, f"{name.casefold()}_visibility")
             return resolved_extras(request, request.extras, limits, self._library.upscalers)
         if request.merge is not None:
             merge = resolved_merge(request.merge, cast("Library", self._library))
             return replace(request, merge=merge, checkpoint="", seed=0, subseed=0)
         validate(request, limits)
+        request = self._with_faces(request, settings)
         found = active_extensions(self._extensions, request.extensions, settings)
         active = tuple(self._with_upscalers(one) for one in found)
         for one in active:
@@ -150,6 +164,14 @@ class Resolver:
         validate(resolved, limits)
         check_script(resolved, active, limits)
         return resolved
+
+    def _with_faces(self, request: GenerationRequest, settings: Settings) -> GenerationRequest:
+        """Return the request with it said whether faces are restored, and that they can be."""
+        asked = request.restore_faces
+        is_wanted = settings.face_restoration if asked is None else asked
+        if is_wanted:
+            self._library.faces.chosen(settings.face_restoration_model, "restore_faces")
+        return request if asked is is_wanted else replace(request, restore_faces=is_wanted)
 
     def _with_upscalers(self, one: Active) -> Active:
         """Return an extension with the upscalers in its values as lists have them.
@@ -236,7 +258,6 @@ def resolved_extras(
 
     Raises:
         InvalidRequest: a field cannot be used, or a result would be too large.
-        NotAvailable: it asks for faces to be restored.
         UnknownName: no such upscaler.
     """
     extras.check()

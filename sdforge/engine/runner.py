@@ -108,6 +108,7 @@ class PipelineRunner:
         from sdforge.models.adapters.adapters import Adapters
         from sdforge.models.adapters.controlnet import ControlNets
         from sdforge.models.attention_kernels import chosen_kernel
+        from sdforge.models.faces.restoring import Faces
         from sdforge.models.loader import ModelProvider, choose_precision
         from sdforge.models.preview_decoder import PreviewDecoders
         from sdforge.models.upscalers.loaded import Upscalers
@@ -130,6 +131,7 @@ class PipelineRunner:
             library.controlnets, self._memory, compute=precision.denoiser
         )
         self._upscalers = Upscalers(library.upscalers, self._memory, compute=precision.denoiser)
+        self._faces = Faces(library.faces, self._memory)
         self._conditioning = ConditioningCache()
         self._first_passes = FirstPasses()
         self._adapters = Adapters(library.loras, library.embeddings, library.hypernetworks)
@@ -160,6 +162,7 @@ class PipelineRunner:
                 request=request,
                 settings=settings,
                 upscalers=self._upscalers,
+                faces=self._faces,
                 emit=emit,
                 control=control,
                 read_input=read,
@@ -224,6 +227,7 @@ class PipelineRunner:
         self._controlnets.unload()
         self._upscalers.unload()
         self._decoders.unload()
+        self._faces.unload()
         self._models.unload()
 
     def unload_one(self, title: str) -> None:
@@ -243,6 +247,7 @@ class PipelineRunner:
             self._controlnets.unload()
             self._upscalers.unload()
             self._decoders.unload()
+            self._faces.unload()
             if self._models.current is None:
                 self._forget_texts()
                 self._first_passes.clear()
@@ -260,6 +265,7 @@ class PipelineRunner:
             "host_controlnets": asdict(self._controlnets.report()),
             "host_upscalers": asdict(self._upscalers.report()),
             "host_decoders": asdict(self._decoders.report()),
+            "host_faces": asdict(self._faces.report()),
         }
 
     def _forget_texts(self) -> None:
@@ -293,4 +299,5 @@ class PipelineRunner:
             controlnets=self._controlnets,
             upscalers=self._upscalers,
             decoders=self._decoders,
+            faces=self._faces,
         )

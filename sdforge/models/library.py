@@ -24,6 +24,7 @@ from sdforge.models.adapters.embedding_library import EmbeddingLibrary, Embeddin
 from sdforge.models.adapters.hypernetwork_library import HypernetworkLibrary
 from sdforge.models.adapters.lora_library import LoraLibrary
 from sdforge.models.detect import detect, recommended
+from sdforge.models.faces.library import FaceLibrary
 from sdforge.models.files import model_files, model_folders
 from sdforge.models.hashes import HashCache, Stamp, legacy_hash
 from sdforge.models.opening import open_model
@@ -104,11 +105,7 @@ class VaeFile:
 
 
 class Library:
-    """The model files below the folders of `Paths`, scanned when first asked for.
-
-    `loras`, `embeddings`, `hypernetworks` and `controlnets` are the libraries of what goes with
-    checkpoints, `upscalers` that of what enlarges pictures.
-    """
+    """The model files below the folders of `Paths`; `loras` to `faces` are those of other kinds."""
 
     def __init__(self, paths: Paths, *, hashing: bool = True) -> None:
         """Look nowhere yet; without `hashing`, titles stay without hashes (A1111: --no-hashing)."""
@@ -117,6 +114,7 @@ class Library:
         self.hypernetworks = HypernetworkLibrary(paths)
         self.controlnets = ControlNetLibrary(paths)
         self.upscalers = UpscalerLibrary(paths)
+        self.faces = FaceLibrary(paths)
         self._paths = paths
         self._hashing = hashing
         self._cache = HashCache(paths.cache / "model-hashes.json")

@@ -23,6 +23,7 @@ from sdforge.core.settings import OPTIONS, Settings
 from sdforge.output.infotext_modules import module_overrides, module_parameters
 from sdforge.output.infotext_passes import (
     WRITTEN_HERE,
+    face_parameters,
     is_tiled,
     pass_parameters,
     pass_values,
@@ -49,6 +50,8 @@ _WRITTEN_APART = frozenset(
      "s_churn", "s_tmin", "s_tmax", "s_noise", "s_min_uncond", "eta_noise_seed_delta",
      "randn_source", *WRITTEN_HERE)
 )  # fmt: skip
+# Of a key the field reads whether, and this setting which.
+_WHICH = ("face_restoration_model",)
 # Of these the sampler takes the setting if it is not the default one, else the request's value.
 _SETTING_BEATS_FIELD = ("s_churn", "s_tmin", "s_tmax", "s_noise")
 
@@ -105,6 +108,7 @@ def _parameters(info: GenerationInfo, settings: Settings) -> dict[str, Any]:
             None if distilled in (None, DEFAULT_DISTILLED_CFG_SCALE) else distilled
         ),
         "Seed": info.seed,
+        **face_parameters(request, settings),
         "Size": f"{request.width}x{request.height}" if request.width and request.height else None,
         "Model hash": model.short_hash if with_hash else None,
         "Model": (model.name or None) if with_name else None,
@@ -285,13 +289,13 @@ def _setting_overrides(fields: Mapping[str, str], current: Settings | None) -> d
     for option in OPTIONS.values():
         if not option.infotext or option.key == "sd_model_checkpoint":
             continue
-        if option.infotext in request_keys:
+        if option.infotext in request_keys and option.key not in _WHICH:
             changed = current is not None and _unless_default(option, current) is not None
             if changed and option.key in _SETTING_BEATS_FIELD:
                 overrides[option.key] = option.default
             continue
         text = fields.get(option.infotext)
-        if text is None and (current is None or option.key == "sd_vae"):
+        if text is None and (current is None or option.key in ("sd_vae", *_WHICH)):
             continue
         try:
             value = option.coerce(text)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sdforge.core.request import GenerationRequest
 from sdforge.core.result import GenerationInfo
-from sdforge.core.settings import Settings
+from sdforge.core.settings import OPTIONS, Settings
 
 _MASKED_CONTENT = ("fill", "original", "latent noise", "latent nothing")
 _ONLY_MASKED, _NOT_MASKED = "Only masked", "Inpaint not masked"
@@ -28,7 +28,8 @@ _MAY_BE_THE_SAME = {
 # Settings with a key of their own that are written here, where they count.
 WRITTEN_HERE = frozenset(
     ("initial_noise_multiplier", "img2img_extra_noise", "tiling", "hires_fix_refiner_pass",
-     "refiner_switch_by_sample_steps", "inpainting_mask_weight")
+     "refiner_switch_by_sample_steps", "inpainting_mask_weight", "face_restoration",
+     "face_restoration_model", "code_former_weight")
 )  # fmt: skip
 
 
@@ -40,6 +41,16 @@ def strength_of(request: GenerationRequest) -> float | None:
 def is_tiled(request: GenerationRequest, settings: Settings) -> bool:
     """Whether opposite edges were made to fit."""
     return settings.tiling if request.tiling is None else request.tiling
+
+
+def face_parameters(request: GenerationRequest, settings: Settings) -> dict[str, Any]:
+    """Return the keys of what restored the faces, where anything did."""
+    asked = request.restore_faces
+    if not (settings.face_restoration if asked is None else asked):
+        return {}
+    model, weight = settings.face_restoration_model, settings.code_former_weight
+    is_usual = model != "CodeFormer" or weight == OPTIONS["code_former_weight"].default
+    return {"Face restoration": model, "CodeFormer weight": None if is_usual else weight}
 
 
 def pass_parameters(info: GenerationInfo, settings: Settings) -> dict[str, Any]:
@@ -131,6 +142,8 @@ def pass_values(fields: Mapping[str, str]) -> dict[str, Any]:
     for key, name in (("Tiling", "tiling"), ("Mask rounding", "mask_round")):
         if key in fields:
             values[name] = fields[key].strip().casefold() == "true"
+    if "Face restoration" in fields:
+        values["restore_faces"] = fields["Face restoration"].strip().casefold() != "none"
     return values | _mask_values(fields)
 
 

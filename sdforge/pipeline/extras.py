@@ -1,4 +1,6 @@
-"""Extras: pictures through upscalers, without any checkpoint; the order is A1111's.
+"""Extras: pictures through upscalers and restorers of faces, without any checkpoint.
+
+The order is A1111's: enlarged first.
 
 Sizes are as asked to the pixel, where A1111 rounds them down to multiples of eight (decision 0066).
 No torch here: upscalers that need it load it.
@@ -7,12 +9,12 @@ No torch here: upscalers that need it load it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sdforge.core.errors import Cancelled
+from sdforge.core.errors import Cancelled, MissingModel
 from sdforge.core.events import Event, StageStarted, StepDone
 from sdforge.core.extras import TO_SIZE, Extras
 from sdforge.core.inputs import InputImage
@@ -22,12 +24,14 @@ from sdforge.core.settings import Settings
 from sdforge.output.infotext import parse_infotext
 from sdforge.output.metadata import read_infotext
 from sdforge.pipeline.context import RunControl
+from sdforge.pipeline.faces import STAGE, restored
 from sdforge.pipeline.upscaling import find_upscaler
 from sdforge.postprocess.upscalers import run_upscaler
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from sdforge.models.faces.restoring import Faces
     from sdforge.models.upscalers.loaded import Upscalers
 
 
@@ -39,6 +43,7 @@ class ExtrasRun:
         request: resolved, with `extras`.
         settings: the job's snapshot.
         upscalers: gives out networks; None where there are none.
+        faces: restores them; None where nothing can.
         emit: takes events.
         control: how others stop the run.
         read_input: returns the file of a picture.
@@ -51,6 +56,7 @@ class ExtrasRun:
     emit: Callable[[Event], None]
     control: RunControl
     read_input: Callable[[InputImage], bytes]
+    faces: Faces | None = None
     timings: dict[str, float] = field(default_factory=dict)
 
     def pictures(self) -> Iterator[ImageResult]:
@@ -83,6 +89,12 @@ class ExtrasRun:
             infotext = read_infotext(data)
         with self._stage("upscale", index):
             made, steps = self._enlarged(source, extras, index)
+        for restorer, share in extras.restorers:
+            with self._stage(STAGE, index):
+                made = self._restored(made, restorer, share, extras, index)
+            steps[f"{restorer} visibility"] = f"{share:g}"
+        if extras.codeformer_visibility:
+            steps["CodeFormer weight"] = f"{extras.codeformer_weight:g}"
         name = extras.names[index] if index < len(extras.names) else ""
         return ImageResult(
             pixels=np.asarray(made),
@@ -100,7 +112,7 @@ class ExtrasRun:
         if not extras.enlarges:
             return source, {}
         steps = _sizing(extras, source.size)
-        names = [extras.upscaler, *([extras.second_upscaler] if extras.mixes else [])]
+        names = extras.upscalers
         made = [self._by_one(name, source, extras, index, names) for name in names]
         if extras.resize_mode == TO_SIZE and extras.crop:
             steps["Postprocess crop to"] = f"{extras.width}x{extras.height}"
@@ -110,27 +122,42 @@ class ExtrasRun:
         steps["Postprocess upscaler 2"] = names[1]
         return Image.blend(made[0], made[1], extras.second_visibility), steps
 
+    def _restored(
+        self, picture: Image.Image, name: str, share: float, extras: Extras, index: int
+    ) -> Image.Image:
+        """Return a picture with its faces restored, mixed with itself by `share`."""
+        from PIL import Image
+
+        if self.faces is None:
+            raise MissingModel("faces cannot be restored here: there is no library of networks")
+
+        names = [*extras.upscalers, *(one for one, _ in extras.restorers)]
+        before = names.index(name, len(extras.upscalers))
+
+        def on_face(done: int, total: int) -> None:
+            self._count(STAGE, index, before * total + done, len(names) * total)
+
+        made = restored(picture, name, extras.codeformer_weight, self.faces, on_face)
+        return Image.blend(picture, made, share)
+
+    def _count(self, stage: str, index: int, step: int, steps: int) -> None:
+        """Tell how far a picture is, and stop where that was asked for."""
+        count = len(self.request.init_images)
+        self.emit(StepDone(step=step, steps=steps, batch=index, batch_count=count, stage=stage))
+        self._check_cancelled()
+        if self.control.skip_batch:
+            raise _Skipped
+
     def _by_one(
-        self, name: str, source: Image.Image, extras: Extras, index: int, names: list[str]
+        self, name: str, source: Image.Image, extras: Extras, index: int, names: Sequence[str]
     ) -> Image.Image:
         """Return a picture enlarged by one upscaler, of the result's size."""
         from PIL import Image
 
-        before, parts = names.index(name), len(names)
+        before, parts = names.index(name), len(names) + len(extras.restorers)
 
         def on_tile(done: int, total: int) -> None:
-            self.emit(
-                StepDone(
-                    step=before * total + done,
-                    steps=parts * total,
-                    batch=index,
-                    batch_count=len(self.request.init_images),
-                    stage="upscale",
-                )
-            )
-            self._check_cancelled()
-            if self.control.skip_batch:
-                raise _Skipped
+            self._count("upscale", index, before * total + done, parts * total)
 
         upscaler = find_upscaler(name, self.upscalers, self.settings, on_tile)
         size = extras.enlarged_size(*source.size)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from sdforge.core.events import ModelLoading
 from sdforge.core.result import GenerationInfo, ImageResult, ModelIdentity
@@ -17,6 +18,7 @@ from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.control import ControlUnits
 from sdforge.pipeline.decode import decode_batch
 from sdforge.pipeline.denoise import DenoisedBatch, Ready, denoise_batch
+from sdforge.pipeline.faces import BEFORE_FACES, restored_picture, restores_faces
 from sdforge.pipeline.first_pass import first_pass_key
 from sdforge.pipeline.hires import GivenStart, HiresStart
 from sdforge.pipeline.hooks import Hooks
@@ -25,6 +27,10 @@ from sdforge.pipeline.img2img import InitPictures
 from sdforge.pipeline.networks import apply_networks, network_infotext
 from sdforge.pipeline.passes import HIRES, Pass, Start, plan_passes
 from sdforge.pipeline.prompts import BatchPrompts, batch_prompts
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 BEFORE_HIRES = "-before-highres-fix"
 
@@ -122,8 +128,6 @@ class _Run:
                 break
         if denoised is not None:
             yield from self._decoded(denoised, batch)
-            if not denoised.is_complete:
-                self._context.check_cancelled()
 
     def _run(self, one: Pass, batch: int, make_start: StartMaker) -> DenoisedBatch:
         """Run a pass; where memory runs out between two forwards, all of it again, leaner."""
@@ -203,28 +207,48 @@ class _Run:
         with context.stage("decode", batch):
             pictures = list(decode_batch(context, bundle, denoised.latents))
         hooks = Hooks(context.extensions)
+        is_whole = denoised.is_complete
         for row, drawn in enumerate(pictures):
-            pixels = drawn if suffix else hooks.picture(request, drawn)
+            make = partial(self._result, bundle, hooks, batch * request.batch_size + row, row)
+            pixels = drawn
+            if not suffix and restores_faces(context):
+                if context.settings.save_images_before_face_restoration:
+                    yield make(drawn, suffix=BEFORE_FACES)
+                restored = restored_picture(context, drawn, batch)
+                is_whole = is_whole and restored is not None
+                pixels = drawn if restored is None else restored
+            pixels = pixels if suffix else hooks.picture(request, pixels)
             if self._pictures is not None:
                 shown = None if denoised.shown is None else denoised.shown[row]
                 pixels = self._pictures.finished(row, pixels, shown)
-            index = batch * request.batch_size + row
-            yield ImageResult(
-                pixels=pixels,
-                info=self._info(
-                    index,
-                    {
-                        **beside_infotext(context, bundle),
-                        **self._network_infotext(row),
-                        **self._control.infotext(),
-                        **hooks.infotext(),
-                    },
-                ),
-                index=index,
-                timings=dict(context.timings),
-                is_complete=denoised.is_complete,
-                suffix=suffix,
-            )
+            yield replace(make(pixels, suffix=suffix), is_complete=is_whole)
+        if not is_whole:
+            context.check_cancelled()
+
+    def _result(
+        self,
+        bundle: ModelBundle,
+        hooks: Hooks,
+        index: int,
+        row: int,
+        pixels: npt.NDArray[np.uint8],
+        *,
+        suffix: str,
+    ) -> ImageResult:
+        context = self._context
+        extra = {
+            **beside_infotext(context, bundle),
+            **self._network_infotext(row),
+            **self._control.infotext(),
+            **hooks.infotext(),
+        }
+        return ImageResult(
+            pixels=pixels,
+            info=self._info(index, extra),
+            index=index,
+            timings=dict(context.timings),
+            suffix=suffix,
+        )
 
     def _network_infotext(self, row: int) -> dict[str, str]:
         """Return the keys of all passes as one; a network of several passes is listed once."""

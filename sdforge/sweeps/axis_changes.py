@@ -53,6 +53,27 @@ def to_extension(name: str, field: str) -> Apply:
     return apply
 
 
+def to_face_restorer(
+    request: GenerationRequest, value: Value, _: Sequence[Value]
+) -> GenerationRequest:
+    """Set whether faces are restored, and by what."""
+    request = replace(request, restore_faces=value != "None")
+    if value in ("None", "True"):
+        return request
+    overrides = {**request.overrides, "face_restoration_model": value}
+    return replace(request, overrides=overrides)
+
+
+def check_face_restorer(_: Catalog, value: Value) -> Value:
+    """Return the one spelling of a restorer; A1111 takes every other text for none."""
+    text = str(value).strip().casefold()
+    if text in ("true", "yes", "y", "1"):
+        return "True"
+    if text in ("false", "no", "n", "0", ""):
+        return "None"
+    return one_of("Face restore", str(value), ("CodeFormer", "GFPGAN", "None"))
+
+
 def to_noise_multiplier(
     request: GenerationRequest, value: Value, _: Sequence[Value]
 ) -> GenerationRequest:

@@ -150,7 +150,11 @@ _FORGE: tuple[Axis, ...] = (
         help="Styles to add to those chosen; several in one value with commas between.",
     ),
     _of_setting("UniPC Order", "uni_pc_order", apply=changes.limit_uni_pc_order, cost=0.5),
-    _of_field("Face restore", "face_restorer", shows_label=False),
+    Axis(
+        label="Face restore", apply=changes.to_face_restorer, check=changes.check_face_restorer,
+        choices=lambda _: ["CodeFormer", "GFPGAN", "None"], shows_label=False,
+        help="CodeFormer, GFPGAN, True for that of the settings, or None.",
+    ),
     _of_setting("Token merging ratio", "token_merging_ratio"),
     _of_setting("Token merging ratio high-res", "token_merging_ratio_hr"),
     _of_setting(
@@ -219,7 +223,7 @@ def axes(kind: str, catalog: Catalog | None = None) -> tuple[Axis, ...]:
 
 def _rows_left(kind: str) -> Iterator[Axis]:
     varied = {row.name for row in FIELD.values() if row.axis} | _NOT_VARIED
-    varied |= {"hires_checkpoint", "hires_schedule", "hires_sampler", "face_restorer"}
+    varied |= {"hires_checkpoint", "hires_schedule", "hires_sampler"}
     varied |= {"distilled_cfg_scale", "image_cfg_scale"}
     for row in fields_of(kind):
         if row.name not in varied:

@@ -113,6 +113,7 @@ def default_values(tab: str) -> dict[str, Any]:
         "denoising_strength": _STRENGTH[tab],
         "refiner_switch_at": _SWITCH_AT,
         "tiling": False,
+        "restore_faces": False,
         REFINER_ON: False,
     }
     if tab == TXT2IMG:
@@ -149,8 +150,7 @@ def switched_off(values: Mapping[str, Any], tab: str) -> dict[str, Any]:
     if not values.get(REFINER_ON):
         off |= {"refiner": "", "refiner_switch_at": None}
     # Left unticked, the setting decides.
-    if not values.get("tiling"):
-        off["tiling"] = None
+    off |= {name: None for name in ("tiling", "restore_faces") if not values.get(name)}
     if tab == TXT2IMG and not values.get("hires"):
         off |= {name: FIELD[name].default for name in (*_HIRES_NAMES, "denoising_strength")}
     if tab == IMG2IMG and values.get(MODE, MODE_PLAIN) in (MODE_PLAIN, MODE_SKETCH):

@@ -71,6 +71,7 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("sampler_index", "the sampler, where sampler_name is empty", "Heun", "Euler",
            base={"sampler_name": None}),
     Effect("scheduler", "how noise falls", "Karras", "Uniform"),
+    Effect("restore_faces", "draws faces again with the network of the settings", True, False),
     Effect("steps", "how often the network is asked", 3, 2),
     Effect("cfg_scale", "the weight of the prompts", 9, 3),
     Effect("eta", "noise that ancestral samplers add", 0.3, 1.0, base=_ANCESTRAL),
@@ -168,5 +169,4 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("do_not_save_grid", "none, as in A1111: save_images decides", True, kind=SAME),
     Effect("distilled_cfg_scale", _DISTILLED, 8.0, 3.5, kind=SAME),
     Effect("hr_distilled_cfg", _DISTILLED, 8.0, 3.5, kind=SAME),
-    Effect("restore_faces", "face restoration is not in this version: 422", True, kind=REFUSED),
 )  # fmt: skip

@@ -27,6 +27,7 @@ from sdforge.engine.inputs import InputFolder
 from sdforge.models.library import Library
 from tests.api.conftest import BASE_URL
 from tests.api.payload_effects import ANSWER, EFFECTS, PICTURE, REFUSED, SAME, Effect
+from tests.tiny_faces import write_faces
 
 GIB = 2**30
 STYLES = 'name,prompt,negative_prompt\nshiny,"{prompt}, made of glass",dull\n'
@@ -73,6 +74,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Ite
     shutil.copy(tiny_checkpoint, folder / "main.safetensors")
     write_checkpoint(folder / "other.safetensors", seed=1)
     paths.styles[0].write_text(STYLES)
+    write_faces(paths.models, everywhere=True)
     library = Library(paths)
     cpu = DeviceInfo(
         kind="cpu", index=0, name="CPU", total_bytes=8 * GIB, supports_fp16=False,

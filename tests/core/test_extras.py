@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdforge.core.errors import InvalidRequest, NotAvailable
+from sdforge.core.errors import InvalidRequest
 from sdforge.core.extras import BY_FACTOR, TO_SIZE, Extras
 from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest
@@ -83,11 +83,10 @@ def test_values_out_of_limits_are_named(values: dict[str, float], field: str) ->
     assert caught.value.field == field
 
 
-@pytest.mark.parametrize("name", ["gfpgan_visibility", "codeformer_visibility"])
-def test_faces_are_refused_by_name(name: str) -> None:
-    Extras(**{name: 0.0}).check()
-    with pytest.raises(NotAvailable, match=name):
-        Extras(**{name: 0.1}).check()
+def test_faces_are_restored_in_order_where_they_have_a_share() -> None:
+    assert Extras().restorers == ()
+    both = Extras(codeformer_visibility=0.5, gfpgan_visibility=1.0)
+    assert both.restorers == (("GFPGAN", 1.0), ("CodeFormer", 0.5))
 
 
 def test_a_request_with_extras_survives_json() -> None:

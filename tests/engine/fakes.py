@@ -24,6 +24,7 @@ from sdforge.core.result import GenerationInfo, ImageResult, ModelIdentity
 from sdforge.core.settings import Settings, SettingsStore
 from sdforge.engine import Engine
 from sdforge.engine.inputs import InputFolder
+from sdforge.models.faces.library import FaceLibrary
 from sdforge.models.tokenizers import Tokenizer, clip_tokenizer
 from sdforge.pipeline.context import RunControl
 from sdforge.pipeline.extras import ExtrasRun
@@ -67,6 +68,7 @@ class FakeLibrary:
         ]
 
         self.upscalers = FakeUpscalers()
+        self.faces = FaceLibrary(Paths.under(Path("nowhere")))
 
     def checkpoints(self) -> list[Any]:
         return list(self.known)

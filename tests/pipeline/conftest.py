@@ -20,6 +20,7 @@ from sdforge.core.settings import Settings
 from sdforge.memory.device import Device
 from sdforge.models.adapters.adapters import Adapters
 from sdforge.models.adapters.controlnet import ControlNets
+from sdforge.models.faces.restoring import Faces
 from sdforge.models.preview_decoder import PreviewDecoders
 from sdforge.models.upscalers.loaded import Upscalers
 from sdforge.pipeline.conditioning import ConditioningCache
@@ -41,6 +42,7 @@ class Pipeline:
     controlnets: ControlNets = field(init=False)
     upscalers: Upscalers = field(init=False)
     decoders: PreviewDecoders = field(init=False)
+    faces: Faces = field(init=False)
     on_event: Callable[[Event], None] = lambda event: None
     files: dict[str, bytes] = field(default_factory=dict)
 
@@ -67,6 +69,7 @@ class Pipeline:
         self.decoders = PreviewDecoders(
             library.preview_decoders, self.parts.memory, compute=torch.float32
         )
+        self.faces = Faces(library.faces, self.parts.memory)
         self.adapters = Adapters(library.loras, library.embeddings, library.hypernetworks)
 
     def context(self, settings: dict[str, Any] | None = None, **values: Any) -> RunContext:
@@ -100,6 +103,7 @@ class Pipeline:
             controlnets=self.controlnets,
             upscalers=self.upscalers,
             decoders=self.decoders,
+            faces=self.faces,
         )
 
     def start(self, settings: dict[str, Any] | None = None, **values: Any) -> Iterator[ImageResult]:

@@ -21,6 +21,7 @@ from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import Settings
 from sdforge.memory.manager import MemoryManager
 from sdforge.memory.simulated import SimulatedDevice
+from sdforge.models.faces.restoring import Faces
 from sdforge.models.upscalers.library import UpscalerLibrary
 from sdforge.models.upscalers.loaded import Upscalers
 from sdforge.pipeline.context import RunControl
@@ -41,6 +42,7 @@ class Bench:
         memory = MemoryManager(self.device)
         memory.inference_bytes = 0
         self.upscalers = Upscalers(UpscalerLibrary(paths), memory, compute=torch.float32)
+        self.faces: Faces | None = None
         self.control = RunControl()
         self.events: list[Event] = []
         self.on_event: Callable[[Event], None] = lambda event: None
@@ -72,6 +74,7 @@ class Bench:
             request=request,
             settings=Settings().with_overrides(settings or {}),
             upscalers=self.upscalers,
+            faces=self.faces,
             emit=self.emit,
             control=self.control,
             read_input=self.read,

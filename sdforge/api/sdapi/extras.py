@@ -49,10 +49,14 @@ class ExtrasRequest(LenientModel):
 
     resize_mode: LenientInt = Field(default=0, description="0 by a factor, 1 to a size.")
     show_extras_results: LenientBool = Field(default=True, description="No effect, as in A1111.")
-    gfpgan_visibility: LenientFloat = Field(default=0, description="0; faces are not restored.")
-    codeformer_visibility: LenientFloat = Field(default=0, description="0; faces are not restored.")
+    gfpgan_visibility: LenientFloat = Field(
+        default=0, description="Share of faces restored by GFPGAN, 0 to 1."
+    )
+    codeformer_visibility: LenientFloat = Field(
+        default=0, description="Share of faces restored by CodeFormer, 0 to 1."
+    )
     codeformer_weight: LenientFloat = Field(
-        default=0, ge=0, le=1, description="No effect without faces."
+        default=0, ge=0, le=1, description="0: CodeFormer restores most; 1: least."
     )
     upscaling_resize: LenientFloat = Field(default=2, description="The factor.")
     max_side_length: LenientInt = Field(
@@ -66,7 +70,7 @@ class ExtrasRequest(LenientModel):
     upscaler_1: LenientStr = Field(default="None", description="One of /sdapi/v1/upscalers.")
     upscaler_2: LenientStr = Field(default="None", description="One that is mixed in.")
     extras_upscaler_2_visibility: LenientFloat = Field(default=0, description="Its share, 0 to 1.")
-    upscale_first: LenientBool = Field(default=False, description="No effect without faces.")
+    upscale_first: LenientBool = Field(default=False, description="No effect, as in A1111.")
 
 
 class ExtrasSingleRequest(ExtrasRequest):
@@ -192,6 +196,7 @@ def extras_of(payload: ExtrasRequest, names: Sequence[str] = ()) -> Extras:
         second_visibility=payload.extras_upscaler_2_visibility,
         gfpgan_visibility=payload.gfpgan_visibility,
         codeformer_visibility=payload.codeformer_visibility,
+        codeformer_weight=payload.codeformer_weight,
         names=_stems(names),
     )
 

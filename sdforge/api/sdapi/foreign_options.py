@@ -16,7 +16,7 @@ from typing import Any
 SECTIONS: dict[str, dict[str, Any]] = {
     "saving-images": {
         "save_images_replace_action": "Replace", "font": "",
-        "save_images_before_face_restoration": False, "save_mask": False,
+        "save_mask": False,
         "save_mask_composite": False, "save_init_img": False,
         "grid_extended_filename": False,
         "grid_prevent_empty_spots": False, "grid_zip_filename_pattern": "",
@@ -38,10 +38,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "SWIN_tile_overlap": 8, "SWIN_torch_compile": False,
         "set_scale_by_when_changing_upscaler": False,
     },
-    "face-restoration": {
-        "face_restoration": False, "face_restoration_model": "CodeFormer",
-        "code_former_weight": 0.5, "face_restoration_unload": False,
-    },
+    "face-restoration": {"face_restoration_unload": False},
     "system": {
         "auto_launch_browser": "Local", "memmon_poll_rate": 8, "samples_log_stdout": False,
         "list_hidden_files": True, "enable_console_prompts": False, "show_warnings": False,

@@ -19,7 +19,6 @@ from sdforge.sampling.names import SAMPLER_NAMES, SCHEDULE_NAMES
 # Flags whose value would let its reader in.
 _SECRET_WORDS = ("auth", "password", "token", "secret", "ngrok")
 _EMPTY_LISTS = {
-    "face-restorers": "Face restorers; none in this version.",
     "extensions": "Installed extensions; none in this version.",
 }
 
@@ -74,6 +73,14 @@ def router(context: ApiContext) -> APIRouter:
             {"name": info.name, "path": str(info.path), "scale": info.scale}
             for info in context.library.upscalers.usable()
             if info.is_published
+        ]
+
+    @routes.get("/face-restorers")
+    def face_restorers() -> list[dict[str, Any]]:
+        """What restores faces, as far as the files are there."""
+        return [
+            {"name": name, "cmd_dir": str(file.path.parent)}
+            for name, file in context.library.faces.restorers().items()
         ]
 
     @routes.get("/latent-upscale-modes")

@@ -20,11 +20,13 @@ const MODES = [
 const DEFAULTS = {
   mode: "single", resize_mode: 0, upscaling_resize: 4, max_side_length: 0, upscaling_resize_w: 512, upscaling_resize_h: 512,
   upscaling_crop: true, upscaler_1: "R-ESRGAN AnimeVideo", upscaler_2: "None", extras_upscaler_2_visibility: 0,
+  gfpgan_visibility: 0, codeformer_visibility: 0, codeformer_weight: 0,
   input_dir: "", output_dir: "", show_results: true,
 };
 const SENT = [
   "resize_mode", "upscaling_resize", "max_side_length", "upscaling_resize_w", "upscaling_resize_h", "upscaling_crop",
   "upscaler_1", "upscaler_2", "extras_upscaler_2_visibility",
+  "gfpgan_visibility", "codeformer_visibility", "codeformer_weight",
 ];
 
 // Follows jobs that are not the answer to a form of Gradio's.
@@ -176,7 +178,7 @@ export class ExtrasTab {
     root.append(
       make("div", { class: "segments-bar", id: "mode_extras", role: "group", "aria-label": "What to enlarge" },
         MODES.map(([mode, label, id]) => button(label, () => this.change({ mode }), { id, data: { mode } }))),
-      this.singleBox(), this.batchBox(), this.folderBox(), this.sizeBox(), this.upscalerBox(), actions(() => this.jobs.submit())
+      this.singleBox(), this.batchBox(), this.folderBox(), this.sizeBox(), this.upscalerBox(), this.faceBox(), actions(() => this.jobs.submit())
     );
     this.draw();
     this.drawPicture();
@@ -250,6 +252,14 @@ export class ExtrasTab {
       make("div", { class: "extras-rows" },
         this.select("upscaler_2", "extras_upscaler_2", "Upscaler 2"),
         this.slider("extras_upscaler_2_visibility", "extras_upscaler_2_visibility", "Upscaler 2 visibility", 0, 1, 0.001)));
+  }
+
+  faceBox() {
+    return make("div", { class: "extras-group" },
+      make("div", { class: "extras-rows" },
+        this.slider("gfpgan_visibility", "extras_gfpgan_visibility", "GFPGAN visibility", 0, 1, 0.001),
+        this.slider("codeformer_visibility", "extras_codeformer_visibility", "CodeFormer visibility", 0, 1, 0.001),
+        this.slider("codeformer_weight", "extras_codeformer_weight", "CodeFormer weight (0 restores most)", 0, 1, 0.001)));
   }
 
   text(name, id, label, hint) {

@@ -142,9 +142,11 @@ class Frame:
                     fragment("list_tools", tab=tab)
                 self.place("refiner_switch_at", label="Switch at")
 
-    def tiling(self) -> None:
-        """Whether opposite edges fit."""
-        self.place("tiling", container=False, elem_classes=["switch"])
+    def switches(self) -> None:
+        """Whether opposite edges fit, and whether faces are drawn again."""
+        with gr.Row(elem_classes=["switches"]):
+            self.place("tiling", container=False, elem_classes=["switch"])
+            self.place("restore_faces", container=False, elem_classes=["switch"])
 
     def seed(self) -> None:
         """The seed, and behind "Extra" its variation."""

@@ -60,7 +60,7 @@ def _parameters(frame: Frame) -> None:
         frame.place("distilled_cfg_scale")
         frame.place("denoising_strength")
     frame.seed()
-    frame.tiling()
+    frame.switches()
 
 
 def _batch(frame: Frame) -> None:

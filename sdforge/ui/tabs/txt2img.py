@@ -27,7 +27,7 @@ def _parameters(frame: Frame) -> None:
         frame.place("cfg_scale")
         frame.place("distilled_cfg_scale")
     frame.seed()
-    frame.tiling()
+    frame.switches()
 
 
 def _hires(frame: Frame) -> None:

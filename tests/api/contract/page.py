@@ -78,7 +78,7 @@ def _fields(rows: Iterable[Row]) -> list[str]:
 
 
 def _lacking(row: Row) -> str:
-    return f"; {', '.join(map(_shown, row.off))}: 422 while there is none" if row.off else ""
+    return f"; {', '.join(map(_shown, row.off))}: 422 without the files" if row.off else ""
 
 
 def _forms(row: Row) -> str:

@@ -132,7 +132,6 @@ def test_more_pixels_than_allowed_are_refused(shared_server: Server) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("restore_faces", True),
         ("hr_additional_modules", ["ae.safetensors"]),
     ],
 )

@@ -140,8 +140,8 @@ def test_a_batch_keeps_its_order(shared_server: Server) -> None:
             "upscaling_resize_w",
             422,
         ),
-        ({"gfpgan_visibility": 0.5}, "gfpgan_visibility", 422),
-        ({"codeformer_visibility": 1}, "codeformer_visibility", 422),
+        ({"gfpgan_visibility": 0.5}, "GFPGANv1.4.pth", 422),
+        ({"codeformer_visibility": 1}, "codeformer-v0.1.0.pth", 422),
     ],
 )
 def test_what_cannot_be_done_is_named(
