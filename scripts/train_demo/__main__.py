@@ -131,10 +131,13 @@ def make_scores(given: argparse.Namespace) -> None:
     score = judge(base, work, given.styles, given.judge_seeds, how, work / "sheet.png")
     print(table(score))
     (work / "score.json").write_text(json.dumps(asdict(score), indent=1))
+    sheets = work / "sheets"
+    sheets.mkdir(exist_ok=True)
     for name, measure in JUDGES.items():
-        if (folder / name).exists():
-            print(name, measure(base, folder / name, work, work / f"{name}.png"))
-    save_sheet(base, work / "demo-sheet.webp")
+        file = folder / name
+        if file.exists():
+            print(name, measure(base, file, work, sheets / f"{file.stem}.png"))
+    save_sheet(base, sheets / "demo-sheet.webp")
     samples = torch.load(work / "unet" / "state.pt")["samples"]
     facts = [
         f"The denoiser saw {samples:,} samples of {len(data.build(work).subjects):,} pictures."
