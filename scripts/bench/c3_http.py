@@ -1,8 +1,9 @@
 """C3: what the HTTP route costs beside the engine; the peer is a bare FastAPI route.
 
 A1111's route draws a picture that becomes a PNG of one megabyte, with a runner that has it ready.
-Counted is the round trip without the time from the job's acceptance to its end. The peer returns
-the same base64 text, made beforehand, as a dictionary: nothing is validated, read or encoded.
+Counted is the round trip without the engine's time: from the job's acceptance until the engine has
+recorded its end and tells whoever waits. The peer returns the same base64 text, made beforehand, as
+a dictionary: nothing is validated, read or encoded.
 
 A second row counts processor time of the whole process, client included, less what the same job
 takes when the engine is called without HTTP: on a busy machine each of the threads that a request
@@ -12,6 +13,7 @@ passes through waits for its turn, which says nothing about the program.
 from __future__ import annotations
 
 import base64
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -42,12 +44,14 @@ class ReadyRunner:
     """Follows the `Runner` protocol with a picture that is there already."""
 
     def __init__(self) -> None:
+        self.on_run: Callable[[], None] = lambda: None
         self._pixels = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
 
     def run(
         self, request: GenerationRequest, settings: Settings, emit: Any, control: RunControl
     ) -> Iterator[ImageResult]:
         """Yield the picture."""
+        self.on_run()
         emit(StageStarted(stage="denoise"))
         emit(StepDone(step=1, steps=1, batch=0, batch_count=1))
         info = GenerationInfo(
@@ -78,16 +82,17 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         paths = Paths.under(Path(folder))
         write_checkpoint(paths.checkpoints[0] / "tiny.safetensors")
+        runner = ReadyRunner()
         engine = Engine(
             paths=paths, settings=SettingsStore(None), library=Library(paths, hashing=False),
-            make_runner=ReadyRunner, version="bench",  # type: ignore[arg-type,return-value]
+            make_runner=lambda: runner, version="bench",  # type: ignore[arg-type,return-value]
         )  # fmt: skip
         engine.start()
         try:
             app = create_api(engine, paths=paths, flags={}, version="bench")
             with served(app) as port:
                 ours = Connection(port)
-                beside_the_engine = time_beside(ours, engine)
+                beside_the_engine = time_beside(ours, engine, runner)
                 picture = engine.image_data(engine.jobs(limit=1)[0].id, 0)[0]
                 with served(bare(picture)) as other:
                     peer = Connection(other)
@@ -126,14 +131,23 @@ def one_round(
     return ours_wall, theirs_wall, over_http - alone, time.process_time() - began
 
 
-def time_beside(connection: Connection, engine: Engine) -> Callable[[], float]:
+def time_beside(connection: Connection, engine: Engine, runner: ReadyRunner) -> Callable[[], float]:
     """Return a function that draws a picture and gives the seconds that were not the engine's."""
+    numbers = itertools.count()
 
     def draw() -> float:
-        sent: list[str] = []
-        seconds = time_once(lambda: sent.append(connection.post("/sdapi/v1/txt2img", BODY)[1]))
-        job = engine.get(sent[0])
-        return seconds - ((job.finished_at or 0.0) - job.created_at)
+        told: list[float] = []
+        name = f"task(bench-{next(numbers)})"
+
+        def follow() -> None:
+            engine.subscribe(name, notify=lambda: told.append(time.time()))
+
+        runner.on_run = follow
+        seconds = time_once(
+            lambda: connection.post("/sdapi/v1/txt2img", BODY | {"force_task_id": name})
+        )
+        runner.on_run = lambda: None
+        return seconds - (told[-1] - engine.get(name).created_at)
 
     draw()
     return draw

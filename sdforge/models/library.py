@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from sdforge.core.errors import MissingModel, ModelError, SdforgeError, UnknownName
@@ -76,20 +77,18 @@ class CheckpointInfo:
         is_file = path.suffix.lower() in _CHECKPOINT_SUFFIXES
         return str(path.with_suffix("") if is_file else path).replace("/", "_")
 
-    def plain_aliases(self) -> list[str]:
-        """Return the names that need no look into the file, best first."""
+    @cached_property
+    def plain_aliases(self) -> tuple[str, ...]:
+        """The names that need no look into the file, best first."""
         names = [self.title, self.relative, self.path.name, self.model_name, self.name]
         if self.sha256:
             short = self.sha256[:_SHORT_HASH]
             names += [short, self.sha256, f"{self.name} [{short}]", f"{self.model_name} [{short}]"]
-        return list(dict.fromkeys(names))
+        return tuple(dict.fromkeys(names))
 
     def aliases(self) -> list[str]:
-        """Return all names by which clients may ask for it, A1111's old hash included.
-
-        The old hash is read from the file (64 KiB).
-        """
-        names = self.plain_aliases()
+        """Return all names that clients may use; A1111's old hash is read from the file."""
+        names = list(self.plain_aliases)
         old = legacy_hash(self.path)
         if old:
             names += [old, f"{self.name} [{old}]", f"{self.relative} [{old}]"]
@@ -379,8 +378,8 @@ def _read_info(plain: CheckpointInfo) -> CheckpointInfo:
 def _by_alias(infos: Sequence[CheckpointInfo], wanted: str) -> CheckpointInfo | None:
     folded = wanted.casefold()
     tests: list[Callable[[CheckpointInfo], bool]] = [
-        lambda info: wanted in info.plain_aliases(),
-        lambda info: folded in map(str.casefold, info.plain_aliases()),
+        lambda info: wanted in info.plain_aliases,
+        lambda info: folded in map(str.casefold, info.plain_aliases),
     ]
     # Only a name that can hold an old hash is worth opening the files for.
     if re.search(r"(^|\[)[0-9a-f]{8}\]?$", folded):
