@@ -33,7 +33,7 @@ from sdforge.postprocess.edges import canny  # noqa: E402
 Pixels = npt.NDArray[np.uint8]
 # Draws (prompt, further fields of the request).
 Draw = Callable[..., Pixels]
-SUBJECTS = ("cat", "rocket", "guitar", "house", "red heart", "umbrella")
+SUBJECTS = ("cat", "rocket", "guitar", "key", "hammer", "airplane")
 STEPS, SEED, OTHER_SEED = 16, 3, 9
 # Edges that lie so many pixels apart are the same.
 REACH = 2

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 def detected_maps(engine: Engine, job: Job) -> list[bytes]:
     """Return PNG files of what the units saw that acted and shall be shown; one for each pass.
 
+    With the setting `control_net_no_detectmap` none shall.
+
     Reads and computes, so not for the event loop.
     """
-    if not job.request.control or not job.images:
+    if not job.request.control or not job.images or job.settings.control_net_no_detectmap:
         return []
     said = parse_infotext(job.images[0].infotext).fields
     return [

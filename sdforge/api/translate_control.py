@@ -105,9 +105,15 @@ def _unit(number: int, sent: Any, add_input: AddInput) -> ControlUnit | None:
 
 
 def _pictures(sent: Any) -> tuple[Any, Any]:
-    """Return (picture, mask) of what came as a text, as {"image", "mask"}, or as a list of such."""
+    """Return (picture, mask) of what came as a text, as {"image", "mask"}, or in a list.
+
+    A list holds a picture and its mask, both as texts, or one of the other shapes.
+    """
     if isinstance(sent, Sequence) and not isinstance(sent, str):
-        sent = sent[0] if sent else None
+        first, second, *_ = [*sent, None, None]
+        if isinstance(first, str) and isinstance(second, str):
+            return first, second
+        sent = first
     if isinstance(sent, Mapping):
         return sent.get("image"), sent.get("mask")
     return sent, None

@@ -159,6 +159,7 @@ class Settings:
     extra_networks_default_multiplier: float = _option(1.0, "Default multiplier for extra networks", "extra_networks", minimum=0, maximum=2)
     extra_networks_add_text_separator: str = _option(" ", "Text between the prompt and what a card adds to it", "extra_networks")
     textual_inversion_add_hashes_to_infotext: bool = _option(True, "Add Textual Inversion hashes to infotext", "extra_networks")
+    control_net_no_detectmap: bool = _option(False, "Do not append detectmap to output: answers show the drawn pictures alone", "control_net")
     forge_inference_memory: int = _option(1024, "Memory kept free for inference, in MiB (GPU weights = total − this)", "forge", minimum=0)
     forge_unet_storage_dtype: str = _option("Automatic", "Diffusion in Low Bits", "forge", choices=STORAGE_TYPES, infotext="Diffusion in Low Bits")
     sd_checkpoints_limit: int = _option(10, "Most checkpoints in main memory at the same time", "sd", minimum=1, maximum=10)

@@ -76,6 +76,10 @@ FORGE_UNIT = {
         {"args": [{"enabled": True, "model": "canny", "image": PICTURE, "low_vram": False}]},
         {"args": [{"enabled": False, "model": "x"}, {"model": "canny", "image": PICTURE}, None]},
         {"args": [{"model": "canny", "input_image": [{"image": PICTURE, "mask": ""}]}]},
+        {"args": [{"model": "canny", "image": [PICTURE, None]}]},
+        {"args": [{"model": "canny", "image": {"image": f"data:image/webp;base64,{PICTURE}"}}]},
+        {"args": [{"enabled": "false", "model": "x"}, {"enabled": "true", "model": "canny",
+         "image": PICTURE, "weight": None, "processor_res": None, "hr_option": None}]},
         {"args": [WEBUIAPI_UNIT], "is_enabled": True},
         {"args": [FORGE_UNIT | {"image": PICTURE}]},
         {"args": [{"model": "None", "module": "none", "image": ""}, {"model": "canny",
@@ -96,7 +100,27 @@ def test_units_are_read_in_every_shape(sent: Any) -> None:
         ({"resize_mode": "Outer Fit (Shrink to Fit)"}, {"resize_mode": "Resize and Fill"}),
         ({"resize_mode": "Scale to Fit (Inner Fit)"}, {"resize_mode": "Crop and Resize"}),
         ({"resize_mode": 3}, {"resize_mode": "Just Resize"}),
+        ({"resize_mode": 1}, {"resize_mode": "Crop and Resize"}),
         ({"resize_mode": 2}, {"resize_mode": "Resize and Fill"}),
+        ({"resize_mode": "2"}, {"resize_mode": "Resize and Fill"}),
+        ({"resize_mode": "just resize"}, {"resize_mode": "Just Resize"}),
+        ({"resize_mode": "ResizeMode.RESIZE"}, {"resize_mode": "Just Resize"}),
+        ({"resize_mode": "ResizeMode.INNER_FIT"}, {"resize_mode": "Crop and Resize"}),
+        ({"resize_mode": "ResizeMode.OUTER_FIT"}, {"resize_mode": "Resize and Fill"}),
+        ({"control_mode": 0}, {"control_mode": "Balanced"}),
+        ({"control_mode": "My prompt is more important"}, {"control_mode": PROMPT_FIRST}),
+        ({"control_mode": "ControlMode.CONTROL"}, {"control_mode": CONTROL_FIRST}),
+        ({"hr_option": 0}, {"hires_option": "Both"}),
+        ({"hr_option": 2}, {"hires_option": "High res only"}),
+        ({"module": "None"}, {"module": "none"}),
+        ({"module": "NONE"}, {"module": "none"}),
+        ({"image": None}, {"image": None}),
+        ({"image": [PICTURE, PICTURE]}, {"image": STORED, "mask": STORED}),
+        ({"image": [{"image": PICTURE, "mask": PICTURE}]}, {"mask": STORED}),
+        ({"guidance_start": 0.2, "guidance_end": 0.8}, {"guidance_start": 0.2}),
+        ({"guidance": 0.5, "guidance_end": 0.8}, {"guidance_end": 0.8}),
+        ({"pixel_perfect": True}, {"pixel_perfect": True}),
+        ({"save_detected_map": False}, {"save_detected_map": False}),
         ({"resize_mode": "Inner Fit (Scale to Fit)"}, {"resize_mode": "Crop and Resize"}),
         ({"resize_mode": "Envelope (Outer Fit)"}, {"resize_mode": "Resize and Fill"}),
         ({"control_mode": 2}, {"control_mode": CONTROL_FIRST}),
@@ -199,6 +223,11 @@ def test_a_request_draws_with_it_and_shows_what_it_saw(real: TestClient) -> None
     assert answer["images"][0] != plain["images"][0]
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["images"][1]))))
     assert shown.shape == (64, 64, 3)
+    quiet = real.post(
+        "/sdapi/v1/txt2img",
+        json=sent | {"override_settings": {"control_net_no_detectmap": True}},
+    ).json()
+    assert quiet["images"] == answer["images"][:1]
     info = json.loads(answer["info"])
     assert len(info["infotexts"]) == 1
     assert 'ControlNet 0: "Module: canny, Model: canny [' in info["infotexts"][0]

@@ -160,7 +160,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "controlnet": {
         "control_net_unit_count": 3, "control_net_detectedmap_dir": "detected_maps",
         "control_net_models_path": "", "control_net_modules_path": "",
-        "control_net_model_cache_size": 5, "control_net_no_detectmap": False,
+        "control_net_model_cache_size": 5,
         "control_net_detectmap_autosaving": False, "control_net_allow_script_control": False,
         "control_net_sync_field_args": True, "controlnet_increment_seed_during_batch": False,
         "controlnet_show_batch_images_in_ui": False, "controlnet_disable_openpose_edit": False,
