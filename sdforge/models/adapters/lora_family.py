@@ -50,6 +50,8 @@ class LoraFamily:
 # Parts of names that only one family's networks have; the first row that is found counts.
 _MARKS = (
     ("img_mod", "qwen-image"),
+    ("img_mlp.net", "qwen-image"),
+    ("img_mlp_net", "qwen-image"),
     ("context_refiner", "lumina2"),
     ("joint_blocks", "sd3"),
     ("distilled_guidance_layer", "chroma"),
@@ -63,7 +65,11 @@ _MARKS = (
 )
 # The width of text states that a U-Net attends to.
 _CONTEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
+# The width of their own states, for networks that look alike else.
+_STREAM_WIDTHS = {3840: "zimage", 2304: "lumina2"}
+_STREAM_LAYER = re.compile(r"layers[._]\d+[._]attention[._](?:qkv|to_[qkv])(?![a-z])")
 _CONTEXT_LAYER = re.compile(r"attn2[._](?:processor[._])?to_[kv]")
+_WIDTHS = ((_CONTEXT_LAYER, _CONTEXT_WIDTHS), (_STREAM_LAYER, _STREAM_WIDTHS))
 _DOWN = (".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down.weight",
          ".hada_w1_b", ".lora_A.default.weight")  # fmt: skip
 # Beginnings of `ss_base_model_version` and `modelspec.architecture`.
@@ -92,9 +98,10 @@ def detect_family(header: CheckpointHeader) -> LoraFamily | None:
 
 def _by_width(header: CheckpointHeader) -> LoraFamily | None:
     for key, info in header.tensors.items():
-        if not key.endswith(_DOWN) or not _CONTEXT_LAYER.search(key) or len(info.shape) < 2:
+        if not key.endswith(_DOWN) or len(info.shape) < 2:
             continue
-        family = _CONTEXT_WIDTHS.get(info.shape[1])
+        widths = next((found for sign, found in _WIDTHS if sign.search(key)), {})
+        family = widths.get(info.shape[1])
         if family is not None:
             return LoraFamily(family, f"its {key} has width {info.shape[1]}")
     return None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from sdforge.models.families.flux_keys import authors_names, fused_names
 from sdforge.models.families.lumina2_keys import authors_lumina2_names, fused_lumina2_names
 from sdforge.models.families.sd3_keys import authors_sd3_names, fused_sd3_names
+from sdforge.models.families.z_image_keys import authors_z_image_names, fused_z_image_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,11 @@ def sd3_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
 def lumina2_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
     """Return diffusers' and the authors' names of the layers of Lumina 2's transformer."""
     return _both(layers, authors_lumina2_names(layers))
+
+
+def z_image_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
+    """Return diffusers' and the authors' names of the layers of Z-Image's transformer."""
+    return _both(layers, authors_z_image_names(layers))
 
 
 def _both(layers: frozenset[str], authors: Mapping[str, str]) -> Mapping[str, Iterable[str]]:
@@ -285,6 +291,10 @@ SPELLINGS: dict[str, dict[str, tuple[Spelling, ...]]] = {
     "lumina2": {
         "denoiser": (replace(_TRANSFORMER, names=lumina2_names, fused=fused_lumina2_names),),
         "text_encoder": (Spelling(("lora_te_", "lora_te1_", "text_encoder_"), plain_names),),
+    },
+    "zimage": {
+        "denoiser": (replace(_TRANSFORMER, names=z_image_names, fused=fused_z_image_names),),
+        "text_encoder": (_ONLY_CLIP,),
     },
     "": {
         "denoiser": (_TRANSFORMER,),

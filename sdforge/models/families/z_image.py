@@ -30,6 +30,7 @@ from sdforge.models.families.flux import LATENT_CHANNELS, LATENT_DOWNSCALE, SCAL
 from sdforge.models.families.ldm import vae_recipe
 from sdforge.models.families.qwens import qwen_recipe
 from sdforge.models.families.sd_shapes import Shapes
+from sdforge.models.families.z_image_keys import FUSED, PARTS, PLACES, STARTS
 from sdforge.models.layout import Layout
 from sdforge.models.parts import Part
 
@@ -44,14 +45,6 @@ _SIGMA_SHIFT = 3.0
 _TURBO = Recommended(width=_SIDE, height=_SIDE, steps=8, cfg_scale=1.0, sampler="Euler")
 _USUAL = Recommended(width=_SIDE, height=_SIDE, steps=28, cfg_scale=4.0, sampler="Euler")
 _USUAL_TOKENS = 128
-# Beginnings and parts of the authors' names → diffusers'.
-_STARTS = {"x_embedder.": "all_x_embedder.2-1.", "final_layer.": "all_final_layer.2-1."}
-_PLACES = {
-    ".attention.out.": ".attention.to_out.0.",
-    ".attention.q_norm.": ".attention.norm_q.",
-    ".attention.k_norm.": ".attention.norm_k.",
-}
-_FUSED = ".attention.qkv."
 
 
 class ZImage:
@@ -194,16 +187,16 @@ def _sources(layout: Layout, prefix: str) -> dict[str, Source]:
     found: dict[str, Source] = {}
     for name, key in layout.under(prefix).items():
         shape = layout.tensors[key].shape
-        if _FUSED in name:
+        if FUSED in name:
             rows = shape[0] // 3
-            for place, part in enumerate(("to_q", "to_k", "to_v")):
-                target = name.replace(_FUSED, f".attention.{part}.")
+            for place, part in enumerate(PARTS):
+                target = name.replace(FUSED, f".attention.{part}.")
                 found[target] = Source(key, (rows, *shape[1:]), place * rows)
             continue
-        for start, other in _STARTS.items():
+        for start, other in STARTS.items():
             if name.startswith(start):
                 name = other + name.removeprefix(start)
-        for place_name, other in _PLACES.items():
+        for place_name, other in PLACES.items():
             name = name.replace(place_name, other)
         found[name] = Source(key, shape)
     return found

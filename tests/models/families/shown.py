@@ -122,7 +122,10 @@ SHOWN: tuple[Shown, ...] = (
         latents="test_z_image.py::test_z_image_draws_what_diffusers_draws",
         modes="test_z_image.py::test_memory_modes_draw_the_same",
         headers="test_z_image.py::test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
-        more=("test_z_image.py::test_one_file_may_hold_everything_and_so_may_a_folder",),
+        more=(
+            "test_z_image.py::test_one_file_may_hold_everything_and_so_may_a_folder",
+            "test_z_image.py::test_a_lora_in_every_spelling_reaches_its_rows",
+        ),
     ),
     Shown(
         family="qwen-image",
@@ -132,7 +135,10 @@ SHOWN: tuple[Shown, ...] = (
         modes="test_qwen_image.py::test_memory_modes_draw_the_same",
         headers="test_qwen_image.py::"
         "test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
-        more=("test_qwen_image.py::test_missing_parts_are_named",),
+        more=(
+            "test_qwen_image.py::test_missing_parts_are_named",
+            "test_qwen_image.py::test_a_lora_in_every_spelling_reaches_its_layers",
+        ),
     ),
     Shown(
         family="lumina2",
