@@ -110,7 +110,8 @@ def _pictures(sent: Any) -> tuple[Any, Any]:
     A list holds a picture and its mask, both as texts, or one of the other shapes.
     """
     if isinstance(sent, Sequence) and not isinstance(sent, str):
-        first, second, *_ = [*sent, None, None]
+        given: list[Any] = [*sent, None, None]
+        first, second = given[:2]
         if isinstance(first, str) and isinstance(second, str):
             return first, second
         sent = first
