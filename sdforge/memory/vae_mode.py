@@ -1,8 +1,9 @@
 """How the VAE works through a picture: whole, row by row of the batch, or tile by tile. No torch.
 
-Tiles bound the memory of any picture by that of one tile. They overlap and are blended, but their
-group norms see a tile instead of the picture, so a tiled picture differs slightly from a whole one:
-tiles are for pictures that would not fit otherwise, and the larger the tile the better.
+Tiles bound the memory of any picture by that of one tile. Where main memory has room for what the
+layers make, a tiled picture is the whole one; else tiles overlap and are blended, and as their
+group norms see a tile instead of the picture, it differs slightly. They are for pictures that would
+not fit otherwise, and the larger the tile the better.
 """
 
 from __future__ import annotations

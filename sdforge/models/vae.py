@@ -1,8 +1,9 @@
 """The VAE: latents to pixels and back, under its own lease, whole or tile by tile.
 
 Pictures run one at a time, which makes each independent of its batch. One that would not fit beside
-the VAE's weights runs in tiles (`memory/vae_mode.py`, `vae_tiles.py`), and where memory runs out
-all the same it is tried again, leaner (`memory/ladder.py`).
+the VAE's weights runs in tiles (`memory/vae_mode.py`): layer by layer, with the whole picture's
+result (`vae_layers.py`), or where that cannot be, tiles that are blended (`vae_tiles.py`). Where
+memory runs out all the same it is tried again, leaner (`memory/ladder.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,15 +21,17 @@ from torch.func import functional_call
 
 from sdforge.core.errors import SdforgeError
 from sdforge.memory.calibration import Key
-from sdforge.memory.component import Component
+from sdforge.memory.component import Component, Master
 from sdforge.memory.estimate import activation_bytes
 from sdforge.memory.ladder import size_hint, vae_rungs
 from sdforge.memory.lease import Lease
 from sdforge.memory.manager import MemoryManager
 from sdforge.memory.placement import ResidencyPlan, VaeOption
+from sdforge.memory.pressure import read_host_memory
 from sdforge.memory.vae_mode import VaeKind, VaeMode, choices
 from sdforge.models.bundle import LatentFormat
 from sdforge.models.edits import circular_padding
+from sdforge.models.vae_layers import LayerRun, attention_numbers, can_run, host_numbers
 from sdforge.models.vae_tiles import Compute, run_tiled
 
 log = logging.getLogger(__name__)
@@ -226,6 +230,9 @@ class Vae:
 
         if mode.kind is not VaeKind.TILED:
             return compute(pixels)
+        if layers := self._by_layers(module, mode, "encode", *pixels.shape[-2:]):
+            mean, spread = layers.moments(pixels * 2 - 1).chunk(2, dim=1)
+            return torch.cat([mean, (spread.clamp(-30, 20) / 2).exp()], 1).to(device)
         log.info("encoding %d × %d pixels: %s", *pixels.shape[:1:-1], mode.describe())
         tile, overlap = mode.tile * scale, mode.overlap * scale
         # Tiles begin at multiples of the downscale, so that latents line up.
@@ -253,8 +260,54 @@ class Vae:
         if mode.kind is not VaeKind.TILED:
             return compute(plain)
         scale = self.latent_format.downscale
+        height, width = (side * scale for side in plain.shape[-2:])
+        if layers := self._by_layers(module, mode, "decode", height, width):
+            return layers.decoded(plain)
         log.info("decoding %d × %d latent pixels: %s", *plain.shape[:1:-1], mode.describe())
         return run_tiled(plain, compute, tile=mode.tile, overlap=mode.overlap, ratio=scale)
+
+    def _by_layers(
+        self, module: nn.Module, mode: VaeMode, way: str, height: int, width: int
+    ) -> LayerRun | None:
+        """Return a way through all tiles that gives the whole picture's result, where there is one.
+
+        It takes layers that are known, main memory for what they make, and no more than a tile's
+        bytes for the attention in the middle.
+
+        Args:
+            module: the network.
+            mode: tiles.
+            way: 'decode' or 'encode'.
+            height: of the picture, in pixels.
+            width: of that.
+        """
+        if not can_run(module):
+            return None
+        dtype = torch.float32 if self._needs_fp32 else self.dtype
+        scale, there = self.latent_format.downscale, self._memory.compute_device_of(self.component)
+        latent = (height // scale, width // scale)
+        needed = self._needed(way, mode, *latent)
+        on_host = host_numbers(module, height, width) * dtype.itemsize
+        room = read_host_memory().available // 2
+        if there.type == "cpu" and self._memory.device.is_host:
+            budget = self._memory.budget().physical_bytes
+            room = min(room, budget - self.component.total_bytes - needed)
+        if (
+            on_host > room
+            or attention_numbers(module, *latent, mode.tile * scale) * dtype.itemsize > needed
+        ):
+            return None
+        log.info("%s %d × %d pixels layer by layer: %s", way, width, height, mode.describe())
+        wraps = module.get_submodule("decoder.conv_in").padding_mode == "circular"
+        weights = partial(self._weight, dict(self.component.named_masters()), dtype)
+        return LayerRun(module, weights, there, dtype, mode.tile, wraps, scale)
+
+    def _weight(self, masters: Mapping[str, Master], dtype: torch.dtype, name: str) -> torch.Tensor:
+        """Return a tensor where the VAE computes, from its master."""
+        component, device, master = self.component, self._memory.device, masters[name]
+        is_there = self._memory.compute_device_of(component) == device.compute_device
+        stored = device.upload(master.stored) if is_there else master.stored
+        return component.read(master, stored).to(dtype)
 
     def _decoder(self, module: nn.Module) -> Compute:
         """Return what maps latents to a picture, in fp32 when half precision has failed."""
@@ -268,14 +321,8 @@ class Vae:
 
         From the masters, not from the module: what streams shows host memory until its turn.
         """
-        component, device = self.component, self._memory.device
-        is_there = self._memory.compute_device_of(component) == device.compute_device
-        return {
-            name: component.read(
-                master, device.upload(master.stored) if is_there else master.stored
-            ).float()
-            for name, master in component.named_masters()
-        }
+        masters = dict(self.component.named_masters())
+        return {name: self._weight(masters, torch.float32, name) for name in masters}
 
 
 def _padding(module: nn.Module, tiling: bool) -> AbstractContextManager[None]:

@@ -119,19 +119,33 @@ def tiled(vae: Vae, latents: torch.Tensor) -> torch.Tensor:
     return vae.decode(latents, TILES)
 
 
-def test_a_tiled_picture_is_close_to_the_whole_one(
-    whole: torch.Tensor, tiled: torch.Tensor
+@pytest.fixture(scope="module")
+def blended(vae: Vae, latents: torch.Tensor) -> torch.Tensor:
+    """The same tiles where main memory has no room for layers of the whole picture."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sdforge.models.vae.can_run", lambda module: False)
+        return vae.decode(latents, TILES)
+
+
+def test_a_tiled_picture_is_the_whole_one(whole: torch.Tensor, tiled: torch.Tensor) -> None:
+    # At the borders too: far less than the one level of 255 that is asked for.
+    assert tiled.shape == whole.shape
+    assert (tiled - whole).abs().max() * 255 < 0.05
+
+
+def test_a_blended_picture_is_close_to_the_whole_one(
+    whole: torch.Tensor, blended: torch.Tensor
 ) -> None:
     # Not within one level: a tile's group norms and attention see the tile alone. With tiles of
     # 192 pixels the mean is about one level and 1 % of pixels differ by more than five.
-    assert tiled.shape == whole.shape
-    levels = (tiled - whole).abs() * 255
-    assert levels.mean() < 2
+    assert blended.shape == whole.shape
+    levels = (blended - whole).abs() * 255
+    assert 0.1 < levels.mean() < 2
     assert levels.flatten().quantile(0.99) < 10
 
 
-def test_tiles_leave_no_seams(whole: torch.Tensor, tiled: torch.Tensor) -> None:
-    steps = (tiled.diff(dim=-1) - whole.diff(dim=-1)).abs().mean(dim=(0, 1, 2)) * 255
+def test_blended_tiles_leave_no_seams(whole: torch.Tensor, blended: torch.Tensor) -> None:
+    steps = (blended.diff(dim=-1) - whole.diff(dim=-1)).abs().mean(dim=(0, 1, 2)) * 255
     at_borders = max(float(steps[column - 2 : column + 2].max()) for column in BORDERS)
     assert at_borders < 1
     assert at_borders < 2 * steps.mean() + 0.1
@@ -144,13 +158,12 @@ def test_hard_edges_would_have_shown(vae: Vae, latents: torch.Tensor, whole: tor
     assert steps[158:162].max() > 2
 
 
-def test_tiled_encoding_is_close_to_the_whole(
+def test_tiled_encoding_is_the_whole_ones(
     vae: Vae, picture: torch.Tensor, latents: torch.Tensor
 ) -> None:
     again = vae.encode(picture, TILES)
     assert again.shape == latents.shape
-    difference = (again - latents).abs()
-    assert difference.mean() < 0.05 * latents.std()
+    assert (again - latents).abs().max() < 1e-4 * latents.std()
 
 
 def test_a_picture_of_any_size_is_put_together_whole(vae: Vae) -> None:

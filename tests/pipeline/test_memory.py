@@ -192,8 +192,9 @@ def test_a_vae_that_runs_out_goes_on_to_tiles_and_the_next_job_begins_whole(
     assert set(notes) <= {f"{stage}: tidied", f"{stage}: evicted others",
                           f"{stage}: smaller VAE pieces"}  # fmt: skip
     assert notes[-1] == f"{stage}: smaller VAE pieces"
-    assert min(widths) == 256
-    assert np.abs(result.pixels.astype(int) - expected).mean() < 8
+    # Layer by layer the network as a whole is not asked again, and the picture is the whole one.
+    assert min(widths) == 320
+    assert np.abs(result.pixels.astype(int) - expected).max() <= 1
     monkeypatch.undo()
     again = own.draw(**values)[0]
     assert np.array_equal(again.pixels, expected)
