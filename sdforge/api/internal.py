@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pybase64
@@ -34,14 +35,19 @@ def router(context: ApiContext) -> APIRouter:
 
     @routes.post("/progress")
     def progress(request: ProgressRequest) -> dict[str, Any]:
-        """How far one job is; a preview only when there is a newer one than the page has."""
+        """How far one job is; a preview only when there is a newer one than the page has.
+
+        With `with_job` there is also what changes while a job runs: a page that asks often need not
+        ask for the whole job each time.
+        """
         try:
             job = engine.get(request.id_task or "")
         except NotFound:
             return _answer(None, "Waiting...")
+        more = {"job": _changing(job)} if request.with_job else {}
         if job.status is JobStatus.QUEUED:
-            return _answer(job, _queue_text(engine, job))
-        answer = _answer(job, job.progress.text)
+            return _answer(job, _queue_text(engine, job)) | more
+        answer = _answer(job, job.progress.text) | more
         answer["id_live_preview"] = request.id_live_preview
         if request.live_preview and job.settings.live_previews_enable and not job.is_finished:
             answer |= _preview(engine, job.id, request.id_live_preview)
@@ -66,6 +72,15 @@ def _answer(job: Job | None, text: str) -> dict[str, Any]:
         "live_preview": None,
         "id_live_preview": -1,
         "textinfo": text,
+    }
+
+
+def _changing(job: Job) -> dict[str, Any]:
+    return {
+        "status": job.status.value,
+        "cancel_requested": job.cancel_requested,
+        "progress": asdict(job.progress),
+        "pictures": len(job.images),
     }
 
 

@@ -242,6 +242,7 @@ class ProgressRequest(LenientModel):
     id_task: LenientStr | None = Field(default=None, description="Id of the job.")
     id_live_preview: LenientInt = Field(default=-1, description="Number of the preview it has.")
     live_preview: LenientBool = Field(default=True, description="Whether it wants a preview.")
+    with_job: LenientBool = Field(default=False, description="Whether it wants the job's state.")
 
 
 class TokensRequest(LenientModel):

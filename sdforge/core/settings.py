@@ -149,7 +149,7 @@ class Settings:
     live_preview_allow_lowvram_full: bool = _option(False, "Allow Full live previews with lowvram and medvram too", "ui")
     show_progress_grid: bool = _option(True, "Show previews of all images of a batch as a grid", "ui")
     show_progress_every_n_steps: int = _option(1, "Live preview display period, in steps; -1 for none", "ui", minimum=-1, maximum=32)
-    live_preview_refresh_period: int = _option(500, "Progressbar and preview update period, in milliseconds", "ui", minimum=50, maximum=60000)
+    live_preview_refresh_period: int = _option(150, "Progressbar and preview update period, in milliseconds", "ui", minimum=50, maximum=60000)
     localization: str = _option("Automatic", "Language of the page; Automatic is the browser's (reload the page)", "ui")
     notification_audio: bool = _option(False, "Play a sound when a job is done", "ui")
     notification_volume: int = _option(100, "Volume of that sound, in percent", "ui", minimum=0, maximum=100)

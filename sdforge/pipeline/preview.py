@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Five a second is what an eye follows; more only costs time.
-SECONDS_BETWEEN = 0.2
+# Five to six a second are what an eye follows; more only cost time.
+SECONDS_BETWEEN = 0.18
 # After a preview by a small decoder so many times what it took pass before the next: 5% of a job at
 # most. The linear map costs next to nothing, and who wants the VAE's has been told what it costs.
 _PAUSES = 20
@@ -43,6 +43,25 @@ _ROOMY = frozenset({MemoryMode.NORMAL, MemoryMode.HIGHVRAM})
 
 # Decodes latents (1, channels, height, width) to (1, 3, height, width) from 0 to 1.
 _Decode = Callable[[torch.Tensor], torch.Tensor | None]
+
+
+class Pace:
+    """When previews are due, in seconds of a clock that only rises."""
+
+    def __init__(self, pauses: int) -> None:
+        """Leave `pauses` times what a preview took between it and the next."""
+        self._pauses = pauses
+        self._due = 0.0
+
+    def is_due(self, now: float) -> bool:
+        """Say whether it is time for a preview."""
+        return now >= self._due
+
+    def made(self, began: float, ended: float) -> None:
+        """Note when a preview was made."""
+        pause = max(SECONDS_BETWEEN, self._pauses * (ended - began))
+        # From when it was due: else a step that ends a little late delays all that follow.
+        self._due = max(self._due, began - pause) + pause
 
 
 class Previewer:
@@ -55,22 +74,22 @@ class Previewer:
         self._every = settings.show_progress_every_n_steps
         self._is_on = settings.live_previews_enable and self._every >= 1
         self._decode = _decoder(context, bundle) if self._is_on else None
-        self._pauses = _PAUSES if self._decode not in (None, bundle.vae.decode) else 0
+        self._pace = Pace(_PAUSES if self._decode not in (None, bundle.vae.decode) else 0)
         self._last_step = 0
-        self._due = 0.0
 
     def after_step(self, step: int, denoised: torch.Tensor) -> PreviewReady | None:
         """Return a preview of the clean guess after `step` (1-based), or None when none is due."""
         began = time.perf_counter()
-        if not self._is_on or step - self._last_step < self._every or began < self._due:
+        is_due = step - self._last_step >= self._every and self._pace.is_due(began)
+        if not self._is_on or not is_due:
             return None
         shown = denoised if self._settings.show_progress_grid else denoised[:1]
         pictures = [self._pixels(latents) for latents in shown.split(1)]
         pixels = pictures[0] if len(pictures) == 1 else make_grid(pictures)
         name = self._settings.live_previews_image_format
         image = encode_image(pixels, name, infotext=None)
-        spent = time.perf_counter() - began
-        self._last_step, self._due = step, began + max(SECONDS_BETWEEN, self._pauses * spent)
+        self._last_step = step
+        self._pace.made(began, time.perf_counter())
         return PreviewReady(image=image, media_type=MEDIA_TYPES[name], step=step)
 
     def _pixels(self, latents: torch.Tensor) -> npt.NDArray[np.uint8]:

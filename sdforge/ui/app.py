@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import platform
-from functools import partial
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
 from gradio.components import Component
 from starlette.applications import Starlette
-from starlette.responses import Response
+from starlette.middleware import Middleware
 from starlette.routing import Mount
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sdforge.ui.actions import CHECKPOINT, GPU_WEIGHTS, STORED, PageActions, tab_name
@@ -28,6 +26,7 @@ from sdforge.ui.markup import ASSETS, fragment
 from sdforge.ui.passes import CHECKPOINT_NAMES, IMG2IMG, TXT2IMG
 from sdforge.ui.quicksettings import build_quicksettings
 from sdforge.ui.scripts import SCRIPT
+from sdforge.ui.serving import ASSET_PREFIX, Assets, Delivery
 from sdforge.ui.tab_actions import COUNTED, PICTURES, TASK_ID, UPSCALER, TabActions
 from sdforge.ui.tabs import img2img, txt2img
 from sdforge.ui.tabs.panels import PANELS, build_panel
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from sdforge.engine import Engine
     from sdforge.sweeps.sweeps import Sweeps
 
-# Below this path lie style.css and the scripts; the API has no such prefix.
-ASSET_PREFIX = "/ui"
 _LARGEST_UPLOAD = "64mb"
 
 
@@ -82,7 +79,14 @@ def _connect(
         tab_name(tab, name): widget for tab, form in forms.items() for name, widget in form.items()
     } | shared
     load_inputs = {STORED: hidden[STORED]}
-    bind(page.load, actions.load_page, inputs=load_inputs, outputs=everything, before="page.stored")
+    bind(
+        page.load,
+        actions.load_page,
+        inputs=load_inputs,
+        outputs=everything,
+        before="page.stored",
+        is_first=True,
+    )
     followers = {
         tab_name(tab, name): forms[tab][name] for tab in forms for name in RECOMMENDED_NAMES
     }
@@ -143,9 +147,8 @@ def _connect_tab(
     counted = {name: form[name] for name in COUNTED}
     bind(_press(f"{tab}_count_tokens"), actions.count_tokens, inputs=counted)
     bind_script(_press(f"{tab}_apply"), f"{tab}.takePending", form, sets=True)
-    # One event with many triggers: an event of its own for each would list all widgets each time.
-    changes = [cast(Any, widget).change for widget in form.values()]
-    bind_script(partial(gr.on, changes), f"{tab}.remember", form)
+    # Not at the widgets' `change`: Gradio then looks all of them up at every single one.
+    bind_script(_press(f"{tab}_remember"), f"{tab}.remember", form)
 
 
 def _parts() -> str:
@@ -155,9 +158,12 @@ def _parts() -> str:
 def create_ui_app(engine: Engine, *, version: str, sweeps: Sweeps | None = None) -> UiApp:
     """Return the page as an ASGI app; may be called on any thread, also beside a running server."""
     page = build_ui(engine, version=version, sweeps=sweeps)
-    assets = Mount(ASSET_PREFIX, _Assets(directory=ASSETS))
-    outer = Starlette(routes=[assets])
-    head = (ASSETS / "head.html").read_text(encoding="utf-8").replace("$version", version)
+    assets = Assets(ASSETS)
+    outer = Starlette(
+        routes=[Mount(ASSET_PREFIX, assets)],
+        middleware=[Middleware(Delivery, link_header=assets.link_header())],
+    )
+    head = (ASSETS / "head.html").read_text(encoding="utf-8").replace("$digest", assets.digest)
     gr.mount_gradio_app(
         cast(Any, outer),
         page,
@@ -232,12 +238,3 @@ class UiApp:
                 await self.stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
-
-
-class _Assets(StaticFiles):
-    """Our own style and scripts; asked for again on each load, so that an update shows at once."""
-
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = "no-cache"
-        return response

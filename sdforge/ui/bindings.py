@@ -37,6 +37,7 @@ def bind(
     inputs: Widgets = NOTHING,
     outputs: Widgets = NOTHING,
     before: str | None = None,
+    is_first: bool = False,
 ) -> None:
     """Run `action` on the server at each `trigger`, then hand its answer to the page's scripts.
 
@@ -47,6 +48,7 @@ def bind(
         outputs: widgets that may change; an `ANSWER` goes to the page's scripts.
         before: function of the page's scripts (`module.function`) that gets the input values by
             name just before they are sent and may return others.
+        is_first: the widgets stand as they were laid out; values that they have are not sent again.
     """
     names = list(inputs)
     # One for each action: of two that end together, neither hides the other's answer.
@@ -62,7 +64,11 @@ def bind(
             # The page must hear of it, or it would wait for a job that was never made.
             log.exception("the page's action %s failed", action)
             result = {ANSWER: unexpected(error, given)}
-        return {outputs[name]: _to_gradio(value) for name, value in result.items()}
+        return {
+            outputs[name]: _to_gradio(value)
+            for name, value in result.items()
+            if not (is_first and _has_value(outputs[name], value))
+        }
 
     event = trigger(
         run,
@@ -71,6 +77,8 @@ def bind(
         js=call_script(before, names) if before else None,
         **_QUIET,
         preprocess=False,
+        # Else Gradio looks every output up, and those of all earlier events, twice an event.
+        show_progress_on=answer,
     )
     event.then(None, [answer], None, js=call_script("answers.take", [ANSWER]), **_QUIET)
 
@@ -85,22 +93,23 @@ def bind_script(trigger: Trigger, function: str, widgets: Widgets, *, sets: bool
         None,
         inputs=components,
         outputs=components if sets else None,
-        js=call_script(function, list(widgets)),
+        js=call_script(function, list(widgets), keeps=False),
         **_QUIET,
     )
 
 
-def call_script(function: str, names: list[str]) -> str:
+def call_script(function: str, names: list[str], *, keeps: bool = True) -> str:
     """Return JavaScript that calls `function` with one object of values by name.
 
     The scripts may still be loading when Gradio's first event fires, hence `ready`. Values that the
-    function returns replace the given ones; the rest stays as it is.
+    function returns replace the given ones; with `keeps` the others follow as they were given, to
+    be sent on, without it they are nothing, and their widgets are left alone.
     """
     return (
         "async (...values) => {"
         f" const names = {json.dumps(names)};"
         " const page = await window.sdforge.ready;"
-        f" return page.call({json.dumps(function)}, names, values); }}"
+        f" return page.call({json.dumps(function)}, names, values, {json.dumps(keeps)}); }}"
     )
 
 
@@ -111,6 +120,11 @@ _QUIET: dict[str, Any] = {
     "show_progress": "hidden",
     "api_visibility": "private",
 }
+
+
+def _has_value(widget: Component, value: Any) -> bool:
+    """Say whether a widget was laid out with a value; choices are always news."""
+    return not isinstance(value, (dict, Choice)) and bool(widget.value == value)
 
 
 def _to_gradio(value: Any) -> Any:

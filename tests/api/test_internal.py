@@ -44,6 +44,20 @@ def test_a_running_job_shows_each_preview_once(server: Server) -> None:
     assert progress(server, "one", live_preview=False)["live_preview"] is None
 
 
+def test_a_page_that_asks_for_it_hears_what_changes_in_the_job(server: Server) -> None:
+    server.runner.gate_step = 2
+    server.engine.submit(a_request(), job_id="one")
+    assert server.runner.reached.acquire(timeout=10)
+    question = {"id_task": "one", "with_job": True}
+    told = server.client.post("/internal/progress", json=question).json()["job"]
+    whole = server.client.get("/api/v1/jobs/one").json()
+    same = ("status", "cancel_requested", "progress")
+    assert {name: told[name] for name in same} == {name: whole[name] for name in same}
+    assert (told["status"], told["pictures"]) == ("running", 0)
+    unknown = {"id_task": "none", "with_job": True}
+    assert "job" not in server.client.post("/internal/progress", json=unknown).json()
+
+
 def test_waiting_jobs_know_their_place(server: Server) -> None:
     server.runner.gate_step = 1
     for name in ("one", "two", "three"):

@@ -276,6 +276,8 @@ def test_a_script_opens_when_it_is_ticked_and_enlarges_the_picture(
     # A job has one script.
     page.locator("#img2img_script_loopback_loops").wait_for(state="hidden")
     set_number(page, "img2img", "script_sd_upscale_scale", 1.5)
+    # As wide an overlap as a tile is would make fifty tiles of it.
+    set_number(page, "img2img", "script_sd_upscale_overlap", 16)
     set_number(page, "img2img", "steps", 3)
     generate(page, "img2img", "an upscaled fox")
     assert wait_for_picture(page, "img2img", "an upscaled fox").shape == (96, 144, 3)

@@ -121,16 +121,16 @@ def test_progress_and_preview_are_shown_while_it_draws(page: Page) -> None:
     start_long_job(page, "a slow fox")
     assert page.locator("#txt2img_interrupt").is_visible()
     assert page.locator("#txt2img_generate").is_hidden()
-    seen = []
-    for _ in range(3):
-        seen.append(
-            int(page.locator("#txt2img_progress .fill").get_attribute("aria-valuenow") or 0)
-        )
-        assert page.title().startswith(("[", "sdforge"))
-        page.wait_for_timeout(600)
-    assert 0 < seen[0] < seen[-1] <= 100
+    fill = page.locator("#txt2img_progress .fill")
+    began = int(fill.get_attribute("aria-valuenow") or 0)
+    page.wait_for_function(
+        "(began) => Number(document.querySelector("
+        "'#txt2img_progress .fill').getAttribute('aria-valuenow')) > began",
+        arg=began,
+    )
+    assert page.title().startswith("[")
     text = page.locator("#txt2img_progress .text").inner_text()
-    assert re.search(rf"\d+ % · ETA [\d.]+ s · step \d+/{MANY_STEPS}", text), text
+    assert re.search(rf"\d+ % · ETA [\d.a-z ]+ · step \d+/{MANY_STEPS}", text), text
     assert (page.get_attribute(PREVIEW, "src") or "").startswith("data:image/")
     page.keyboard.press("Escape")
     wait_for_end(page)

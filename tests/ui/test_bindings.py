@@ -72,7 +72,7 @@ def test_events_are_neither_queued_nor_public() -> None:
     config = Page(lambda values: {}, before="jobs.before_submit").blocks.get_config_file()
     assert [event["queue"] for event in config["dependencies"]] == [False, False]
     assert {event["api_visibility"] for event in config["dependencies"]} == {"private"}
-    assert 'page.call("jobs.before_submit", names, values)' in config["dependencies"][0]["js"]
+    assert 'page.call("jobs.before_submit", names, values, true)' in config["dependencies"][0]["js"]
 
 
 def test_names_are_passed_to_scripts_as_json() -> None:

@@ -74,6 +74,8 @@ const answers = {
     else if (message.task) all.forEach((tab) => tab.jobs.answered(message));
     else if (message.problem) shown().showProblem(message.problem);
     else if (message.note) notify(message.note);
+    // All other answers may have changed values.
+    if (!message.fit && !message.tokens && !message.plan) all.forEach((tab) => tab.form.readSoon());
   },
 };
 
@@ -82,11 +84,11 @@ const page = {
 };
 
 // Called by the snippets that bindings.py makes: values by name in, a list in the same order out.
-function call(path, names, values) {
+function call(path, names, values, keeps) {
   const [owner, name] = path.split(".");
   const given = Object.fromEntries(names.map((key, index) => [key, values[index]]));
   const changed = { answers, page, ...tabs }[owner][name](given) || {};
-  return names.map((key, index) => (key in changed ? changed[key] : values[index]));
+  return names.map((key, index) => (key in changed ? changed[key] : keeps ? values[index] : undefined));
 }
 
 function ask(name) {

@@ -5,6 +5,11 @@ import { notify } from "./notify.js";
 import { Undo } from "./undo.js";
 
 const SAVE_DELAY_MS = 300;
+// Whatever the user does in a tab may change a value. They are read at once, then not more often than this while
+// something is done, and once more when nothing has been done for a while.
+const DOINGS = ["input", "change", "mousedown", "click", "keyup", "focusout", "drop"];
+const READ_PERIOD_MS = 150;
+const SETTLE_MS = 600;
 const COUNT_DELAY_MS = 300;
 const PROMPTS = ["prompt", "negative_prompt"];
 // What the token counters depend on.
@@ -45,6 +50,8 @@ export class Form {
     this.undo = new Undo(`sdforge.${tab}.undo`);
     this.current = {};
     this.pending = {};
+    this.justSet = {};
+    this.nextRead = 0;
     this.early = {};
     this.infotext = "";
     this.afterwards = {};
@@ -52,7 +59,10 @@ export class Form {
     this.page = null;
     this.onChange = () => {};
     onReachable((isUp) => isUp && this.countSoon());
-    window.addEventListener("pagehide", () => this.saveTimer && this.save());
+    // Only what was done here: another window may have stored its form since.
+    window.addEventListener("pagehide", () => (this.saveTimer || (this.page && this.text && this.isTyped())) && this.save());
+    const isOurs = (target) => target instanceof Element && target.closest(`#tab_${tab}`);
+    for (const doing of DOINGS) document.addEventListener(doing, ({ target }) => isOurs(target) && this.noteDoing(target), { capture: true });
     // What is typed before the form's values arrive would be overwritten by them.
     document.addEventListener("input", ({ target }) => {
       const name = !this.page && PROMPTS.find((prompt) => this.element(prompt)?.contains(target));
@@ -69,7 +79,36 @@ export class Form {
   }
 
   values() {
-    return { ...this.current };
+    return { ...this.current, ...this.typed() };
+  }
+
+  // Prompts as they stand in their boxes: one may have been typed since the last look.
+  typed() {
+    const found = PROMPTS.map((name) => [name, this.element(name)?.querySelector("textarea")?.value]);
+    return Object.fromEntries(found.filter(([, value]) => value !== undefined));
+  }
+
+  isTyped() {
+    return Object.entries(this.typed()).some(([name, value]) => value !== this.current[name]);
+  }
+
+  noteDoing(target) {
+    if (target.checked) this.ticked = target.closest(`[id^="${this.tab}_script_"]`)?.id || this.ticked;
+    this.readSoon();
+  }
+
+  // Has all values read and handed to `remember`.
+  readSoon() {
+    clearTimeout(this.settleTimer);
+    this.settleTimer = setTimeout(() => this.read(), SETTLE_MS);
+    this.readTimer ??= setTimeout(() => this.read(), Math.max(0, this.nextRead - Date.now()));
+  }
+
+  read() {
+    clearTimeout(this.readTimer);
+    this.readTimer = null;
+    this.nextRead = Date.now() + READ_PERIOD_MS;
+    press(`${this.tab}_remember`);
   }
 
   element(name) {
@@ -93,12 +132,19 @@ export class Form {
     }
   }
 
-  // Called at every change of any widget, with all values.
-  remember(given) {
-    this.keepOneScript(this.current, given);
-    this.current = given;
-    this.onChange(given);
+  // Called with the values of all widgets; those that were just set may not stand in theirs yet.
+  remember(values) {
+    const given = { ...values, ...this.justSet };
+    this.keepOneScript(given);
+    this.take(given);
+  }
+
+  take(given) {
     // As text: Gradio changes the list of styles in place.
+    const text = JSON.stringify(given);
+    if (text === this.text) return;
+    [this.current, this.text] = [given, text];
+    this.onChange(given);
     const counting = JSON.stringify(COUNTED.map((name) => given[name]));
     if (counting !== this.counted) this.countSoon();
     this.counted = counting;
@@ -109,11 +155,11 @@ export class Form {
   }
 
   // A job has one script: ticking one takes the others off, as choosing one of A1111's list does.
-  keepOneScript(before, given) {
-    const isScript = (name) => document.getElementById(`${this.tab}_script_${name.split(".")[0]}_enabled`);
-    const ticked = Object.keys(given).filter((name) => name.endsWith(".enabled") && given[name] === true && isScript(name));
+  keepOneScript(given) {
+    const boxOf = (name) => document.getElementById(`${this.tab}_script_${name.split(".")[0]}_enabled`);
+    const ticked = Object.keys(given).filter((name) => name.endsWith(".enabled") && given[name] === true && boxOf(name));
     if (ticked.length < 2) return;
-    const newest = ticked.find((name) => before[name] !== true) || ticked[0];
+    const newest = ticked.find((name) => boxOf(name).id === this.ticked) || ticked[0];
     this.set(Object.fromEntries(ticked.filter((name) => name !== newest).map((name) => [name, false])));
   }
 
@@ -134,8 +180,9 @@ export class Form {
   }
 
   save() {
+    clearTimeout(this.saveTimer);
     this.saveTimer = null;
-    const kept = { checkpoint: this.page.checkpoint, values: this.current };
+    const kept = { checkpoint: this.page.checkpoint, values: this.values() };
     try {
       localStorage.setItem(this.storageKey, JSON.stringify(kept));
     } catch {
@@ -143,19 +190,27 @@ export class Form {
     }
   }
 
-  // Puts values into widgets, through the hidden button whose event may set them.
+  // Puts values into widgets, through the hidden button whose event may set them. A function is called with the
+  // values that stand there.
   set(changes) {
-    Object.assign(this.pending, changes);
+    if (typeof changes === "function") this.pendingRule = changes;
+    else Object.assign(this.pending, changes);
     press(`${this.tab}_apply`);
   }
 
   takePending(given) {
-    const taken = this.pending;
+    const taken = { ...this.pendingRule?.(given), ...this.pending };
     this.pending = {};
+    this.pendingRule = null;
+    Object.assign(this.justSet, taken);
+    clearTimeout(this.justSetTimer);
+    this.justSetTimer = setTimeout(() => {
+      this.justSet = {};
+      this.readSoon();
+    }, READ_PERIOD_MS);
     if (!this.isUndoing) this.undo.push(given);
     this.isUndoing = false;
-    this.current = { ...given, ...taken };
-    this.onChange(this.current);
+    this.take({ ...given, ...this.justSet });
     return taken;
   }
 
@@ -212,7 +267,7 @@ export class Form {
   }
 
   swapSize() {
-    this.set({ width: this.current.height, height: this.current.width });
+    this.set(({ width, height }) => ({ width: height, height: width }));
   }
 
   clearPrompts() {

@@ -141,9 +141,9 @@ export class JobFollower {
   }
 
   async newestRunning() {
-    const jobs = await request("api/v1/jobs?limit=100");
+    const jobs = await request("api/v1/jobs?status=queued&status=loading&status=running");
     const kind = (job) => (job.request.init_images?.length ? "img2img" : "txt2img");
-    return jobs.find((job) => job.origin === "ui" && ACTIVE.has(job.status) && kind(job) === this.tab.name);
+    return jobs.find((job) => job.origin === "ui" && kind(job) === this.tab.name);
   }
 
   attach(id, earlier = []) {
@@ -193,12 +193,12 @@ export class JobFollower {
     if (!task) return;
     const began = performance.now();
     try {
-      const asked = [request("internal/progress", this.question(task))];
-      // Asking for a job that has not arrived yet would be an error.
-      if (task.accepted) asked.push(request(jobPath(task.id)));
-      const [live, job] = await Promise.all(asked);
+      const live = await request("internal/progress", this.question(task));
       if (task !== this.tasks[0]) return;
       if (live.active || live.queued || live.completed) task.accepted = true;
+      // Asking for a job that has not arrived yet would be an error.
+      const job = task.accepted ? await this.jobNow(task, live.job) : null;
+      if (task !== this.tasks[0]) return;
       if (job) this.show(task, job, live);
       else if (!task.accepted) this.giveUpIfLost(task);
       this.next(this.delay(job, performance.now() - began));
@@ -210,7 +210,19 @@ export class JobFollower {
   }
 
   question(task) {
-    return { id_task: task.id, id_live_preview: this.preview, live_preview: !document.hidden };
+    return { id_task: task.id, id_live_preview: this.preview, live_preview: !document.hidden, with_job: true };
+  }
+
+  // The whole job is asked for when it is new here, has another picture or has ended.
+  async jobNow(task, changed) {
+    const known = this.known?.id === task.id && this.known;
+    if (!known || !changed || !ACTIVE.has(changed.status) || changed.pictures !== known.images.length) {
+      this.known = await request(jobPath(task.id));
+      return this.known;
+    }
+    const { status, progress, cancel_requested } = changed;
+    this.known = { ...known, status, progress, cancel_requested };
+    return this.known;
   }
 
   show(task, job, live) {
