@@ -166,11 +166,9 @@ class Resolver:
         return resolved
 
     def _with_faces(self, request: GenerationRequest, settings: Settings) -> GenerationRequest:
-        """Return the request with it said whether faces are restored, and that they can be."""
+        """Return the request with it said whether faces shall be restored."""
         asked = request.restore_faces
         is_wanted = settings.face_restoration if asked is None else asked
-        if is_wanted:
-            self._library.faces.chosen(settings.face_restoration_model, "restore_faces")
         return request if asked is is_wanted else replace(request, restore_faces=is_wanted)
 
     def _with_upscalers(self, one: Active) -> Active:

@@ -6,9 +6,11 @@ One place for generation and extras. Between faces the job looks whether it shal
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sdforge.core.errors import Cancelled, MissingModel
+from sdforge.core.events import Notice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +31,22 @@ def restores_faces(context: RunContext) -> bool:
     """Whether a run's pictures get their faces restored."""
     asked = context.request.restore_faces
     return context.settings.face_restoration if asked is None else asked
+
+
+def leave_faces_without_files(context: RunContext) -> None:
+    """Take the wish to restore faces off a run whose networks have no files, and say so.
+
+    Clients of A1111 send `restore_faces` by habit, and there too the pictures come without.
+    """
+    if not restores_faces(context):
+        return
+    try:
+        if context.faces is None:
+            raise MissingModel("faces cannot be restored here: there is no library of networks")
+        context.faces.library.chosen(context.settings.face_restoration_model, "restore_faces")
+    except MissingModel as missing:
+        context.request = replace(context.request, restore_faces=False)
+        context.emit(Notice(text=f"faces are as they were drawn: {missing}"))
 
 
 def restored_picture(

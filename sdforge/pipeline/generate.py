@@ -18,7 +18,12 @@ from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.control import ControlUnits
 from sdforge.pipeline.decode import decode_batch
 from sdforge.pipeline.denoise import DenoisedBatch, Ready, denoise_batch
-from sdforge.pipeline.faces import BEFORE_FACES, restored_picture, restores_faces
+from sdforge.pipeline.faces import (
+    BEFORE_FACES,
+    leave_faces_without_files,
+    restored_picture,
+    restores_faces,
+)
 from sdforge.pipeline.first_pass import first_pass_key
 from sdforge.pipeline.hires import GivenStart, HiresStart
 from sdforge.pipeline.hooks import Hooks
@@ -46,6 +51,7 @@ def generate(context: RunContext) -> Iterator[ImageResult]:
     context.memory.configure(context.settings)
     if not context.settings.persistent_cond_cache:
         context.conditioning.clear()
+    leave_faces_without_files(context)
     run = _Run(context)
     for batch in range(context.request.batch_count):
         context.check_cancelled()

@@ -43,6 +43,7 @@ COMPLEX = "((emphasis)), (emphasis1:1.1), [to:1], [from::2], [from:to:0.3], [alt
         {"height": 128},
         {"enable_hr": True},
         {"tiling": True},
+        {"restore_faces": True},
         {"sampler_index": "PLMS"},
         {"sampler_index": "DDIM"},
         {"sampler_index": "UniPC"},

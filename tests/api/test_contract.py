@@ -95,14 +95,6 @@ def test_a_field_refuses_what_it_cannot_use_and_names_itself(
             assert row.name in body["errors"], (sent, body["errors"])
 
 
-@each_field
-def test_what_a_field_lacks_is_said(shared_server: Server, kind: str, row: Row) -> None:
-    for sent in row.off:
-        answer = post(shared_server, kind, payload(kind, row, sent))
-        assert answer.status_code == 422
-        assert row.name in answer.json()["errors"]
-
-
 def test_fields_that_a1111_drops_are_dropped(shared_server: Server) -> None:
     dropped = (
         "sd_model sd_model_name outpath_samples outpath_grids extra_generation_params "

@@ -45,7 +45,6 @@ def test_the_short_name_answers_the_same(shared_server: Server) -> None:
         ({"override_settings": {"sd_model_checkpoint": "no-such"}}, 422, "sd_model_checkpoint"),
         ({"override_settings": {"forge_inference_memory": -1}}, 422, "forge_inference_memory"),
         ({"override_settings": {"forge_inference_memory": 1e9}}, 422, "forge_inference_memory"),
-        ({"restore_faces": True}, 422, "restore_faces"),
     ],
 )
 def test_what_txt2img_refuses_is_refused(

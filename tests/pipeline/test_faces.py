@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdforge.core.errors import Cancelled, MissingModel
-from sdforge.core.events import Event, StageStarted, StepDone
+from sdforge.core.errors import Cancelled
+from sdforge.core.events import Event, Notice, StageStarted, StepDone
 from sdforge.core.paths import Paths
+from sdforge.core.settings import Settings
 from sdforge.models.faces.library import FaceLibrary
 from sdforge.models.faces.restoring import Faces
+from sdforge.output.infotext import write_infotext
 from tests.pipeline.conftest import Pipeline
 from tests.pipeline.test_extras import Bench
 from tests.tiny_faces import write_faces
@@ -72,9 +74,13 @@ def test_told_to_stop_between_faces_the_picture_comes_as_it_was(restoring: Pipel
         next(run)
 
 
-def test_without_files_it_says_what_goes_where(pipeline: Pipeline) -> None:
-    with pytest.raises(MissingModel, match=r"codeformer-v0\.1\.0\.pth"):
-        pipeline.draw(steps=1, restore_faces=True)
+def test_without_files_the_picture_comes_and_says_what_goes_where(pipeline: Pipeline) -> None:
+    plain = pipeline.draw(steps=1)[0].pixels
+    made = pipeline.draw(steps=1, restore_faces=True)[0]
+    assert np.array_equal(made.pixels, plain)
+    assert "Face restoration" not in write_infotext(made.info, Settings())
+    told = [event.text for event in pipeline.events if isinstance(event, Notice)]
+    assert len(told) == 1 and "codeformer-v0.1.0.pth" in told[0]
 
 
 def test_extras_restore_after_enlarging_and_count_both(

@@ -27,7 +27,6 @@ class Row:
         becomes: (sent, attribute) pairs where the attribute is another value than the echo.
         only: the one route that has it.
         also: further fields that must be sent with it.
-        off: answered with 422 for these values, as long as there are no files for it.
         given: the default where `also` is sent; None for the usual one.
     """
 
@@ -40,7 +39,6 @@ class Row:
     becomes: tuple[tuple[Any, Any], ...] = ()
     only: str = ""
     also: tuple[tuple[str, Any], ...] = ()
-    off: tuple[Any, ...] = ()
     given: Any = None
 
     @property
@@ -108,7 +106,7 @@ COMMON: tuple[Row, ...] = (
     Row("distilled_cfg_scale", 3.5, FLOATS, NO_FLOAT, "", "guidance of distilled models; left out: 3.5, or what the checkpoint recommends (Fill 30, Kontext 2.5)"),
     Row("width", 64, (("72", 72), (71.5, 71), (79, 79)), (*NO_INT, 8, 20000), "width", "pixels, rounded down to a multiple of 8; left out: 512, or less where the checkpoint is made for less", becomes=((79, 72),)),
     Row("height", 64, (("72", 72), (71.5, 71), (79, 79)), (*NO_INT, 8, 20000), "height", "pixels, as width", becomes=((79, 72),)),
-    Row("restore_faces", None, ((False, False), (0, False)), NO_BOOL, "restore_faces", "faces are restored; null: the setting", off=(True,)),
+    _switch("restore_faces", None, "faces are restored where the files for it are, else a notice; null: the setting", reaches="restore_faces"),
     _switch("tiling", None, "opposite edges fit; null: the setting", reaches="tiling"),
     _switch("do_not_save_samples", False, "no effect, as in A1111: save_images decides"),
     _switch("do_not_save_grid", False, "no effect, as in A1111: save_images decides"),

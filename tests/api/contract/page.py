@@ -71,14 +71,9 @@ def _state(is_missing: bool) -> str:
 
 def _fields(rows: Iterable[Row]) -> list[str]:
     return [
-        f"| `{row.name}` | {_shown(row.default)} | {_forms(row)} | {_escaped(row.effect)}"
-        f"{_lacking(row)} |"
+        f"| `{row.name}` | {_shown(row.default)} | {_forms(row)} | {_escaped(row.effect)} |"
         for row in rows
     ]
-
-
-def _lacking(row: Row) -> str:
-    return f"; {', '.join(map(_shown, row.off))}: 422 without the files" if row.off else ""
 
 
 def _forms(row: Row) -> str:
