@@ -67,7 +67,7 @@ def test_an_empty_scheduler_leaves_the_choice_to_the_samplers_name(scheduler: ob
         {"enable_hr": "false"},
         {"refiner_checkpoint": "None", "refiner_switch_at": 0.8},
         {"refiner_checkpoint": ""},
-        {"restore_faces": False, "tiling": None},
+        {"restore_faces": None, "tiling": None},
         {"firstpass_image": ""},
         {"firstpass_image": "no hires fix", "firstphase_width": 64, "denoising_strength": 0.5},
         {"hr_prompt": "x", "hr_scale": 4, "hr_resize_x": 64, "hr_cfg": 3},

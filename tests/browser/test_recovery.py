@@ -30,6 +30,7 @@ def drawn(server: LiveServer) -> int:
     return len(jobs[0]["images"]) if jobs else 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_twenty_pictures_survive_a_closed_tab_kill_9_and_a_reload(
     make_visitor: Any, own_server: LiveServer

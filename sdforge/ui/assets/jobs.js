@@ -125,7 +125,8 @@ export class JobFollower {
       if (ACTIVE.has(job.status)) this.attach(job.id, job.id === last?.id ? last.earlier : []);
       else this.results.show(job, { isNews: false });
     } catch (error) {
-      if (error instanceof Unreachable) setTimeout(() => this.resume(), RETRY_MS);
+      // Also where the page was not whole yet when it was to show the job.
+      if (!(error instanceof Refused)) setTimeout(() => this.resume(), RETRY_MS);
     }
   }
 
@@ -133,7 +134,7 @@ export class JobFollower {
     try {
       return await request(jobPath(id));
     } catch (error) {
-      if (!(error instanceof Refused)) throw error;
+      if (!(error instanceof Refused) || error.status !== 404) throw error;
       // Another database: asking for it again would be in vain.
       localStorage.removeItem(this.lastKey);
       return null;
