@@ -206,9 +206,10 @@ export class Results {
   drawTools() {
     const picture = this.picture();
     hide(this.part(`image_buttons_${this.tab}`), !picture);
-    if (!picture) return;
-    this.part("open").href = address(picture.url);
-    const save = this.part(`save_${this.tab}`);
+    const [open, save] = [this.part("open"), this.part(`save_${this.tab}`)];
+    // Gradio may not have made them yet: then all is drawn again when it has.
+    if (!picture || !open || !save) return;
+    open.href = address(picture.url);
     save.href = address(picture.url);
     save.download = fileName(picture);
     hide(this.part(`save_zip_${this.tab}`), this.images().length < 2);
