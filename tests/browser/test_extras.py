@@ -88,7 +88,7 @@ def test_to_a_size_with_two_upscalers_and_remembered(visitor: Visitor, picture: 
     page = visitor.open()
     open_extras(page)
     page.click("#extras_scale_to_tab")
-    assert page.locator("#extras_upscaling_resize").is_hidden()
+    page.locator("#extras_upscaling_resize").wait_for(state="hidden")
     set_value(page, "extras_upscaling_resize_w", 50)
     set_value(page, "extras_upscaling_resize_h", 70)
     page.click("#upscaling_res_switch_btn")

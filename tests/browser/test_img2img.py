@@ -88,7 +88,7 @@ def paint(page: Page) -> None:
 
 def test_hires_fix_and_enlarge_double_the_size(visitor: Visitor) -> None:
     page = visitor.open()
-    assert page.locator("#txt2img_hr_scale").is_hidden()
+    page.locator("#txt2img_hr_scale").wait_for(state="hidden")
     page.check("#txt2img_hr-checkbox input")
     page.wait_for_function(
         "document.querySelector('#txt2img_hr_finalres').textContent === 'from 64×64 to 128×128'"
@@ -181,7 +181,7 @@ def test_an_inpaint_sketch_changes_only_what_is_painted(visitor: Visitor, pictur
     page = visitor.open()
     start_with(page, picture, "inpaint_sketch")
     page.wait_for_selector("#inpaint_sketch canvas")
-    assert page.locator("#img2img_mask_alpha").is_visible()
+    page.locator("#img2img_mask_alpha").wait_for()
     page.evaluate("document.querySelector('#img2img_brush_color').value = '#00ff00'")
     paint(page)
     page.evaluate("document.querySelector('#img2img_brush_color').value = '#123456'")
@@ -209,8 +209,8 @@ def test_a_batch_draws_each_of_its_files(
     page = visitor.open()
     page.click(TAB)
     page.check("#mode_img2img input[value=batch]")
-    assert page.locator("#img2img_pictures").is_hidden()
-    assert page.locator("#img2img_batch_input_dir").is_hidden()
+    page.locator("#img2img_pictures").wait_for(state="hidden")
+    page.locator("#img2img_batch_input_dir").wait_for(state="hidden")
     page.set_input_files("#img2img_batch_upload", [picture, other, broken])
     assert "start.png, other.png, broken.png" in page.inner_text("#img2img_batch_names")
     page.fill("#img2img_batch_output_dir textarea, #img2img_batch_output_dir input", "outputs/made")
@@ -243,11 +243,11 @@ def test_a_reload_in_the_middle_finds_the_img2img_job_again(
     page.wait_for_selector(PREVIEW)
     page.reload()
     page.wait_for_selector(PREVIEW)
-    assert page.locator("#img2img_interrupt").is_visible()
-    assert page.locator("#txt2img_running").is_hidden()
+    page.locator("#img2img_interrupt").wait_for()
+    page.locator("#txt2img_running").wait_for(state="hidden")
     page.keyboard.press("Escape")
     wait_for_picture(page, "img2img", "a fox before the reload")
-    assert page.locator(FRAME).is_visible()
+    page.locator(FRAME).wait_for()
 
 
 def test_the_img2img_tab_fits_a_phone(visitor: Visitor, picture: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_script_opens_when_it_is_ticked_and_enlarges_the_picture(
     page = visitor.open()
     start_with(page, picture)
     overlap = page.locator("#img2img_script_sd_upscale_overlap")
-    assert overlap.is_hidden()
+    overlap.wait_for(state="hidden")
     page.check("#img2img_script_loopback_enabled input")
     page.locator("#img2img_script_loopback_loops").wait_for(state="visible")
     page.check("#img2img_script_sd_upscale_enabled input")

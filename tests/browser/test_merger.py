@@ -25,7 +25,7 @@ def test_two_checkpoints_become_one_that_can_be_chosen(
         "document.querySelector('#modelmerger_merge').textContent === '合并'"
         " && document.querySelector('#tab_modelmerger-button').textContent.includes('模型合并')"
     )
-    assert page.locator("#modelmerger_tertiary_model_name").is_hidden()
+    page.locator("#modelmerger_tertiary_model_name").wait_for(state="hidden")
     page.check("#modelmerger_interp_method input[value='Add difference']")
     page.locator("#modelmerger_tertiary_model_name").wait_for()
     page.check("#modelmerger_interp_method input[value='Weighted sum']")

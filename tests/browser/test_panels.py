@@ -47,7 +47,7 @@ def test_the_chip_says_what_the_form_takes_and_follows_it(visitor: Visitor) -> N
         "(before) => document.querySelector('#txt2img_fit .fit-text').textContent !== before",
         arg=before,
     )
-    assert page.locator("#txt2img_fit_fix").is_hidden()
+    page.locator("#txt2img_fit_fix").wait_for(state="hidden")
 
 
 def test_a_picture_tells_its_parameters_and_gives_them_to_a_form(
@@ -120,6 +120,12 @@ def test_quick_settings_count_for_the_next_job_and_outlast_a_reload(
     page.wait_for_selector("#quick_forge_unet_storage_dtype")
     page.select_option("#quick_forge_unet_storage_dtype", "float8-e4m3fn")
     page.fill("#quick_CLIP_stop_at_last_layers", "2")
+    # What another changes meanwhile takes nothing from what is being typed.
+    own_server.post("/sdapi/v1/options", {"sd_vae": "None"})
+    with page.expect_response("**/api/v1/settings"):
+        page.evaluate("document.getElementById('refresh_sd_model_checkpoint').click()")
+    page.evaluate("fetch('api/v1/settings').then((answer) => answer.json())")
+    assert page.evaluate("document.activeElement.id") == "quick_CLIP_stop_at_last_layers"
     page.press("#quick_CLIP_stop_at_last_layers", "Tab")
     own_server.until(lambda: own_server.get("/sdapi/v1/options")["CLIP_stop_at_last_layers"] == 2)
     page.fill("#txt2img_prompt textarea", "a quick fox")

@@ -103,7 +103,7 @@ def test_ctrl_enter_draws_a_picture_with_its_parameters(
 ) -> None:
     before = len(shared_server.saved())
     assert number(page, "width") == "64"
-    assert page.locator("#txt2img_empty").is_visible()
+    page.locator("#txt2img_empty").wait_for()
     generate(page, "a <b>red</b> fox", seed=41, steps=5)
     page.wait_for_selector(PICTURE)
     wait_for_end(page)
@@ -119,8 +119,8 @@ def test_ctrl_enter_draws_a_picture_with_its_parameters(
 
 def test_progress_and_preview_are_shown_while_it_draws(page: Page) -> None:
     start_long_job(page, "a slow fox")
-    assert page.locator("#txt2img_interrupt").is_visible()
-    assert page.locator("#txt2img_generate").is_hidden()
+    page.locator("#txt2img_interrupt").wait_for()
+    page.locator("#txt2img_generate").wait_for(state="hidden")
     fill = page.locator("#txt2img_progress .fill")
     began = int(fill.get_attribute("aria-valuenow") or 0)
     page.wait_for_function(
@@ -141,14 +141,14 @@ def test_a_reload_in_the_middle_finds_the_job_again(visitor: Visitor) -> None:
     start_long_job(page, "a fox before the reload", pictures=ENDLESS)
     page.reload()
     page.wait_for_selector(PREVIEW)
-    assert page.locator("#txt2img_interrupt").is_visible()
-    assert page.locator("#txt2img_progress").is_visible()
+    page.locator("#txt2img_interrupt").wait_for()
+    page.locator("#txt2img_progress").wait_for()
     visitor.wait_until_usable(page)
     assert page.input_value(PROMPT) == "a fox before the reload"
     page.click("#txt2img_interrupt")
     wait_for_info(page, "a fox before the reload")
     wait_for_end(page)
-    assert page.locator(PICTURE).is_visible()
+    page.locator(PICTURE).wait_for()
 
 
 def test_a_job_that_ended_while_the_page_was_closed_is_shown(
@@ -163,7 +163,7 @@ def test_a_job_that_ended_while_the_page_was_closed_is_shown(
         time.sleep(0.2)
     page = visitor.open()
     wait_for_info(page, "a fox that nobody watched")
-    assert page.locator(PICTURE).is_visible()
+    page.locator(PICTURE).wait_for()
     # The answer may be here before Gradio has made all parts that show it.
     page.evaluate("""() => {
         const results = sdforge.tabs.txt2img.results, link = results.part("open");
@@ -193,9 +193,9 @@ def test_interrupt_keeps_what_is_there(page: Page) -> None:
     page.click("#txt2img_interrupt")
     wait_for_end(page)
     wait_for_info(page, "an unfinished fox")
-    assert page.locator(PICTURE).is_visible()
+    page.locator(PICTURE).wait_for()
     assert "Interrupted" in page.locator("#html_log_txt2img").inner_text()
-    assert page.locator("#txt2img_generate").is_visible()
+    page.locator("#txt2img_generate").wait_for()
 
 
 def test_escape_and_alt_enter_do_what_the_buttons_do(page: Page) -> None:
@@ -208,7 +208,7 @@ def test_escape_and_alt_enter_do_what_the_buttons_do(page: Page) -> None:
     )
     page.keyboard.press("Escape")
     wait_for_end(page)
-    assert page.locator("#txt2img_generate").is_visible()
+    page.locator("#txt2img_generate").wait_for()
 
 
 def test_a_second_request_waits_in_the_queue(page: Page) -> None:
@@ -333,9 +333,9 @@ def test_small_tools_of_the_form(page: Page) -> None:
     set_number(page, "seed", 5)
     page.click("#txt2img_random_seed")
     page.wait_for_function("document.querySelector('#txt2img_seed input').value === '-1'")
-    assert page.locator("#txt2img_subseed").is_hidden()
+    page.locator("#txt2img_subseed").wait_for(state="hidden")
     page.check("#txt2img_subseed_show input")
-    assert page.locator("#txt2img_subseed").is_visible()
+    page.locator("#txt2img_subseed").wait_for()
     page.fill(PROMPT, "a red fox")
     page.wait_for_function(
         "document.querySelector('#txt2img_token_counter').textContent === '3/75'"

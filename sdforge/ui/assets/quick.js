@@ -31,12 +31,17 @@ export class QuickSettings {
     this.tabs = tabs;
     this.onChanged = onChanged;
     this.rows = null;
+    this.asked = 0;
+    document.addEventListener("focusout", ({ target }) => target.closest?.("#quick_settings") && setTimeout(() => this.draw()));
   }
 
   // Called when the page's facts are new: somebody may have changed a setting.
   async load() {
+    const asked = ++this.asked;
     try {
       const { settings } = await request("api/v1/settings");
+      // Answers may come out of order.
+      if (asked !== this.asked) return;
       this.rows = Object.fromEntries(settings.filter((row) => row.key in LABELS).map((row) => [row.key, row]));
       this.draw();
     } catch {
@@ -51,7 +56,8 @@ export class QuickSettings {
     const extra = preset === "all" ? Object.keys(LABELS).slice(1) : SHOWN[preset] || SHOWN_ELSE;
     const keys = ["forge_preset", ...extra];
     const state = JSON.stringify(keys.map((key) => [key, this.rows[key].value, this.rows[key].choices]));
-    if (root.dataset.state === state || root.querySelector(".multichoice[open]")) return;
+    // What is being typed or ticked stays; it is drawn anew when it is left.
+    if (root.dataset.state === state || root.querySelector(".multichoice[open], input[type=number]:focus")) return;
     root.dataset.state = state;
     root.replaceChildren(...keys.map((key) => this.field(this.rows[key])));
   }
