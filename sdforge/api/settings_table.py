@@ -56,6 +56,7 @@ def _lists(context: ApiContext) -> Mapping[str, Callable[[], list[str]]]:
         "forge_additional_modules": lambda: [row.name for row in library.modules()],
         "localization": lambda: [AUTOMATIC, NONE, *Localizations(folder).names()],
         "upscaler_for_img2img": lambda: picture_upscaler_names(library.upscalers),
+        "quicksettings_list": lambda: [row.key for row in OPTIONS.values() if not row.locked],
     }
 
 

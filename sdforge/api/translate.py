@@ -26,6 +26,7 @@ from sdforge.core.script import Script
 from sdforge.core.settings import OPTIONS
 from sdforge.extensions.catalog import values_of_extensions
 from sdforge.output.infotext import parse_infotext, request_from_infotext
+from sdforge.output.infotext_control import control_values
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def generation_request(
         **pass_parameters(values, parameters),
         **given_pictures(values, kind, add_input),
         overrides=overrides,
-        control=_control_of(values["alwayson_scripts"], add_input),
+        control=_control_of(values, add_input),
         extensions=_extension_values(values, extensions),
         styles=tuple(name for name in values["styles"] or () if isinstance(name, str)),
         disable_extra_networks=values["disable_extra_networks"],
@@ -140,13 +141,14 @@ def _extension_values(
     return found
 
 
-def _control_of(scripts: Mapping[str, Any], add_input: AddInput) -> tuple[ControlUnit, ...]:
-    return tuple(
-        unit
-        for title, sent in scripts.items()
-        if title.strip().casefold() in CONTROL_TITLES
-        for unit in control_units(sent, add_input)
-    )
+def _control_of(values: Mapping[str, Any], add_input: AddInput) -> tuple[ControlUnit, ...]:
+    """Return the units that were sent, each filled in by what the infotext says of its number."""
+    scripts: Mapping[str, Any] = values["alwayson_scripts"]
+    told = control_values(parse_infotext(values["infotext"] or "").fields)
+    named = [sent for title, sent in scripts.items() if title.strip().casefold() in CONTROL_TITLES]
+    if len(named) < 2:
+        return control_units(named[0] if named else [], add_input, told)
+    return tuple(unit for sent in named for unit in control_units(sent, add_input))
 
 
 def _arguments(extension: Extension, sent: Any) -> dict[str, Any]:

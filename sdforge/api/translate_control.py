@@ -41,15 +41,20 @@ _ENUMERATIONS = {
     "hiresfixoption.low_res_only": HIRES_OPTIONS[1],
     "hiresfixoption.high_res_only": HIRES_OPTIONS[2],
 }
+# Values of a unit that clients call otherwise.
+_CLIENT_NAMES = {"hires_option": "hr_option"}
 _ALIASES = {"input_image": "image", "mask": "mask_image", "guidance": "guidance_end"}
 
 
-def control_units(sent: Any, add_input: AddInput) -> tuple[ControlUnit, ...]:
+def control_units(
+    sent: Any, add_input: AddInput, told: Mapping[int, Mapping[str, Any]] | None = None
+) -> tuple[ControlUnit, ...]:
     """Return the units that a client switched on.
 
     Args:
         sent: what stands under the title: {"args": …}, a list of units, or one unit.
         add_input: stores pictures.
+        told: what the request's infotext says of units by number; it fills what was not sent.
 
     Raises:
         InvalidRequest: a value cannot be read; it is named with its unit's number.
@@ -59,8 +64,25 @@ def control_units(sent: Any, add_input: AddInput) -> tuple[ControlUnit, ...]:
         units = [units]
     if not isinstance(units, Sequence) or isinstance(units, str):
         raise InvalidRequest("controlnet", units, "a list of units under 'args'")
-    found = [_unit(number, one, add_input) for number, one in enumerate(units)]
+    named = {number: _told(values) for number, values in (told or {}).items()}
+    given: list[Any] = [*units, *[None] * (max(named, default=-1) + 1 - len(units))]
+    found = [
+        _unit(number, _filled(one, named.get(number)), add_input)
+        for number, one in enumerate(given)
+    ]
     return tuple(unit for unit in found if unit is not None)
+
+
+def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a unit of an infotext under the names that clients use."""
+    return {_CLIENT_NAMES.get(name, name): value for name, value in values.items()}
+
+
+def _filled(sent: Any, told: Mapping[str, Any] | None) -> Any:
+    """Return what a client sent of a unit, and what it left out as the infotext tells it."""
+    if told is None or not (sent is None or isinstance(sent, Mapping)):
+        return sent
+    return {**told, **{key: value for key, value in (sent or {}).items() if value is not None}}
 
 
 def _unit(number: int, sent: Any, add_input: AddInput) -> ControlUnit | None:

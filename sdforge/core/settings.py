@@ -150,6 +150,7 @@ class Settings:
     show_progress_grid: bool = _option(True, "Show previews of all images of a batch as a grid", "ui")
     show_progress_every_n_steps: int = _option(1, "Live preview display period, in steps; -1 for none", "ui", minimum=-1, maximum=32)
     live_preview_refresh_period: int = _option(150, "Progressbar and preview update period, in milliseconds", "ui", minimum=50, maximum=60000)
+    quicksettings_list: tuple[str, ...] = _option(("sd_model_checkpoint",), "Quicksettings list: settings that stand at the top of the page too, after those of the preset", "ui")
     localization: str = _option("Automatic", "Language of the page; Automatic is the browser's (reload the page)", "ui")
     notification_audio: bool = _option(False, "Play a sound when a job is done", "ui")
     notification_volume: int = _option(100, "Volume of that sound, in percent", "ui", minimum=0, maximum=100)

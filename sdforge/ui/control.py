@@ -1,18 +1,25 @@
-"""ControlNet units as the page's scripts send them → those of a request.
+"""ControlNet units as the page's scripts send them → those of a request, and from a text back.
 
 The panel (`assets/controlnet.js`) sends the units that are switched on, with names of stored
-pictures; its other values never leave the browser.
+pictures; its other values never leave the browser. What a picture's text says of units goes to it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sdforge.core.control import CONTROL_MODES, HIRES_OPTIONS, RESIZE_MODES, ControlUnit
+from sdforge.core.control import (
+    CONTROL_MODES,
+    HIRES_OPTIONS,
+    RESIZE_MODES,
+    UNIT_COUNT,
+    ControlUnit,
+)
 from sdforge.core.errors import InvalidRequest
 from sdforge.core.inputs import InputImage
+from sdforge.output.infotext_control import control_values
 
 _NUMBERS: Mapping[str, tuple[str, float]] = {
     "weight": ("Control Weight", 1.0),
@@ -77,3 +84,37 @@ def _word(value: Any, number: Any, label: str, options: tuple[str, ...], default
     if chosen not in options:
         raise InvalidRequest(f"ControlNet Unit {number}: {label}", value, ", ".join(options))
     return str(chosen)
+
+
+def pasted_units(
+    fields: Mapping[str, str], known_model: Callable[[str], str | None]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the units that an infotext tells, as the panel keeps them, and what it lacks.
+
+    Args:
+        fields: the infotext's.
+        known_model: returns the listed name of a ControlNet, None where there is none of it.
+
+    Returns:
+        units, each with its number under "unit"; and a sentence for each name that is not here.
+    """
+    from sdforge.postprocess.preprocessors import PREPROCESSORS
+
+    units, notes = [], []
+    lists: tuple[tuple[str, str, str, Callable[[str], str | None]], ...] = (
+        ("model", "Model", "None", known_model),
+        ("module", "Preprocessor", "none", PREPROCESSORS.canonical),
+    )
+    for number, told in control_values(fields).items():
+        if number >= UNIT_COUNT:
+            notes.append(f"The page has no ControlNet unit {number}.")
+            continue
+        unit = dict(told)
+        for name, label, none, known in lists:
+            asked = told.get(name, none)
+            found = none if asked.casefold() in ("none", "") else known(asked)
+            if found is None:
+                notes.append(f"ControlNet Unit {number}: {label} {asked!r} is not known here.")
+            unit[name] = found or none
+        units.append({"unit": number, **unit})
+    return units, notes

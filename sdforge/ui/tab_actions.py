@@ -21,6 +21,7 @@ from sdforge.sampling.names import SAMPLER_TABLE, SCHEDULE_TABLE
 from sdforge.ui import extensions, form, passes
 from sdforge.ui.batch import batch_of_form
 from sdforge.ui.checkpoints import Checkpoints, Choice
+from sdforge.ui.control import pasted_units
 from sdforge.ui.fields import named_choices
 from sdforge.ui.overrides import OVERRIDES, choice_of, read_overrides
 from sdforge.ui.scripts import asks_for_script, sweep_of_form
@@ -217,8 +218,10 @@ class TabActions:
             result[form.SEED_EXTRAS] = bool(
                 infotext.fields.keys() & {"Variation seed", "Seed resize from"}
             )
-        notes = ["Parameters read.", *self._use_known_names(result), *self._other_model(infotext)]
-        return {**result, **self._answer(note=" ".join(notes), pasted=True)}
+        units, unknown = pasted_units(infotext.fields, self._known_controlnet)
+        notes = ["Parameters read.", *self._use_known_names(result), *unknown]
+        notes += self._other_model(infotext)
+        return {**result, **self._answer(note=" ".join(notes), pasted=True, control=units)}
 
     def count_tokens(self, values: Mapping[str, Any]) -> Values:
         """Count the tokens of both prompts, for the counters in their boxes."""
@@ -304,6 +307,12 @@ class TabActions:
         if passes.REFINER_ON in values and not values.get("refiner"):
             values[passes.REFINER_ON] = False
         return notes
+
+    def _known_controlnet(self, name: str) -> str | None:
+        try:
+            return self._engine.library.controlnets.find(name).name
+        except SdforgeError:
+            return None
 
     def _known_checkpoint(self, name: str) -> str | None:
         found = self._checkpoints.find(name)

@@ -129,6 +129,26 @@ def test_an_infotext_fills_what_was_not_sent() -> None:
     assert made.overrides["eta_noise_seed_delta"] == 31337
 
 
+CONTROLLED = (
+    "a fox\nSteps: 2, Sampler: Euler, CFG scale: 7.0, Seed: 1, "
+    'ControlNet 0: "Module: canny, Model: edges, Weight: 0.5, Hires-Fix Option: Low res only", '
+    'ControlNet 2: "Module: invert, Model: lines"'
+)
+
+
+def test_an_infotext_brings_its_controlnet_units_where_nothing_else_was_sent() -> None:
+    first, second = request(infotext=CONTROLLED).control
+    assert (first.model, first.module, first.weight) == ("edges", "canny", 0.5)
+    assert (first.hires_option, first.image) == ("Low res only", None)
+    assert (second.model, second.module, second.weight) == ("lines", "invert", 1.0)
+
+
+def test_a_unit_that_was_sent_is_filled_by_the_infotexts_of_its_number() -> None:
+    sent = {"controlnet": {"args": [{"weight": 1.5}, None, {"enabled": False}]}}
+    (unit,) = request(infotext=CONTROLLED, alwayson_scripts=sent).control
+    assert (unit.model, unit.module, unit.weight) == ("edges", "canny", 1.5)
+
+
 def test_an_infotext_changes_neither_checkpoint_nor_vae() -> None:
     made = request(infotext=INFOTEXT)
     assert made.checkpoint == ""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 PROMPT = "#txt2img_prompt textarea"
+CONTROLLED = (
+    "edges of a fox\nSteps: 2, Sampler: Euler, CFG scale: 7.0, Seed: 3, Size: 64x64, "
+    'ControlNet 1: "Module: invert, Model: None, Weight: 0.5, Control Mode: Balanced"'
+)
 
 
 def prompt_is(page: Page, text: str) -> None:
@@ -161,3 +165,15 @@ def test_a_controlnet_unit_goes_with_the_job_and_comes_back_after_a_reload(
     page.wait_for_selector("#txt2img_controlnet_ControlNet-0_module")
     assert page.input_value("#txt2img_controlnet_ControlNet-0_module") == "canny"
     assert page.is_checked("#txt2img_controlnet_ControlNet-0_enabled")
+    # A picture's text fills its units and switches the others off; the picture of a unit stays.
+    page.fill(PROMPT, CONTROLLED)
+    page.click("#paste")
+    page.wait_for_selector("#txt2img_controlnet_ControlNet-1_module")
+    assert page.input_value("#txt2img_controlnet_ControlNet-1_module") == "invert"
+    assert page.input_value("#txt2img_controlnet_ControlNet-1_weight") == "0.5"
+    assert page.is_checked("#txt2img_controlnet_ControlNet-1_enabled")
+    page.click("#txt2img_controlnet_unit_0")
+    page.wait_for_selector("#txt2img_controlnet_ControlNet-0_enabled:not(:checked)")
+    page.wait_for_selector(".control-picture img")
+    page.click("#txt2img_undo")
+    page.wait_for_selector("#txt2img_controlnet_ControlNet-0_enabled:checked")

@@ -78,6 +78,16 @@ def test_a_picture_tells_its_parameters_and_gives_them_to_a_form(
     value_is(page, "#img2img_prompt textarea", "a fox (red:1.2)")
 
 
+def put_into_the_quick_row(page: Page, words: str, key: str) -> None:
+    page.fill("#settings_search", "quicksettings")
+    box = page.locator("#setting_quicksettings_list_row .multichoice")
+    if not box.get_attribute("open"):
+        page.click("#setting_quicksettings_list_value")
+    box.locator("input[type=search]").fill(words)
+    box.locator(f"label:has(code:text-is('{key}')) input").check()
+    page.keyboard.press("Escape")
+
+
 def test_settings_are_found_changed_and_refused_where_they_stand(
     make_visitor: object, own_server: LiveServer
 ) -> None:
@@ -101,6 +111,14 @@ def test_settings_are_found_changed_and_refused_where_they_stand(
     page.wait_for_selector("#settings_submit:disabled")
     options = own_server.get("/sdapi/v1/options")
     assert (options["jpeg_quality"], options["live_previews_enable"]) == (91, False)
+    put_into_the_quick_row(page, "jpeg quality", "jpeg_quality")
+    put_into_the_quick_row(page, "live previews of the created", "live_previews_enable")
+    page.click("#settings_submit")
+    value_is(page, "#quicksettings #quick_jpeg_quality", "91")
+    page.check("#quicksettings #quick_live_previews_enable")
+    own_server.until(lambda: own_server.get("/sdapi/v1/options")["live_previews_enable"])
+    chosen = own_server.get("/sdapi/v1/options")["quicksettings_list"]
+    assert chosen == ["sd_model_checkpoint", "jpeg_quality", "live_previews_enable"]
     open_tab(page, "system")
     page.wait_for_selector(".memory-chart polygon")
     assert "a-tiny.safetensors" in page.inner_text(".system-models")

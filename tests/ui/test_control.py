@@ -7,7 +7,7 @@ import pytest
 
 from sdforge.core.control import ControlUnit
 from sdforge.core.errors import InvalidRequest
-from sdforge.ui.control import read_units
+from sdforge.ui.control import pasted_units, read_units
 from sdforge.ui.tab_actions import PICTURES
 from tests.ui.conftest import Backend
 from tests.ui.test_tab_actions import filled, stored_picture
@@ -51,3 +51,29 @@ def test_a_unit_that_cannot_be_used_is_named(changes: dict[str, Any], named: str
 def test_what_is_no_list_of_units_is_refused(sent: object) -> None:
     with pytest.raises(InvalidRequest):
         read_units(sent)
+
+
+def test_a_pasted_text_gives_its_units_and_names_what_is_not_here() -> None:
+    fields = {
+        "ControlNet 0": "Module: Canny, Model: edges [12345678], Weight: 0.5",
+        "ControlNet 1": "Module: openpose_full, Model: gone",
+        "ControlNet 4": "Module: canny, Model: edges",
+    }
+    listed = {"edges [12345678]": "edges [87654321]"}
+    units, notes = pasted_units(fields, listed.get)
+    assert units == [
+        {"unit": 0, "module": "canny", "model": "edges [87654321]", "weight": 0.5},
+        {"unit": 1, "module": "none", "model": "None"},
+    ]
+    assert [note.partition(":")[0] for note in notes] == [
+        "ControlNet Unit 1", "ControlNet Unit 1", "The page has no ControlNet unit 4.",
+    ]  # fmt: skip
+    assert "'gone'" in notes[0]
+
+
+def test_reading_a_text_tells_the_panel_its_units(backend: Backend) -> None:
+    text = 'a fox\nSteps: 2, Sampler: Euler, Seed: 1, ControlNet 1: "Module: canny, Weight: 0.5"'
+    answer = backend.tab.read_prompt(filled(backend, prompt=text))["answer"]
+    assert answer["control"] == [{"unit": 1, "module": "canny", "model": "None", "weight": 0.5}]
+    plain = backend.tab.read_prompt(filled(backend, prompt="a fox\nSteps: 2, Seed: 1, Size: 8x8"))
+    assert plain["answer"]["control"] == []

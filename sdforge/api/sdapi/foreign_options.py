@@ -118,7 +118,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     },
     "hidden": {
         "disabled_extensions": [], "disable_all_extensions": "none",
-        "restore_config_state_file": "", "quicksettings_list": ["sd_model_checkpoint"],
+        "restore_config_state_file": "",
         "k_sched_type": "Automatic", "enable_emphasis": True,
         "dont_fix_second_order_samplers_schedule": False, "img2img_editor_height": 720,
         "sd_vae_as_default": True, "unload_sd_during_upscale": False,

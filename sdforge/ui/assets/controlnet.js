@@ -242,6 +242,29 @@ export class ControlPanel {
     }
   }
 
+  // Takes the units that a picture's text tells, each with its number. The picture was made without the others, so they
+  // are off; a text holds no pictures, so all keep theirs.
+  fill(told) {
+    const wasOn = this.units.filter((unit) => unit.enabled).length;
+    const by = new Map(told.map(({ unit: number, ...values }) => [number, values]));
+    const filled = this.units.map((unit, number) => {
+      const { image, mask } = unit;
+      return by.has(number) ? { ...FRESH, ...by.get(number), enabled: true, image, mask } : { ...unit, enabled: false };
+    });
+    this.shown = told[0]?.unit ?? this.shown;
+    this.restore(filled);
+    if (!told.length && wasOn) notify("ControlNet is off: the picture was made without.");
+    const without = this.tab.name === "txt2img" ? [...by.keys()].filter((number) => !this.units[number].image) : [];
+    for (const number of without) notify(`ControlNet Unit ${number} needs its picture, which no text holds.`, "warning");
+  }
+
+  // Puts all units back, as `fill` found them.
+  restore(units) {
+    this.units = units;
+    this.set({}, { redraws: true });
+    if (this.root && units.some((unit) => unit.enabled)) this.root.open = true;
+  }
+
   store() {
     try {
       localStorage.setItem(this.key, JSON.stringify(this.units));

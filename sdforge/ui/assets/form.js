@@ -58,6 +58,8 @@ export class Form {
     this.counted = "";
     this.page = null;
     this.onChange = () => {};
+    // What a picture's text fills beside the form's widgets: `read` returns it by name, `restore` puts it back.
+    this.beside = { read: () => ({}), restore: () => {} };
     onReachable((isUp) => isUp && this.countSoon());
     // Only what was done here: another window may have stored its form since.
     window.addEventListener("pagehide", () => (this.saveTimer || (this.page && this.text && this.isTyped())) && this.save());
@@ -225,19 +227,25 @@ export class Form {
   beforePaste(given, shown) {
     const taken = this.infotext || given.prompt.trim() || shown;
     this.infotext = "";
-    this.undo.push(given);
+    this.undo.push({ ...given, ...this.beside.read() });
     return { prompt: taken };
   }
 
   // Brings back what stood here before the page last changed it.
   undoLast() {
-    const changes = this.undo.pop(this.current);
-    if (!changes) {
+    const beside = this.beside.read();
+    const found = this.undo.pop({ ...this.current, ...beside });
+    if (!found) {
       notify("There is nothing to undo.");
       return;
     }
+    const isBeside = ([name]) => name in beside;
+    const others = Object.entries(found).filter(isBeside);
+    if (others.length) this.beside.restore(Object.fromEntries(others));
+    const changes = Object.entries(found).filter((entry) => !isBeside(entry));
+    if (!changes.length) return;
     this.isUndoing = true;
-    this.set(changes);
+    this.set(Object.fromEntries(changes));
   }
 
   pasted() {

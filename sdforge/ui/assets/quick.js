@@ -1,10 +1,11 @@
-// The row of quick settings beside the checkpoint: Forge's preset, VAE and text encoders, low bits and clip skip. They
-// are settings of the server; a change counts at once, for everybody.
+// The row of quick settings beside the checkpoint: Forge's preset, VAE and text encoders, low bits and clip skip, then
+// those that the setting quicksettings_list names. They are settings of the server; a change counts at once, for
+// everybody.
 
 import { make } from "./dom.js";
 import { request } from "./http.js";
-import { multichoice } from "./multichoice.js";
 import { notify } from "./notify.js";
+import { settingField } from "./setting_field.js";
 
 const LABELS = {
   forge_preset: "UI",
@@ -18,6 +19,8 @@ const SHOWN = {
   sd: ["sd_vae", "CLIP_stop_at_last_layers"],
 };
 const SHOWN_ELSE = ["forge_additional_modules", "forge_unet_storage_dtype"];
+// Which settings the user wants here beside them; A1111's key and elements' ids.
+const OWN = "quicksettings_list";
 // What a preset brings into the forms; Forge's values.
 const FORMS = {
   sd: { txt2img: { width: 512, height: 640 }, img2img: { width: 512, height: 512 }, both: { cfg_scale: 7, sampler: "Euler a", schedule: "Automatic" } },
@@ -42,7 +45,7 @@ export class QuickSettings {
       const { settings } = await request("api/v1/settings");
       // Answers may come out of order.
       if (asked !== this.asked) return;
-      this.rows = Object.fromEntries(settings.filter((row) => row.key in LABELS).map((row) => [row.key, row]));
+      this.rows = Object.fromEntries(settings.map((row) => [row.key, row]));
       this.draw();
     } catch {
       // The banner says that the server is away; its return brings the facts again.
@@ -54,27 +57,31 @@ export class QuickSettings {
     if (!root || !this.rows) return;
     const preset = this.rows.forge_preset.value;
     const extra = preset === "all" ? Object.keys(LABELS).slice(1) : SHOWN[preset] || SHOWN_ELSE;
-    const keys = ["forge_preset", ...extra];
+    const keys = [...new Set(["forge_preset", ...extra, ...this.own()])];
     const state = JSON.stringify(keys.map((key) => [key, this.rows[key].value, this.rows[key].choices]));
     // What is being typed or ticked stays; it is drawn anew when it is left.
-    if (root.dataset.state === state || root.querySelector(".multichoice[open], input[type=number]:focus")) return;
+    if (root.dataset.state === state || root.querySelector(".multichoice[open], input:is([type=number], [type=text]):focus")) return;
     root.dataset.state = state;
     root.replaceChildren(...keys.map((key) => this.field(this.rows[key])));
   }
 
-  field(row) {
-    const id = `quick_${row.key}`;
-    if (row.kind === "tuple") return this.several(row, id);
-    const control = row.choices ? choice(row, id) : make("input", { type: "number", id, min: row.minimum, max: row.maximum, value: row.value });
-    control.addEventListener("change", () => this.change(row, row.kind === "int" ? Number(control.value) : control.value));
-    return make("div", { class: "quick-field", id: `setting_${row.key}` }, make("label", { for: id }, LABELS[row.key]), control);
+  // The checkpoint has its place already. A name that is not known may be another program's; one that is locked cannot
+  // be changed here.
+  own() {
+    return this.rows[OWN].value.filter((key) => key !== "sd_model_checkpoint" && this.rows[key] && !this.rows[key].locked);
   }
 
-  several(row, id) {
-    const label = LABELS[row.key];
-    const changed = (value) => this.change(row, value);
-    const box = multichoice({ id, label, choices: row.choices || [], chosen: row.value, none: "Automatic", changed });
-    return make("div", { class: "quick-field", id: `setting_${row.key}` }, make("span", { class: "quick-label" }, label), box);
+  field(row) {
+    const id = `quick_${row.key}`;
+    const label = LABELS[row.key] || row.label;
+    const labels = Object.fromEntries(Object.values(this.rows).map((one) => [one.key, one.label]));
+    const none = row.key === "forge_additional_modules" ? "Automatic" : "None";
+    const control = settingField(row, row.value, { id, labels, none, event: "change", changed: (value) => this.change(row, value) });
+    const properties = { class: "quick-field", id: `setting_${row.key}`, data: { key: row.key } };
+    if (row.kind === "bool") return make("div", { ...properties, class: "quick-field quick-tick" }, make("label", { for: id, title: label }, control, make("span", {}, label)));
+    // A list to tick names itself.
+    const words = control.localName === "details" ? make("span", { class: "quick-label", title: label }, label) : make("label", { for: id, title: label }, label);
+    return make("div", properties, words, control);
   }
 
   async change(row, value) {
@@ -104,9 +111,4 @@ export class QuickSettings {
     const undo = () => Object.entries(before).forEach(([tab, values]) => this.tabs[tab].form.set(values));
     notify(`Sizes, CFG scale and sampler are those of the preset ${name}.`, "info", { label: "Undo", run: undo });
   }
-}
-
-function choice(row, id) {
-  const known = row.choices.includes(row.value) ? row.choices : [row.value, ...row.choices];
-  return make("select", { id }, known.map((one) => make("option", { value: one, selected: one === row.value }, one)));
 }

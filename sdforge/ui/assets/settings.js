@@ -2,8 +2,8 @@
 
 import { button, make } from "./dom.js";
 import { Refused, request } from "./http.js";
-import { multichoice } from "./multichoice.js";
 import { notify } from "./notify.js";
+import { settingField, shownInField } from "./setting_field.js";
 
 const ALL = "*";
 
@@ -40,6 +40,7 @@ export class SettingsPanel {
   async load() {
     try {
       this.table = await request("api/v1/settings");
+      this.labels = Object.fromEntries(this.table.settings.map(({ key, label }) => [key, label]));
       this.draw();
     } catch (error) {
       this.state.textContent = error.message;
@@ -75,7 +76,7 @@ export class SettingsPanel {
   row(row) {
     const id = `setting_${row.key}_value`;
     const value = row.key in this.changes ? this.changes[row.key] : row.value;
-    const control = widget(row, value, id, (changed) => this.change(row, changed));
+    const control = settingField(row, value, { id, labels: this.labels, changed: (changed) => this.change(row, changed) });
     const bounds = row.kind === "bool" || row.choices ? "" : row.allowed;
     const help = [row.locked ? "Only in config.json." : "", bounds, `Default: ${shown(row.default)}`].filter(Boolean).join(" · ");
     return make(
@@ -171,45 +172,6 @@ export class SettingsPanel {
   element(key) {
     return document.getElementById(`setting_${key}_row`);
   }
-}
-
-function widget(row, value, id, changed) {
-  const common = { id, disabled: row.locked };
-  if (row.kind === "bool") {
-    const box = make("input", { type: "checkbox", ...common, checked: Boolean(value) });
-    box.addEventListener("change", () => changed(box.checked));
-    return box;
-  }
-  if (row.kind === "tuple" && row.choices) {
-    return multichoice({ id, label: row.label, choices: row.choices, chosen: value, none: "None", changed, disabled: row.locked });
-  }
-  if (row.choices) {
-    const known = row.choices.includes(value) ? row.choices : [value, ...row.choices];
-    const options = known.map((choice) => make("option", { value: choice, selected: choice === value }, choice || "(empty)"));
-    const select = make("select", common, options);
-    select.addEventListener("change", () => changed(select.value));
-    return select;
-  }
-  const isNumber = row.kind === "int" || row.kind === "float";
-  const input = make("input", { type: isNumber ? "number" : "text", ...common, value: shownInField(value) });
-  if (isNumber) {
-    input.step = row.kind === "int" ? "1" : "any";
-    if (row.minimum !== null) input.min = row.minimum;
-    if (row.maximum !== null) input.max = row.maximum;
-  }
-  // What is no number is sent as it stands, so that the server names it.
-  input.addEventListener("input", () => changed(valueOf(row, input)));
-  return input;
-}
-
-function valueOf(row, input) {
-  if (row.kind === "tuple") return input.value.split(",").map((part) => part.trim()).filter(Boolean);
-  if (row.kind === "str" || input.value === "") return input.value;
-  return Number(input.value);
-}
-
-function shownInField(value) {
-  return Array.isArray(value) ? value.join(", ") : String(value ?? "");
 }
 
 function shown(value) {

@@ -30,6 +30,7 @@ export class Tab {
     this.fit = new FitChip(this);
     this.forever = new Forever(this);
     this.form.onChange = (values) => this.show(values);
+    this.form.beside = { read: () => ({ controlnet: this.control.units }), restore: ({ controlnet }) => this.control.restore(controlnet) };
     this.clicks = this.makeClicks();
   }
 
@@ -83,7 +84,10 @@ export class Tab {
     if (message.plan) this.script.planned(message.plan);
     if (message.fit) this.fit.take(message.fit);
     if (message.tokens) this.form.showTokens(message.tokens);
-    if (message.pasted) this.form.pasted();
+    if (message.pasted) {
+      this.control.fill(message.control);
+      this.form.pasted();
+    }
     if (message.note) notify(message.note);
   }
 
