@@ -310,7 +310,7 @@ class TabActions:
 
     def _known_controlnet(self, name: str) -> str | None:
         try:
-            return self._engine.library.controlnets.find(name).name
+            return self._checkpoints.library.controlnets.find(name).name
         except SdforgeError:
             return None
 
