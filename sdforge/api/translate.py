@@ -15,7 +15,12 @@ from typing import Any
 from sdforge.api.schemas import EXTRAS, LenientModel
 from sdforge.api.translate_control import TITLES as CONTROL_TITLES
 from sdforge.api.translate_control import control_units
-from sdforge.api.translate_passes import AddInput, given_pictures, pass_parameters
+from sdforge.api.translate_passes import (
+    HIRES_MODULES,
+    AddInput,
+    given_pictures,
+    pass_parameters,
+)
 from sdforge.core.control import ControlUnit
 from sdforge.core.errors import InvalidRequest, NotAvailable
 from sdforge.core.extension import Extension
@@ -67,7 +72,8 @@ def generation_request(
     Raises:
         NotAvailable: it asks for a feature that this version lacks.
         UnknownScript: it names a script that there is not.
-        InvalidRequest: forge_additional_modules is no list of names, or a picture cannot be used.
+        InvalidRequest: forge_additional_modules or hr_additional_modules is no list of names, or
+            a picture cannot be used.
         MissingPicture: img2img without init_images.
     """
     _refuse_what_is_missing(values)
@@ -203,6 +209,8 @@ def _fill_from_infotext(values: dict[str, Any], sent: set[str]) -> None:
         known = known or (row.name == "hires" and request.hires)
         if known and row.api in values and row.api not in sent:
             values[row.api] = getattr(request, row.name)
+    if request.hires_modules is not None and HIRES_MODULES in values and HIRES_MODULES not in sent:
+        values[HIRES_MODULES] = list(request.hires_modules)
     if "sampler_index" in sent and "sampler_name" not in sent:
         values["sampler_name"] = None
     overrides = {key: value for key, value in request.overrides.items() if key != "sd_vae"}

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from sdforge.core.errors import InvalidRequest, NotAvailable, NotFound
+from sdforge.core.errors import InvalidRequest, NotFound
 from sdforge.core.fields import FIELD
 from sdforge.core.inputs import InputImage
 from sdforge.core.request import DEFAULT_SIZE
+from sdforge.output.infotext_modules import hires_modules
+
+HIRES_MODULES = "hr_additional_modules"
 
 # Stores a decoded file; takes it and the name of its field.
 AddInput: TypeAlias = Callable[[bytes, str], InputImage]
@@ -39,7 +42,7 @@ def pass_parameters(values: Mapping[str, Any], parameters: Mapping[str, Any]) ->
         parameters: its fields by our names.
 
     Raises:
-        NotAvailable: the second pass asks for other VAE or text encoders.
+        InvalidRequest: hr_additional_modules is no list of names.
     """
     result = dict(parameters)
     for name in _NAMES:
@@ -58,13 +61,8 @@ def pass_parameters(values: Mapping[str, Any], parameters: Mapping[str, Any]) ->
 
 
 def _hires_parameters(values: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    modules = [name for name in values["hr_additional_modules"] or () if name != "Use same choices"]
-    if modules:
-        raise NotAvailable(
-            "hr_additional_modules: the second pass has the VAE and text encoders of the first in "
-            'this version; leave it out or send ["Use same choices"]'
-        )
     changed: dict[str, Any] = {
+        "hires_modules": hires_modules(values[HIRES_MODULES], HIRES_MODULES),
         "hires_upscaler": result["hires_upscaler"] or FIELD["hires_upscaler"].default,
         # 0 is A1111's "as in the first pass".
         "hires_cfg_scale": result["hires_cfg_scale"] or None,

@@ -48,6 +48,9 @@ class GenerationRequest:
     `folder` and `file_name` are where the pictures go and what their files are called, without a
     suffix; "" for what the settings say. Whoever sets `folder` has checked that it is allowed.
 
+    `hires_modules` are files that bring a VAE and text encoders for the second pass, () for the
+    checkpoint's own, None for what the settings name for the first.
+
     `prompt` and `negative_prompt` are as typed, `styles` the names of styles to apply. Resolved
     requests hold in `prompts` and `negative_prompts` what the pictures are drawn from: one text for
     all, or one for each.
@@ -93,6 +96,7 @@ class GenerationRequest:
     hires_negative_prompt: str = ""
     hires_cfg_scale: float | None = None
     hires_distilled_cfg_scale: float | None = None
+    hires_modules: tuple[str, ...] | None = None
     resize_mode: int = 0
     image_cfg_scale: float | None = None
     initial_noise_multiplier: float | None = None

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sdforge.core.errors import InvalidRequest, ModelError, UnknownName
@@ -77,6 +78,12 @@ class CheckpointLibrary(Protocol):
     def find(self, name: str) -> Checkpoint:
         """Return the checkpoint of a title, file name, hash…; of "" the first there is."""
 
+    def find_modules(self, names: Sequence[str]) -> tuple[Path, ...]:
+        """Return the files of a list of VAE and text encoders; raises `UnknownName`."""
+
+    def modules(self) -> Sequence[Any]:
+        """Return the files that bring a VAE or text encoders."""
+
     def checkpoints(self) -> list[Any]:
         """Return all checkpoints."""
 
@@ -93,6 +100,10 @@ class CheckpointLibrary(Protocol):
     @property
     def faces(self) -> FaceModels:
         """The networks of faces that there are."""
+
+    @property
+    def controlnets(self) -> Any:
+        """The ControlNet files that there are; `models.adapters.controlnet_library` has them."""
 
 
 class Resolver:
@@ -200,11 +211,26 @@ class Resolver:
             for name in ("hires_prompt", "hires_negative_prompt"):
                 if getattr(request, name) == getattr(request, name.removeprefix("hires_")):
                     values[name] = ""
+        if request.hires and request.hires_modules is not None:
+            values["hires_modules"] = self._modules_of_second_pass(request.hires_modules, settings)
         for name in ("hires_checkpoint", "refiner"):
             if asked := getattr(request, name):
                 values[name] = self._usable(asked, FIELD[name].api)
         # A copy of eighty fields is a tenth of what a request costs beside its job.
         return replace(request, **values) if values else request
+
+    def _modules_of_second_pass(
+        self, names: tuple[str, ...], settings: Settings
+    ) -> tuple[str, ...] | None:
+        """Return the names as lists have them; None where they are the first pass's."""
+        try:
+            files = self._library.find_modules(names)
+        except UnknownName as error:
+            field = "hr_additional_modules"
+            raise UnknownName(error.kind, error.name, error.known, field) from error
+        if files == self._library.find_modules(settings.forge_additional_modules):
+            return None
+        return tuple(file.name for file in files)
 
     def _usable(self, name: str, field: str) -> str:
         """Return the title of a checkpoint that another field than the usual one names."""

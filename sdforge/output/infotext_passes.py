@@ -13,6 +13,7 @@ from typing import Any
 from sdforge.core.request import GenerationRequest
 from sdforge.core.result import GenerationInfo
 from sdforge.core.settings import OPTIONS, Settings
+from sdforge.output.infotext_modules import hires_module_parameters, hires_module_values
 
 _MASKED_CONTENT = ("fill", "original", "latent noise", "latent nothing")
 _ONLY_MASKED, _NOT_MASKED = "Only masked", "Inpaint not masked"
@@ -91,6 +92,7 @@ def _hires_parameters(info: GenerationInfo) -> dict[str, Any]:
         "Hires checkpoint": (
             _label(info, checkpoint) if checkpoint and checkpoint != request.checkpoint else None
         ),
+        **hires_module_parameters(request.hires_modules),
         "Hires sampler": _unless(request.hires_sampler, request.sampler),
         "Hires schedule type": _unless(request.hires_schedule, request.schedule),
         "Hires prompt": _unless(prompt, info.prompt),
@@ -144,6 +146,8 @@ def pass_values(fields: Mapping[str, str]) -> dict[str, Any]:
             values[name] = fields[key].strip().casefold() == "true"
     if "Face restoration" in fields:
         values["restore_faces"] = fields["Face restoration"].strip().casefold() != "none"
+    if values.get("hires"):
+        values |= hires_module_values(fields)
     return values | _mask_values(fields)
 
 

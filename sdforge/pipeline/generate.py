@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -59,8 +59,13 @@ def generate(context: RunContext) -> Iterator[ImageResult]:
         yield from run.batch(batch)
 
 
-def load_bundle(context: RunContext, title: str = "") -> ModelBundle:
-    """Return a checkpoint ("": the request's), loaded; reports progress when it has to be read."""
+def load_bundle(
+    context: RunContext, title: str = "", modules: Sequence[str] | None = None
+) -> ModelBundle:
+    """Return a checkpoint ("": the request's), loaded; reports progress when it has to be read.
+
+    `modules` stand in for those that the settings name.
+    """
     title = title or context.request.checkpoint
 
     def on_progress(fraction: float) -> None:
@@ -71,7 +76,7 @@ def load_bundle(context: RunContext, title: str = "") -> ModelBundle:
         return context.models.get(
             title,
             vae=context.settings.sd_vae,
-            modules=context.settings.forge_additional_modules,
+            modules=context.settings.forge_additional_modules if modules is None else modules,
             on_progress=on_progress,
         )
 
@@ -109,7 +114,8 @@ class _Run:
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._passes = plan_passes(context.request, context.settings)
-        self._title = ""
+        # The title and the modules that the bundle was loaded by.
+        self._loaded: tuple[str, Sequence[str] | None] = ("", None)
         self._bundle: ModelBundle | None = None
         self._encoded: _Encoded | None = None
         # Infotext of the networks in force, by pass and then by picture of the batch.
@@ -176,7 +182,7 @@ class _Run:
     def _ready(self, one: Pass, batch: int, title: str) -> Ready:
         """Return a checkpoint with the batch's prompts; nothing is done twice in a row."""
         context = self._context
-        bundle = self._load(title)
+        bundle = self._load(title, one.modules)
         prompts = batch_prompts(context.request, batch, hires=one.name == HIRES)
         last = self._encoded
         if last and last.ready.bundle is bundle and (last.one, last.prompts) == (one, prompts):
@@ -195,12 +201,14 @@ class _Run:
         self._encoded = _Encoded(one, prompts, ready)
         return ready
 
-    def _load(self, title: str) -> ModelBundle:
-        if self._bundle is None or title != self._title:
+    def _load(self, title: str, modules: Sequence[str] | None) -> ModelBundle:
+        if self._bundle is None or (title, modules) != self._loaded:
             # Let go of the old one first: it is released by what loads the next.
             self._bundle, self._encoded = None, None
-            self._bundle, self._title = load_bundle(self._context, title), title
-            self._identify[title] = self._bundle.identify
+            self._bundle = load_bundle(self._context, title, modules)
+            self._loaded = title, modules
+            # A second pass with another VAE does not change what the first was drawn with.
+            self._identify.setdefault(title, self._bundle.identify)
         return self._bundle
 
     def _decoded(

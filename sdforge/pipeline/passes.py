@@ -37,6 +37,7 @@ class Pass:
     Attributes:
         name: "base" or "hires".
         checkpoint: title of what draws it.
+        modules: files that bring its VAE and text encoders; None for those of the settings.
         width: in pixels.
         height: in pixels.
         sampler: registered name.
@@ -55,6 +56,7 @@ class Pass:
 
     name: str = BASE
     checkpoint: str
+    modules: tuple[str, ...] | None = None
     width: int
     height: int
     sampler: str
@@ -196,6 +198,7 @@ def plan_passes(request: GenerationRequest, settings: Settings) -> tuple[Pass, .
         base,
         name=HIRES,
         checkpoint=request.hires_checkpoint or request.checkpoint,
+        modules=request.hires_modules,
         width=width,
         height=height,
         sampler=request.hires_sampler or request.sampler,

@@ -23,7 +23,7 @@ from sdforge.ui.actions import CHECKPOINT, GPU_WEIGHTS, STORED, PageActions, tab
 from sdforge.ui.bindings import Trigger, bind, bind_script
 from sdforge.ui.form import RECOMMENDED_NAMES, STYLES
 from sdforge.ui.markup import ASSETS, fragment
-from sdforge.ui.passes import CHECKPOINT_NAMES, IMG2IMG, TXT2IMG
+from sdforge.ui.passes import CHECKPOINT_NAMES, HIRES_MODULES, IMG2IMG, TXT2IMG
 from sdforge.ui.quicksettings import build_quicksettings
 from sdforge.ui.scripts import SCRIPT
 from sdforge.ui.serving import ASSET_PREFIX, Assets, Delivery
@@ -140,7 +140,9 @@ def _connect_tab(
         outputs=form,
         before=f"{tab}.beforePaste",
     )
-    lists = {name: form[name] for name in (*CHECKPOINT_NAMES, UPSCALER) if name in form}
+    lists = {
+        name: form[name] for name in (*CHECKPOINT_NAMES, UPSCALER, HIRES_MODULES) if name in form
+    }
     bind(_press(f"{tab}_refresh_lists"), actions.refresh_lists, inputs=lists, outputs=lists)
     styles = {STYLES: form[STYLES]}
     bind(_press(f"{tab}_refresh_styles"), actions.refresh_styles, inputs=styles, outputs=styles)

@@ -18,6 +18,7 @@ from sdforge.core.fields import FIELD
 from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest
 from sdforge.output.infotext import Infotext
+from sdforge.output.infotext_modules import SAME_CHOICES, hires_modules
 from sdforge.ui import batch
 from sdforge.ui.control import read_units
 
@@ -26,6 +27,8 @@ IMG2IMG = "img2img"
 TABS = (TXT2IMG, IMG2IMG)
 
 REFINER_ON = "refiner_on"
+# The second pass's VAE and text encoders: a list of names, or the entry that says the first's.
+HIRES_MODULES = "hires_modules"
 # Which picture and mask count, and how the size is given.
 MODE = "mode"
 SIZING = "sizing"
@@ -35,8 +38,9 @@ MODE_SKETCH, MODE_PAINTED_COLOURS, MODE_BATCH = "sketch", "inpaint_sketch", "bat
 # How much of the picture shows through what Inpaint sketch paints, 0 to 100.
 MASK_ALPHA = "mask_alpha"
 SIZE_TO, SIZE_BY = "to", "by"
+HIRES_MODULES_LABEL = "Hires VAE / Text Encoder"
 EXTRAS: Mapping[str, tuple[str, ...]] = {
-    TXT2IMG: (REFINER_ON,),
+    TXT2IMG: (REFINER_ON, HIRES_MODULES),
     IMG2IMG: (REFINER_ON, MODE, SIZING, SCALE, MASK_ALPHA, *batch.NAMES),
 }
 MIN_SCALE, MAX_SCALE, SCALE_STEP = 0.05, 4.0, 0.05
@@ -117,7 +121,8 @@ def default_values(tab: str) -> dict[str, Any]:
         REFINER_ON: False,
     }
     if tab == TXT2IMG:
-        return values | {"hires_cfg_scale": 0.0, "hires_distilled_cfg_scale": 0.0}
+        values |= {"hires_cfg_scale": 0.0, "hires_distilled_cfg_scale": 0.0}
+        return values | {HIRES_MODULES: [SAME_CHOICES]}
     own = {MODE: MODE_PLAIN, SIZING: SIZE_TO, SCALE: 1.0, MASK_ALPHA: 0.0}
     return values | own | dict(batch.DEFAULTS)
 
@@ -130,6 +135,9 @@ def read_extra(name: str, value: Any) -> Any:
     """
     if name == REFINER_ON:
         return bool(value)
+    if name == HIRES_MODULES:
+        modules = hires_modules(value, HIRES_MODULES_LABEL)
+        return [SAME_CHOICES] if modules is None else list(modules)
     if name in batch.NAMES:
         return batch.read_value(name, value)
     if name in _NUMBERS:
@@ -181,6 +189,7 @@ def request_parts(
         # 0 is "as in the first pass".
         for name in ("hires_cfg_scale", "hires_distilled_cfg_scale"):
             parts[name] = chosen[name] or None
+        parts[HIRES_MODULES] = hires_modules(values.get(HIRES_MODULES), HIRES_MODULES_LABEL)
     if pictures.first is not None:
         multiple = FIELD["width"].multiple_of or 1
         parts |= {
@@ -237,6 +246,8 @@ def pasted_values(infotext: Infotext, request: GenerationRequest, tab: str) -> d
             values |= {name: getattr(request, name) for name in _HIRES_NAMES}
             for name in ("hires_cfg_scale", "hires_distilled_cfg_scale"):
                 values[name] = getattr(request, name) or 0.0
+            modules = request.hires_modules
+            values[HIRES_MODULES] = [SAME_CHOICES] if modules is None else list(modules)
         if request.hires and request.denoising_strength is None:
             values["denoising_strength"] = _STRENGTH[tab]
     return values

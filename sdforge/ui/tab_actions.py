@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sdforge.core.errors import InvalidRequest, SdforgeError
+from sdforge.core.errors import InvalidRequest, SdforgeError, UnknownName
 from sdforge.core.fields import FIELD
 from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest, Recommended
 from sdforge.engine.picture_batch import submit_batch
 from sdforge.extensions.catalog import values_of_extensions
 from sdforge.output.infotext import Infotext, parse_infotext, request_from_infotext
+from sdforge.output.infotext_modules import SAME_CHOICES
 from sdforge.postprocess.upscalers import LATENT_MODES, picture_upscaler_names, upscaler_name
 from sdforge.sampling.names import SAMPLER_TABLE, SCHEDULE_TABLE
 from sdforge.ui import extensions, form, passes
@@ -81,6 +82,8 @@ class TabActions:
                 result[name] = self._checkpoint_choice(name, result[name])
         if UPSCALER in result:
             result[UPSCALER] = self._upscaler_choice(result[UPSCALER])
+        if passes.HIRES_MODULES in result:
+            result[passes.HIRES_MODULES] = self._module_choice(result[passes.HIRES_MODULES])
         return result | self._picture_upscalers(result)
 
     def refresh_lists(self, values: Mapping[str, Any]) -> Values:
@@ -93,6 +96,8 @@ class TabActions:
         }
         if UPSCALER in form.FORM_NAMES[self.tab]:
             found[UPSCALER] = self._upscaler_choice(values.get(UPSCALER))
+            chosen = form.style_names(values.get(passes.HIRES_MODULES))
+            found[passes.HIRES_MODULES] = self._module_choice(chosen)
         return found
 
     def refresh_styles(self, values: Mapping[str, Any]) -> Values:
@@ -260,6 +265,18 @@ class TabActions:
         known = chosen if chosen in names else FIELD[UPSCALER].default
         return Choice(tuple((name, name) for name in names), known)
 
+    def _module_choice(self, chosen: list[str]) -> Choice:
+        """Return all files that bring a VAE or text encoders; without any that is chosen, "same".
+
+        Nothing chosen at all stays so: the checkpoint's own.
+        """
+        names = (SAME_CHOICES, *(row.name for row in self._engine.library.modules()))
+        known = [name for name in chosen if name in names]
+        return Choice(
+            tuple((name, name) for name in names),
+            [SAME_CHOICES] if chosen and not known else known,
+        )
+
     def _picture_upscalers(self, values: Mapping[str, Any]) -> Values:
         """Return what extensions may enlarge pictures with; one that is gone becomes none."""
         names = picture_upscaler_names(self._engine.library.upscalers)
@@ -306,6 +323,8 @@ class TabActions:
                 values[name] = known
         if passes.REFINER_ON in values and not values.get("refiner"):
             values[passes.REFINER_ON] = False
+        if passes.HIRES_MODULES in values:
+            notes += self._use_known_modules(values)
         return notes
 
     def _known_controlnet(self, name: str) -> str | None:
@@ -313,6 +332,18 @@ class TabActions:
             return self._checkpoints.library.controlnets.find(name).name
         except SdforgeError:
             return None
+
+    def _use_known_modules(self, values: Values) -> list[str]:
+        """Name the second pass's files as the list does; without one of them it has the first's."""
+        asked = values.pop(passes.HIRES_MODULES)
+        if SAME_CHOICES not in asked:
+            try:
+                asked = [file.name for file in self._engine.library.find_modules(asked)]
+            except UnknownName as error:
+                values[passes.HIRES_MODULES] = [SAME_CHOICES]
+                return [f"{passes.HIRES_MODULES_LABEL} {error.name!r} is not known here."]
+        values[passes.HIRES_MODULES] = asked
+        return []
 
     def _known_checkpoint(self, name: str) -> str | None:
         found = self._checkpoints.find(name)

@@ -137,8 +137,8 @@ EFFECTS: tuple[Effect, ...] = (
            base={**_HIRES, "firstphase_width": 48}),
     Effect("firstpass_image", "a picture that hires fix enlarges instead", "@picture",
            routes=TXT2IMG, base=_HIRES),
-    Effect("hr_additional_modules", "the first pass's; others answer 422", ["some.safetensors"],
-           routes=TXT2IMG, base=_HIRES, kind=REFUSED),
+    Effect("hr_additional_modules", "its VAE and text encoders", ["other-vae"],
+           ["Use same choices"], routes=TXT2IMG, base=_HIRES),
     # --- img2img and inpainting
     Effect("init_images", "what is redrawn", ["@other"], ["@picture"], routes=IMG2IMG),
     Effect("resize_mode", "how it is brought to the size", 1, 0, routes=IMG2IMG,

@@ -73,6 +73,8 @@ def real(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Ite
     folder.mkdir(parents=True)
     shutil.copy(tiny_checkpoint, folder / "main.safetensors")
     write_checkpoint(folder / "other.safetensors", seed=1)
+    vae = paths.vaes[0] / "other-vae.safetensors"
+    write_checkpoint(vae, seed=3, prefix="first_stage_model.")
     paths.styles[0].write_text(STYLES)
     write_faces(paths.models, everywhere=True)
     library = Library(paths)

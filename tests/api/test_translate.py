@@ -97,6 +97,30 @@ def test_forges_module_list_is_an_override() -> None:
     assert made.overrides["sd_vae"] == "other"
 
 
+@pytest.mark.parametrize(
+    ("sent", "modules"),
+    [
+        (None, None),
+        (["Use same choices"], None),
+        (["Use same choices", "ae.safetensors"], None),
+        ([], ()),
+        (["Built-in"], ()),
+        (["ae.safetensors", "clip_l"], ("ae.safetensors", "clip_l")),
+    ],
+)
+def test_modules_of_the_second_pass(
+    sent: list[str] | None, modules: tuple[str, ...] | None
+) -> None:
+    assert request(enable_hr=True, hr_additional_modules=sent).hires_modules == modules
+    assert request(hr_additional_modules=sent).hires_modules is None
+
+
+def test_an_infotext_says_the_second_passes_modules_unless_the_client_does() -> None:
+    text = "a\nSteps: 5, Sampler: Euler, Hires upscale: 2, Hires Module 1: ae"
+    assert request(infotext=text).hires_modules == ("ae",)
+    assert request(infotext=text, hr_additional_modules=[]).hires_modules == ()
+
+
 def test_overrides_without_effect_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     request(override_settings={"CLIP_stop_at_last_layers": 2, "clip_skip": 2})
     assert "['clip_skip']" in caplog.text

@@ -19,6 +19,7 @@ NOT_IN_TABLE = {
     "styles",
     "prompts",
     "negative_prompts",
+    "hires_modules",
     "hires_prompts",
     "hires_negative_prompts",
     "init_images",

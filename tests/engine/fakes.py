@@ -82,7 +82,12 @@ class FakeLibrary:
     def find_vae(self, name: str, info: FakeCheckpoint) -> Path | None:
         return None
 
+    def modules(self) -> list[Any]:
+        return []
+
     def find_modules(self, names: Any) -> tuple[Path, ...]:
+        for name in names:
+            raise UnknownName("VAE or text encoder", name, [], "forge_additional_modules")
         return ()
 
     def find(self, name: str) -> FakeCheckpoint:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sdforge.core.settings import Settings
@@ -42,6 +44,28 @@ def test_a_picture_made_without_modules_asks_for_none() -> None:
     assert "forge_additional_modules" not in request_from_infotext(parsed).overrides
     there = Settings(forge_additional_modules=FILES)
     assert request_from_infotext(parsed, there).overrides["forge_additional_modules"] == []
+
+
+@pytest.mark.parametrize(
+    ("modules", "said"),
+    [
+        (("ae.safetensors", "clip_l.gguf"), "Hires Module 1: ae, Hires Module 2: clip_l"),
+        ((), "Hires Module 1: Built-in"),
+        (None, ""),
+    ],
+)
+def test_a_second_passes_own_modules_are_told(modules: tuple[str, ...] | None, said: str) -> None:
+    request = replace(REQUEST, hires=True, denoising_strength=0.5, hires_modules=modules)
+    text = written(request)
+    assert said in text and ("Module" in text) == bool(said)
+    again = request_from_infotext(parse_infotext(text))
+    assert again.hires_modules == (modules and ("ae", "clip_l"))
+    assert "forge_additional_modules" not in again.overrides
+
+
+def test_forges_words_for_the_same_modules_are_nothing() -> None:
+    text = "a\nSteps: 1, Sampler: Euler, Hires upscale: 2, Hires Module 1: Use same choices"
+    assert request_from_infotext(parse_infotext(text)).hires_modules is None
 
 
 def test_their_numbers_order_them() -> None:

@@ -13,7 +13,9 @@ from PIL import Image
 from sdforge.core.errors import Cancelled, UnknownName
 from sdforge.core.events import Event, PreviewReady, StageStarted, StepDone
 from sdforge.core.extension import Active, DenoiseContext, Extension, StepState, Values
+from sdforge.core.settings import Settings
 from sdforge.memory.simulated import SimulatedDevice
+from sdforge.output.infotext import write_infotext
 from sdforge.pipeline.generate import generate
 from sdforge.postprocess.upscalers import LATENT_MODES, UPSCALERS
 from tests.pipeline.conftest import Pipeline
@@ -226,6 +228,46 @@ def test_the_second_pass_may_have_another_checkpoint(two: Pipeline) -> None:
     other = two.draw(hires_checkpoint=title(two, "b"), **HIRES)[0].pixels
     assert other.shape == same.shape
     assert not np.array_equal(other, same)
+
+
+@pytest.fixture(scope="module")
+def other_vae(two: Pipeline) -> str:
+    """Name of another VAE than that of the two checkpoints."""
+    path = two.parts.paths.vaes[0] / "vae.safetensors"
+    return make_checkpoint(path, seed=7, dtype="F16", prefix="first_stage_model.").name
+
+
+def test_the_second_pass_may_have_another_vae(two: Pipeline, other_vae: str) -> None:
+    """Enlarged latents never meet the first pass's VAE, enlarged pictures do."""
+
+    def drawn(upscaler: str, *modules: str, **values: Any) -> np.ndarray:
+        settings = {"forge_additional_modules": list(modules)}
+        return two.draw(settings, hires_upscaler=upscaler, **HIRES, **values)[0].pixels
+
+    same, changed = drawn("Latent"), drawn("Latent", hires_modules=(other_vae,))
+    assert not np.array_equal(same, changed)
+    assert np.array_equal(changed, drawn("Latent", other_vae))
+    assert np.array_equal(same, drawn("Latent", other_vae, hires_modules=()))
+    by_picture = [
+        drawn("Nearest", **values) for values in ({}, {"hires_modules": (other_vae,)})
+    ] + [drawn("Nearest", other_vae)]
+    assert len({pixels.tobytes() for pixels in by_picture}) == 3
+
+
+def test_another_vae_of_the_second_pass_is_told_and_the_first_keeps_its_own(
+    two: Pipeline, other_vae: str
+) -> None:
+    settings = {"save_images_before_highres_fix": True}
+    before, after = two.draw(settings, hires_modules=(other_vae,), **HIRES)
+    assert np.array_equal(before.pixels, two.draw(sampler="Euler")[0].pixels)
+    assert after.info.model.vae_name is None
+    text = write_infotext(after.info, Settings())
+    assert "Hires Module 1: vae, " in text and "VAE: " not in text
+    # Every batch begins with the first pass's own again.
+    values = HIRES | {"hires_modules": (other_vae,)}
+    again = two.draw(batch_count=2, hires_upscaler="Nearest", **values)[1].pixels
+    alone = two.draw(seed=2, hires_upscaler="Nearest", **values)[0].pixels
+    assert np.array_equal(again, alone)
 
 
 def seam(pixels: np.ndarray) -> float:

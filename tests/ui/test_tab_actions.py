@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from scripts.make_tiny_checkpoints import write_checkpoint
 from sdforge.core.errors import NotFound
 from sdforge.core.inputs import InputImage
 from sdforge.engine import JobStatus
@@ -69,6 +70,35 @@ def test_the_same_form_sent_twice_makes_one_job(backend: Backend) -> None:
     answer = backend.tab.submit(filled(backend))[ANSWER]
     assert "problem" in answer
     assert len(backend.engine.jobs()) == 1
+
+
+def test_the_second_passes_files_are_chosen_read_and_remembered(backend: Backend) -> None:
+    vae = backend.paths.vaes[0] / "mine.safetensors"
+    write_checkpoint(vae, prefix="first_stage_model.")
+    offered = backend.tab.load("")["hires_modules"]
+    assert offered.value == ["Use same choices"]
+    assert [value for _, value in offered.options] == ["Use same choices", "mine.safetensors"]
+    for chosen, wanted in (
+        (["Use same choices"], None), (["mine.safetensors"], ("mine.safetensors",)),
+    ):  # fmt: skip
+        task = f"task({chosen[0][:4]})"
+        answer = backend.tab.submit(
+            filled(backend, hires=True, hires_modules=chosen) | {TASK_ID: task}
+        )
+        assert answer[ANSWER]["accepted"] == task
+        assert backend.engine.wait(task, timeout=10).request.hires_modules == wanted
+    kept = json.dumps({"values": {"hires_modules": ["mine.safetensors", "gone"]}})
+    assert backend.tab.load(kept)["hires_modules"].value == ["mine.safetensors"]
+    kept = json.dumps({"values": {"hires_modules": ["gone"]}})
+    assert backend.tab.load(kept)["hires_modules"].value == ["Use same choices"]
+    text = "a\nSteps: 5, Sampler: Euler, Hires upscale: 2, Hires Module 1: {}"
+    read = backend.tab.read_prompt(filled(backend, prompt=text.format("mine")))
+    assert read["hires_modules"] == ["mine.safetensors"]
+    read = backend.tab.read_prompt(filled(backend, prompt=text.format("theirs")))
+    assert read["hires_modules"] == ["Use same choices"]
+    assert "'theirs' is not known here" in read[ANSWER]["note"]
+    read = backend.tab.read_prompt(filled(backend, prompt=text.format("Built-in")))
+    assert read["hires_modules"] == []
 
 
 def test_reading_a_pictures_text_fills_the_form(backend: Backend) -> None:

@@ -27,6 +27,7 @@ const ELEMENT_IDS = {
   hires_width: "hr_resize_x",
   hires_height: "hr_resize_y",
   hires_checkpoint: "hr_checkpoint",
+  hires_modules: "hr_vae_te",
   hires_sampler: "hr_sampler",
   hires_schedule: "hr_scheduler",
   hires_negative_prompt: "hires_neg_prompt",

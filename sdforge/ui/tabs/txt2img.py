@@ -7,8 +7,9 @@ from gradio.components import Component
 
 from sdforge.core.extension import Extension
 from sdforge.core.registry import Registry
+from sdforge.output.infotext_modules import SAME_CHOICES
 from sdforge.ui.markup import fragment
-from sdforge.ui.passes import TXT2IMG
+from sdforge.ui.passes import HIRES_MODULES, HIRES_MODULES_LABEL, TXT2IMG
 from sdforge.ui.tabs.frame import Frame
 
 
@@ -47,6 +48,14 @@ def _hires(frame: Frame) -> None:
                 frame.place("hires_height")
             with gr.Accordion("Second pass: checkpoint, sampler, CFG, prompts", open=False):
                 frame.place("hires_checkpoint")
+                frame.widgets[HIRES_MODULES] = gr.Dropdown(
+                    [SAME_CHOICES],
+                    value=[SAME_CHOICES],
+                    multiselect=True,
+                    label=HIRES_MODULES_LABEL,
+                    info="Files for the second pass; an empty list takes its checkpoint's own.",
+                    elem_id=f"{TXT2IMG}_hr_vae_te",
+                )
                 with gr.Row():
                     frame.place("hires_sampler")
                     frame.place("hires_schedule")

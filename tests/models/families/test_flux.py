@@ -290,6 +290,27 @@ def test_sizes_of_odd_latents_are_drawn(files: dict[str, Path], draw: Draw) -> N
     assert drawn.latents.shape == (1, 16, 11, 9)
 
 
+def test_a_second_pass_may_have_another_text_encoder(
+    files: dict[str, Path], draw: Draw, tmp_path: Path
+) -> None:
+    other = write_safetensors(
+        tmp_path / "other-t5.safetensors", random_tensors(text.t5(), 9), "F32"
+    )
+    modules = beside(files)
+    names = [file.name for file in modules.values()]
+    values: dict[str, Any] = {
+        "modules": {**modules, "text_encoder:3": other}, "prompt": PROMPT, "hires": True,
+        "hires_scale": 1.5, "denoising_strength": 0.7, "cfg_scale": 1.0,
+        "settings": {"forge_additional_modules": names},
+    }  # fmt: skip
+    same, own, changed = (
+        draw(files["flux"], hires_modules=hires_modules, **values).latents
+        for hires_modules in (None, tuple(names), (*names[:-1], other.name))
+    )
+    assert torch.equal(same, own)
+    assert not torch.allclose(same, changed, atol=1e-4)
+
+
 def test_missing_parts_are_named(files: dict[str, Path], draw: Draw) -> None:
     family = FAMILIES.get("flux")
     with pytest.raises(MissingModel) as caught:
