@@ -250,6 +250,32 @@ def run_lumina2(net: nn.Module, batch: int, height: int, width: int, tokens: int
     return call_lumina2(net, new(batch, 16, height, width), 0.5, text)
 
 
+def flux2(**config: Any) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
+
+        return Flux2Transformer2DModel(**config)
+
+    return make
+
+
+def run_flux2(net: Any, batch: int, height: int, width: int, tokens: int) -> Any:
+    from sdforge.models.denoiser import Conditioning
+    from sdforge.models.flux2_call import call_flux2
+
+    text = Conditioning(
+        new(batch, tokens, int(net.config.joint_attention_dim)),
+        numbers=new(batch, 1) if net.config.guidance_embeds else None,
+    )
+    return call_flux2(net, new(batch, 128, height, width), 0.5, text)
+
+
+KLEIN = {
+    "num_attention_heads": 32, "num_layers": 8, "num_single_layers": 24,
+    "joint_attention_dim": 12288, "guidance_embeds": False,
+}  # fmt: skip
+
+
 def run_zimage(net: nn.Module, batch: int, height: int, width: int, tokens: int) -> Any:
     pictures = [new(16, 1, height, width) for _ in range(batch)]
     texts = [new(tokens, 2560) for _ in range(batch)]
@@ -284,8 +310,8 @@ def kl_vae(channels: int) -> Callable[[], nn.Module]:
             up_block_types=("UpDecoderBlock2D",) * 4,
             layers_per_block=2,
             latent_channels=channels,
-            use_quant_conv=channels == 4,
-            use_post_quant_conv=channels == 4,
+            use_quant_conv=channels != 16,
+            use_post_quant_conv=channels != 16,
         )
 
     return make
@@ -349,6 +375,8 @@ def run_t5(net: nn.Module, batch: int, height: int, width: int, tokens: int) -> 
 
 
 DIT_TOKENS = (256, 512)
+# Flux.2's latent pixels have 16 pixels a side.
+HALF_SIZES = tuple((height // 2, width // 2) for height, width in SIZES)
 ONE_SIZE = ((64, 64),)
 SUBJECTS: tuple[Subject, ...] = (
     Subject("unet", "sd1", 320, unet(cross_attention_dim=768, attention_head_dim=8), run_unet(768)),
@@ -367,6 +395,8 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject("unet", "sdxl-refiner", 384, unet(**SDXL_REFINER), run_unet(1280, 1280, 5)),
     Subject("dit", "sd3", 1536, sd3, run_sd3, (154, 333, 512)),
     Subject("dit", "flux", 3072, flux, run_flux, DIT_TOKENS),
+    Subject("dit", "flux2-klein", 4096, flux2(**KLEIN), run_flux2, DIT_TOKENS, HALF_SIZES),
+    Subject("dit", "flux2", 6144, flux2(), run_flux2, DIT_TOKENS, HALF_SIZES),
     Subject("dit", "chroma", 3072, chroma, run_chroma, DIT_TOKENS),
     Subject("dit", "zimage", 3840, zimage, run_zimage, (32, 256, 512)),
     Subject("dit", "qwen-image", 3072, qwen, run_qwen, DIT_TOKENS),
@@ -375,6 +405,8 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject("vae-encode", "vae-4.encode", 128, kl_vae(4), encode, (0,)),
     Subject("vae-decode", "vae-16.decode", 128, kl_vae(16), decode(16), (0,)),
     Subject("vae-encode", "vae-16.encode", 128, kl_vae(16), encode, (0,)),
+    Subject("vae-decode", "vae-32.decode", 128, kl_vae(32), decode(32), (0,)),
+    Subject("vae-encode", "vae-32.encode", 128, kl_vae(32), encode, (0,)),
     Subject("vae-decode", "vae-qwen.decode", 96, qwen_vae, decode_qwen, (0,)),
     Subject("vae-encode", "vae-qwen.encode", 96, qwen_vae, encode_qwen, (0,)),
     Subject("text", "clip-l", 768, clip(768, 12), run_clip, (77, 154, 308), ONE_SIZE),

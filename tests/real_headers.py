@@ -242,6 +242,46 @@ def flux(*, guidance: bool, channels: int = 64, width: int = 3072) -> Named:
     yield from _layer("final_layer.linear", 64, width)
 
 
+def flux2(
+    width: int = 3072,
+    double: int = 5,
+    single: int = 20,
+    text: int = 7680,
+    *,
+    guidance: bool = False,
+) -> Named:
+    """Yield the tensors of Flux.2's transformer in the layout of its authors; [klein] 4B's."""
+    yield "img_in.weight", (width, 128)
+    yield "txt_in.weight", (width, text)
+    for name in ("time_in", "guidance_in") if guidance else ("time_in",):
+        yield f"{name}.in_layer.weight", (width, 256)
+        yield f"{name}.out_layer.weight", (width, width)
+    for side in ("img", "txt"):
+        yield f"double_stream_modulation_{side}.lin.weight", (6 * width, width)
+    yield "single_stream_modulation.lin.weight", (3 * width, width)
+    for block in range(double):
+        for side in ("img", "txt"):
+            name = f"double_blocks.{block}.{side}"
+            yield f"{name}_attn.qkv.weight", (3 * width, width)
+            yield f"{name}_attn.proj.weight", (width, width)
+            yield f"{name}_attn.norm.query_norm.scale", (128,)
+            yield f"{name}_attn.norm.key_norm.scale", (128,)
+            yield f"{name}_mlp.0.weight", (6 * width, width)
+            yield f"{name}_mlp.2.weight", (width, 3 * width)
+    for block in range(single):
+        name = f"single_blocks.{block}"
+        yield f"{name}.linear1.weight", (9 * width, width)
+        yield f"{name}.linear2.weight", (width, 4 * width)
+        yield f"{name}.norm.query_norm.scale", (128,)
+        yield f"{name}.norm.key_norm.scale", (128,)
+    yield "final_layer.adaLN_modulation.1.weight", (2 * width, width)
+    yield "final_layer.linear.weight", (128, width)
+
+
+FLUX2_9B = {"width": 4096, "double": 8, "single": 24, "text": 12288}
+FLUX2_DEV = {"width": 6144, "double": 8, "single": 48, "text": 15360}
+
+
 def _flux_blocks(width: int, *, modulated: bool) -> Named:
     for block in range(19):
         for side in ("img", "txt"):
@@ -395,6 +435,14 @@ def ae() -> Shapes:
     return {name: shape for name, shape in vae.items() if "quant_conv" not in name}
 
 
+def flux2_vae() -> Shapes:
+    """Flux.2's, whose 1×1 convolutions lie inside its halves."""
+    halves = {"quant_conv": "encoder.", "post_quant_conv": "decoder."}
+    vae = vae_shapes(Sizes(latent_channels=32))
+    inside = {halves.get(name.partition(".")[0], "") + name: shape for name, shape in vae.items()}
+    return {**inside, "bn.running_mean": (128,), "bn.running_var": (128,)}
+
+
 _WHOLE = ("denoiser", "text_encoder", "vae")
 REAL: tuple[Real, ...] = (
     Real("v1-5-pruned-emaonly", sd15, "sd1", "standard", "F32", _WHOLE),
@@ -427,6 +475,23 @@ REAL: tuple[Real, ...] = (
         ("denoiser",),
     ),
     Real("flux1-fill-dev", lambda: dict(flux(guidance=True, channels=384)), "flux", "fill", "BF16"),
+    Real("flux-2-klein-4b", lambda: dict(flux2()), "flux2-klein", "standard", "BF16"),
+    Real(
+        "flux-2-klein-9b",
+        lambda: dict(flux2(**FLUX2_9B)),
+        "flux2-klein",
+        "standard",
+        "BF16",
+        ("denoiser",),
+    ),
+    Real(
+        "flux2-dev",
+        lambda: dict(flux2(**FLUX2_DEV, guidance=True)),
+        "flux2",
+        "dev",
+        "BF16",
+        ("denoiser",),
+    ),
     Real("chroma-unlocked", lambda: dict(chroma()), "chroma", "standard", "BF16", ("denoiser",)),
     Real(
         "z_image_turbo_bf16", lambda: dict(z_image()), "zimage", "standard", "BF16", ("denoiser",)
@@ -453,5 +518,6 @@ COMPANIONS: tuple[tuple[str, Callable[[], Shapes], str], ...] = (
     ("clip_l", clip_l, "clip_l"),
     ("clip_g_open", lambda: dict(open_clip(1280, 32)), "clip_g"),
     ("ae", ae, "kl-16"),
+    ("flux2-vae", flux2_vae, "flux2"),
     ("vae-ft-mse-840000-ema-pruned", lambda: dict(vae_shapes(Sizes())), "kl-4"),
 )

@@ -31,7 +31,7 @@ def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict
     for name, shape in shapes.items():
         values = torch.randn(shape, generator=source)
         if len(shape) < 2:
-            is_gain = name.endswith(("weight", "scale"))
+            is_gain = name.endswith(("weight", "scale", "running_var"))
             values = 1 + 0.1 * values if is_gain else 0.02 * values
         elif name.endswith(("embedding.weight", "embed", "shared.weight", "embed_tokens.weight")):
             values = 0.5 * values

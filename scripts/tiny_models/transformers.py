@@ -1,4 +1,4 @@
-"""Names and shapes of the diffusion transformers: SD 3, Flux (BFL's names), Z-Image, Lumina 2…"""
+"""Names and shapes of the diffusion transformers: SD 3, Flux (BFL's names), Z-Image…"""
 
 from __future__ import annotations
 
@@ -117,6 +117,46 @@ def _flux(
         yield f"{name}.norm.key_norm.scale", (head,)
     yield from layer("final_layer.linear", 4 * latent, width)
     yield from layer("final_layer.adaLN_modulation.1", 2 * width, width)
+
+
+def flux2(
+    width: int = 64,
+    double: int = 1,
+    single: int = 2,
+    context: int = 96,
+    latent: int = 128,
+    head: int = 32,
+    guided: bool = False,
+) -> Shapes:
+    """Flux.2 in BFL's names: no biases, modulations shared by all blocks; `guided` for dev."""
+    shapes: Shapes = {
+        "img_in.weight": (width, latent),
+        "txt_in.weight": (width, context),
+        "double_stream_modulation_img.lin.weight": (6 * width, width),
+        "double_stream_modulation_txt.lin.weight": (6 * width, width),
+        "single_stream_modulation.lin.weight": (3 * width, width),
+        "final_layer.linear.weight": (latent, width),
+        "final_layer.adaLN_modulation.1.weight": (2 * width, width),
+    }
+    for name in ("time_in", "guidance_in") if guided else ("time_in",):
+        shapes[f"{name}.in_layer.weight"] = (width, TIME)
+        shapes[f"{name}.out_layer.weight"] = (width, width)
+    for number in range(double):
+        for side in ("img", "txt"):
+            name = f"double_blocks.{number}.{side}"
+            shapes[f"{name}_attn.qkv.weight"] = (3 * width, width)
+            shapes[f"{name}_attn.norm.query_norm.scale"] = (head,)
+            shapes[f"{name}_attn.norm.key_norm.scale"] = (head,)
+            shapes[f"{name}_attn.proj.weight"] = (width, width)
+            shapes[f"{name}_mlp.0.weight"] = (6 * width, width)
+            shapes[f"{name}_mlp.2.weight"] = (width, 3 * width)
+    for number in range(single):
+        name = f"single_blocks.{number}"
+        shapes[f"{name}.linear1.weight"] = (9 * width, width)
+        shapes[f"{name}.linear2.weight"] = (width, 4 * width)
+        shapes[f"{name}.norm.query_norm.scale"] = (head,)
+        shapes[f"{name}.norm.key_norm.scale"] = (head,)
+    return shapes
 
 
 def chroma(width: int = 64, hidden: int = 48) -> Shapes:

@@ -22,11 +22,29 @@ class VaeSizes:
 SD = VaeSizes()
 SIXTEEN = replace(SD, latent=16, quant=False)
 """SD 3's, Flux's and Z-Image's kind."""
+THIRTY_TWO = replace(SD, latent=32)
+"""Flux.2's kind, but for its statistics; see `flux2_vae`."""
 
 
 def vae(sizes: VaeSizes) -> Shapes:
     """The autoencoder, names without prefix."""
     return dict(_vae(sizes))
+
+
+def flux2_vae(sizes: VaeSizes = THIRTY_TWO) -> Shapes:
+    """Flux.2's autoencoder in its authors' names: the 1×1 convolutions lie inside its halves."""
+    halves = {"quant_conv": "encoder", "post_quant_conv": "decoder"}
+    named = {
+        f"{halves[name.partition('.')[0]]}.{name}" if "quant_conv" in name else name: shape
+        for name, shape in vae(sizes).items()
+    }
+    places = (4 * sizes.latent,)
+    return {
+        **named,
+        "bn.running_mean": places,
+        "bn.running_var": places,
+        "bn.num_batches_tracked": (),
+    }
 
 
 def _vae(sizes: VaeSizes) -> Named:

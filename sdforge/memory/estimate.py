@@ -98,7 +98,10 @@ def activation_bytes(
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What a header tells of one component. `trace` is its name among the traces."""
+    """What a header tells of one component.
+
+    `trace` is its name among the traces; `downscale` pixels make one of the latent pixels it sees.
+    """
 
     role: str
     trace: str
@@ -106,6 +109,7 @@ class Network:
     total_bytes: int
     width: int
     itemsize: int
+    downscale: int = 8
 
     @property
     def floor_bytes(self) -> int:
@@ -132,7 +136,6 @@ class ModelSizes:
 
     family: str
     networks: tuple[Network, ...]
-    downscale: int = 8
 
     @property
     def total_bytes(self) -> int:
@@ -246,7 +249,7 @@ def estimate(model: ModelSizes, shape: Shape, room: Room, mode: str, factor: Fac
     if shape.guided and not batched:
         reasons.append("prompt and negative prompt run one after the other to save memory")
     if vae_mode.kind is VaeKind.TILED:
-        reasons.append(f"the VAE decodes in tiles of {vae_mode.tile * model.downscale} pixels")
+        reasons.append(f"the VAE decodes in tiles of {vae_mode.tile * work.vae_downscale} pixels")
     return Estimate(
         fits=not problems,
         mode=mode,
@@ -270,7 +273,6 @@ class _Work:
     ) -> None:
         self.model, self.shape, self.room = model, shape, room
         self.mode, self.factor = mode, factor
-        self.latent = shape.latent(model.downscale)
 
     def encode(self) -> list[Phase]:
         """Text encoders run one after the other; the greatest of them is the phase."""
@@ -284,7 +286,8 @@ class _Work:
     def denoise(self) -> tuple[Phase, bool]:
         """Cond and uncond in one forward where that costs no residency, else one by one."""
         (network,) = self.model.of("denoiser")
-        pixels = self.latent[0] * self.latent[1]
+        height, width = self.shape.latent(network.downscale)
+        pixels = height * width
         single = self._working(network, "denoise", self.shape.batch, pixels)
         both = self._working(network, "denoise", 2 * self.shape.batch, pixels)
         if not self.shape.guided:
@@ -314,10 +317,15 @@ class _Work:
             )
             return int(traced * self.factor(network, name))
 
-        height, width = self.latent
+        height, width = self.shape.latent(network.downscale)
         room = self._limit - network.total_bytes
         mode = choose(1, height, width, needed=needed, room_bytes=room)
         return self._phase(name, network, needed(*mode.extent(1, height, width))), mode
+
+    @property
+    def vae_downscale(self) -> int:
+        """Pixels a side for each latent pixel of the VAE's own."""
+        return self.model.of("vae")[0].downscale
 
     def notes(self) -> list[str]:
         """Say which figures are borrowed from another network."""

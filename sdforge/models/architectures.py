@@ -244,7 +244,14 @@ def _chroma(tensors: Tensors) -> Architecture | None:
 def _flux2(tensors: Tensors) -> Architecture | None:
     if not tensors.has("double_stream_modulation_img."):
         return None
-    return _flow("flux2", "Flux.2", f"modulation shared by all of {_flux_blocks(tensors)}", "dev")
+    guided = tensors.has("guidance_in.", "time_guidance_embed.guidance_embedder.")
+    sign = "a guidance embedding" if guided else "no guidance embedding"
+    return _flow(
+        "flux2" if guided else "flux2-klein",
+        f"Flux.2 [{'dev' if guided else 'klein'}]",
+        f"modulation shared by all of {_flux_blocks(tensors)}, {sign}",
+        "dev" if guided else "standard",
+    )
 
 
 def _flux_blocks(tensors: Tensors) -> str:

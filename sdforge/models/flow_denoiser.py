@@ -21,6 +21,11 @@ _TIMESTEPS = 1000
 FlowCall = Callable[[nn.Module, torch.Tensor, float, Conditioning], torch.Tensor]
 
 
+# Shifts of sigmas that follow from the picture's size, as in Flux.1 dev, and from the number of
+# steps as well, as in Flux.2.
+BY_SIZE, BY_SIZE_AND_STEPS = "by size", "by size and steps"
+
+
 class FlowDenoiser(DenoiserModel):
     """The denoiser of a flow model's bundle."""
 
@@ -32,7 +37,7 @@ class FlowDenoiser(DenoiserModel):
         call: FlowCall,
         *,
         architecture: str,
-        shift: float | None = 1.0,
+        shift: float | str = 1.0,
         usual_tokens: int = 256,
         sees: str = "",
     ) -> None:
@@ -42,7 +47,7 @@ class FlowDenoiser(DenoiserModel):
             component: the network.
             call: runs it.
             architecture: the name of its trace in `memory/activations.json`.
-            shift: of sigmas; None where it follows from the picture's size, as in Flux dev.
+            shift: of sigmas, or what it follows from: `BY_SIZE`, `BY_SIZE_AND_STEPS`.
             usual_tokens: of a prompt, to estimate activations by.
             sees: what it is shown beside the noisy latents, see `DenoiserModel`.
         """

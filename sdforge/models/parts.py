@@ -25,6 +25,8 @@ _GGUF = "token_embd.weight"
 _TABLES = (_HF_CLIP, _OPEN_CLIP, _T5, _T5_TABLE, _LLM, _GGUF)
 # A tensor of each kind of VAE: the KL autoencoder, that of Wan and Qwen-Image, as both are saved.
 _KL_VAE = "decoder.conv_in.weight"
+# Beside the tensors of a KL autoencoder.
+_FLUX2_VAE = "bn.running_mean"
 _VIDEO_VAE = ("decoder.conv1.weight", "decoder.mid_block.resnets.0.norm1.gamma")
 _CLIPS: Mapping[int, tuple[str, str]] = {
     768: ("clip_l", "CLIP-L"),
@@ -144,6 +146,8 @@ def _vaes(layout: Layout) -> Iterator[Part]:
 def _vae(layout: Layout, key: str, info: TensorInfo) -> Part | None:
     if key.endswith(_KL_VAE) and len(info.shape) == 4:
         lead, channels = key.removesuffix(_KL_VAE), info.shape[1]
+        if f"{lead}{_FLUX2_VAE}" in layout.tensors:
+            return Part(role="vae", kind="flux2", label="VAE of Flux.2", prefix=lead)
         label = f"VAE of {channels} latent channels"
         return Part(role="vae", kind=f"kl-{channels}", label=label, prefix=lead)
     for ending in _VIDEO_VAE:

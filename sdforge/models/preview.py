@@ -7,6 +7,7 @@ its own: there the map is fitted once at load, by encoding colours and solving f
 from __future__ import annotations
 
 import logging
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -58,18 +59,21 @@ def preview_pixels(latents: torch.Tensor, fmt: LatentFormat) -> npt.NDArray[np.u
 def fit_preview(vae: Vae) -> tuple[Rows, tuple[float, float, float]]:
     """Return (matrix, bias) from encoding one picture of flowing colours, by least squares.
 
-    It is 64 × 64 pixels, so this takes as long as encoding that. On the demo model's VAE the map
-    reaches 22.5 dB on pictures, 3 dB below the best map for those very pictures; flat patches gave
-    19 dB, decoding random latents 16 to 23. Falls back on SD 1.x's map when the VAE gives no finite
-    latents.
+    It is 64 × 64 pixels for latents of up to 16 channels, so this takes as long as encoding that.
+    On the demo model's VAE the map reaches 22.5 dB on pictures, 3 dB below the best map for those
+    very pictures; flat patches gave 19 dB, decoding random latents 16 to 23. Falls back on SD 1.x's
+    map when the VAE gives no finite latents.
     """
-    picture = flowing_colours(_SAMPLE_LATENTS * vae.latent_format.downscale)
+    channels = vae.latent_format.channels
+    # Twice as many samples as there are unknowns.
+    side = max(_SAMPLE_LATENTS, math.ceil(math.sqrt(2 * (channels + 1))))
+    picture = flowing_colours(side * vae.latent_format.downscale)
     latents = vae.encode(picture).cpu()
     if not latents.isfinite().all():
         log.warning("the VAE of %s gives no finite latents", vae.component.name)
-        grey = ((0.0, 0.0, 0.0),) * vae.latent_format.channels
+        grey = ((0.0, 0.0, 0.0),) * channels
         return SD1_PREVIEW if len(grey) == len(SD1_PREVIEW[0]) else (grey, (0.5, 0.5, 0.5))
-    colours = F.adaptive_avg_pool2d(picture, _SAMPLE_LATENTS)
+    colours = F.adaptive_avg_pool2d(picture, side)
     known = torch.cat([latents, torch.ones_like(latents[:, :1])], dim=1)
     solved = torch.linalg.lstsq(_columns(known), _columns(colours), driver="gelsd")
     *matrix, bias = solved.solution.tolist()

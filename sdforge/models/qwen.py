@@ -1,7 +1,8 @@
 """Qwen's text transformer (2.5 and 3), with the parameter names of the files.
 
 Z-Image takes the states that go into the last layer, so that layer and its norm are neither loaded
-nor run; Qwen-Image takes what comes out in the end. The words' output table is never loaded. Qwen3
+nor run; Qwen-Image takes what comes out in the end, Flux.2 the states after three of the layers,
+side by side. The words' output table is never loaded. Qwen3
 normalises queries and keys, Qwen2.5 adds biases to them. The sum through all layers stays in fp32:
 in half precision it would overflow. Yang et al. 2025, arXiv:2505.09388; Bai et al. 2025,
 arXiv:2502.13923.
@@ -32,6 +33,7 @@ class QwenText(nn.Module):
         base: float,
         is_biased: bool = False,
         is_whole: bool = False,
+        taps: tuple[int, ...] = (),
     ) -> None:
         """Take the sizes.
 
@@ -46,18 +48,24 @@ class QwenText(nn.Module):
             base: of the rotations by place.
             is_biased: queries, keys and values have biases, as in Qwen2.5, instead of norms.
             is_whole: the states pass the last norm.
+            taps: numbers of layers whose states are returned side by side; () for the last.
         """
         super().__init__()
-        self.config = {"heads": heads, "base": base, "is_whole": is_whole}
-        self.width = width
+        self.config = {"heads": heads, "base": base, "is_whole": is_whole, "taps": taps}
+        self.width = width * max(len(taps), 1)
         attention = (heads, pairs, head, base, is_biased)
-        self.model = _Model(vocabulary, width, hidden, layers, attention)
+        self.model = _Model(vocabulary, width, hidden, layers, attention, taps)
         if is_whole:
             self.model.norm = _Norm(width)
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the states of all tokens; each sees those before it."""
-        return self.model(ids)
+    def forward(self, ids: torch.Tensor, real: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the states of all tokens; each sees those before it.
+
+        Args:
+            ids: of the tokens.
+            real: (tokens,), False for padding, which no token sees; None where there is none.
+        """
+        return self.model(ids, real)
 
 
 class _Model(nn.Module):
@@ -68,16 +76,23 @@ class _Model(nn.Module):
         hidden: int,
         layers: int,
         attention: tuple[int, int, int, float, bool],
+        taps: tuple[int, ...],
     ) -> None:
         super().__init__()
+        self.taps = taps
         # Not initialised: drawing normal numbers on the meta device imports torch's compiler.
         self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(vocabulary, width))
         self.layers = nn.ModuleList(_Layer(width, hidden, attention) for _ in range(layers))
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
         states = self.embed_tokens(ids).float()
-        for layer in self.layers:
-            states = layer(states)
+        mask = None if real is None else seen_before(real)
+        taken = []
+        for number, layer in enumerate(self.layers, start=1):
+            states = layer(states, mask)
+            taken += [states] * (number in self.taps)
+        if taken:
+            return torch.cat(taken, dim=-1)
         # Qwen-Image's readers have their last norm, Z-Image's have none.
         last = self._modules.get("norm")
         return states if last is None else last(states).float()
@@ -106,8 +121,8 @@ class _Layer(nn.Module):
         self.post_attention_layernorm = _Norm(width)
         self.mlp = _Gated(width, hidden)
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        states = states + self.self_attn(self.input_layernorm(states)).float()
+    def forward(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        states = states + self.self_attn(self.input_layernorm(states), mask).float()
         return states + self.mlp(self.post_attention_layernorm(states)).float()
 
 
@@ -124,7 +139,7 @@ class _Attention(nn.Module):
         self.q_norm = nn.Identity() if is_biased else _Norm(head)
         self.k_norm = nn.Identity() if is_biased else _Norm(head)
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         query = self.q_norm(self.q_proj(states).unflatten(-1, (self.heads, self.head)))
         key = self.k_norm(self.k_proj(states).unflatten(-1, (self.pairs, self.head)))
         value = self.v_proj(states).unflatten(-1, (self.pairs, self.head))
@@ -134,7 +149,9 @@ class _Attention(nn.Module):
         keys, values = (
             one.repeat_interleave(share, dim=1) for one in (both[1], value.transpose(1, 2))
         )
-        seen = F.scaled_dot_product_attention(both[0], keys, values, is_causal=True)
+        seen = F.scaled_dot_product_attention(
+            both[0], keys, values, attn_mask=mask, is_causal=mask is None
+        )
         return self.o_proj(seen.transpose(1, 2).flatten(2))
 
 
@@ -147,6 +164,11 @@ class _Gated(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.down_proj(F.silu(self.gate_proj(states)) * self.up_proj(states))
+
+
+def seen_before(real: torch.Tensor) -> torch.Tensor:
+    """Return which tokens (columns) each token (row) sees: those up to it that are no padding."""
+    return torch.ones_like(real).expand(len(real), -1).tril() & real
 
 
 def rotations(

@@ -33,7 +33,11 @@ _FIRST_LAYERS = (
     "input_blocks.0.0.weight", "x_embedder.proj.weight", "img_in.weight", "x_embedder.weight",
     "all_x_embedder.2-1.weight", "conv_in.weight",
 )  # fmt: skip
-_DIT = frozenset({"sd3", "flux", "chroma", "zimage", "qwen-image", "flux2", "lumina2"})
+_DIT = frozenset(
+    {"sd3", "flux", "chroma", "zimage", "qwen-image", "flux2", "flux2-klein", "lumina2"}
+)
+# Families whose denoiser sees patches of the VAE's latents as its latent pixels.
+_PATCHED = frozenset({"flux2", "flux2-klein"})
 _LATENT_CHANNELS = 4
 
 
@@ -110,6 +114,7 @@ def _denoiser(family: str, tensors: Tensors, itemsize: int) -> Iterator[Network]
         total_bytes=_bytes(tensors, itemsize),
         width=first.shape[0] if first and first.shape else 320,
         itemsize=itemsize,
+        downscale=16 if family in _PATCHED else 8,
     )
 
 

@@ -74,7 +74,8 @@ class Vae:
         self.dtype = first.dtype
         self.width = first.shape[0]
         self._memory = memory
-        self.latent_format = latent_format
+        # What others see of it may be another format (`flux2_vae.py`).
+        self.latent_format = self._own = latent_format
         self._trace = trace or f"vae-{latent_format.channels}"
         self._needs_fp32 = False
         self._last = _Attempt()
@@ -132,7 +133,7 @@ class Vae:
         Raises:
             OutOfMemory: not even the smallest tiles fit.
         """
-        latent = self.latent_format
+        latent = self._own
         height, width = (side // latent.downscale for side in pixels.shape[-2:])
 
         def attempt() -> torch.Tensor:
@@ -194,7 +195,7 @@ class Vae:
         if lease.plan is None and len(modes) > 1:
             chosen = self.fitting_mode(way, height, width)
         _, rows, columns = chosen.extent(1, height, width)
-        scale = self.latent_format.downscale
+        scale = self._own.downscale
         leaner = len(modes) - 1 - modes.index(chosen)
         self._last = _Attempt(leaner, lease.plan, columns * scale, rows * scale)
         return chosen
@@ -223,7 +224,7 @@ class Vae:
     def _encode_one(
         self, module: nn.Module, pixels: torch.Tensor, mode: VaeMode, device: torch.device
     ) -> torch.Tensor:
-        scale = self.latent_format.downscale
+        scale = self._own.downscale
 
         def compute(part: torch.Tensor) -> torch.Tensor:
             return _moments(module, part.to(device, self.dtype) * 2 - 1)
@@ -242,7 +243,7 @@ class Vae:
         return latents.to(device)
 
     def _decode_one(self, module: nn.Module, latents: torch.Tensor, mode: VaeMode) -> torch.Tensor:
-        plain = latents.to(torch.float32) / self.latent_format.scale + self.latent_format.shift
+        plain = latents.to(torch.float32) / self._own.scale + self._own.shift
         picture = self._run_decoder(module, plain, mode)
         if picture.isnan().any() and not self._needs_fp32 and self.dtype != torch.float32:
             log.warning("the VAE gave not-a-number in %s; decoding in float32", self.dtype)
@@ -259,7 +260,7 @@ class Vae:
         compute = self._decoder(module)
         if mode.kind is not VaeKind.TILED:
             return compute(plain)
-        scale = self.latent_format.downscale
+        scale = self._own.downscale
         height, width = (side * scale for side in plain.shape[-2:])
         if layers := self._by_layers(module, mode, "decode", height, width):
             return layers.decoded(plain)
@@ -284,7 +285,7 @@ class Vae:
         if not can_run(module):
             return None
         dtype = torch.float32 if self._needs_fp32 else self.dtype
-        scale, there = self.latent_format.downscale, self._memory.compute_device_of(self.component)
+        scale, there = self._own.downscale, self._memory.compute_device_of(self.component)
         latent = (height // scale, width // scale)
         needed = self._needed(way, mode, *latent)
         on_host = host_numbers(module, height, width) * dtype.itemsize

@@ -88,7 +88,7 @@ class Pass:
 
     def noise_levels(self, model: DenoiserModel) -> ModelSigmas:
         """Return the model's noise levels for pictures of this pass's size."""
-        return noise_levels(model, self.width, self.height)
+        return noise_levels(model, self.width, self.height, self._cut()[0])
 
     def sigmas(self, model: DenoiserModel, settings: Settings) -> tuple[float, ...]:
         """Return the sigmas to walk; fewer than two when there is nothing to do."""

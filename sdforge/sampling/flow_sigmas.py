@@ -13,6 +13,10 @@ _TIMESTEPS = 1000
 # Flux: the logarithm of the shift is linear in the number of image tokens (Black Forest Labs).
 _FEWEST_TOKENS, _MOST_TOKENS = 256, 4096
 _BASE_SHIFT, _LARGEST_SHIFT = 0.5, 1.15
+# Flux.2, fitted by its authors.
+_SLOPE_200, _START_200 = 0.00016927, 0.45666666
+_SLOPE_10, _START_10 = 8.73809524e-05, 1.89833333
+_LARGE_TOKENS = 4300
 
 
 class FlowSigmas:
@@ -24,7 +28,7 @@ class FlowSigmas:
     is_flow = True
 
     def __init__(self, shift: float = 1.0) -> None:
-        """Take the shift: 1 for none, 3 for SD3, `flux_shift(tokens)` for Flux."""
+        """Take the shift: 1 for none, 3 for SD3, `flux_shift(tokens)` for Flux.1."""
         if not (math.isfinite(shift) and shift > 0):
             raise ValueError(f"the shift of a flow's sigmas must be above 0, not {shift!r}")
         self._shift = shift
@@ -52,6 +56,20 @@ class FlowSigmas:
 
 
 def flux_shift(tokens: int) -> float:
-    """Return Flux's shift for a picture of that many tokens (width/16 · height/16)."""
+    """Return Flux.1's shift for a picture of that many tokens (width/16 · height/16)."""
     slope = (_LARGEST_SHIFT - _BASE_SHIFT) / (_MOST_TOKENS - _FEWEST_TOKENS)
     return math.exp(_BASE_SHIFT + slope * (tokens - _FEWEST_TOKENS))
+
+
+def flux2_shift(tokens: int, steps: int) -> float:
+    """Return Flux.2's shift for a picture of that many tokens that is drawn in so many steps.
+
+    The logarithm of the shift is linear in the number of tokens, for 200 steps and for 10, and in
+    between linear in the steps; of large pictures it is that for 200 (Black Forest Labs'
+    `compute_empirical_mu`).
+    """
+    slow = _SLOPE_200 * tokens + _START_200
+    if tokens > _LARGE_TOKENS:
+        return math.exp(slow)
+    fast = _SLOPE_10 * tokens + _START_10
+    return math.exp(slow + (slow - fast) / (200 - 10) * (steps - 200))

@@ -13,6 +13,8 @@ from sdforge.models.checkpoint import read_header
 from sdforge.models.parts import parts
 from tests.real_headers import (
     COMPANIONS,
+    FLUX2_9B,
+    FLUX2_DEV,
     REAL,
     REFINER,
     SD2,
@@ -22,6 +24,7 @@ from tests.real_headers import (
     UNet,
     chroma,
     flux,
+    flux2,
     ldm_unet,
     lumina2,
     mmdit,
@@ -117,6 +120,17 @@ def _transformer(name: str) -> tuple[Any, dict[str, Any]]:
             diffusers.FluxTransformer2DModel, {"guidance_embeds": True},
             convert.convert_flux_transformer_checkpoint_to_diffusers, dict(flux(guidance=True)),
         ),
+        "flux2-dev": (
+            diffusers.Flux2Transformer2DModel, {},
+            convert.convert_flux2_transformer_checkpoint_to_diffusers,
+            dict(flux2(**FLUX2_DEV, guidance=True)),
+        ),
+        "flux2-klein": (
+            diffusers.Flux2Transformer2DModel,
+            {"num_attention_heads": 32, "num_layers": 8, "num_single_layers": 24,
+             "joint_attention_dim": 12288, "guidance_embeds": False},
+            convert.convert_flux2_transformer_checkpoint_to_diffusers, dict(flux2(**FLUX2_9B)),
+        ),
         "chroma": (
             diffusers.ChromaTransformer2DModel, {},
             convert.convert_chroma_transformer_checkpoint_to_diffusers, dict(chroma()),
@@ -156,6 +170,8 @@ def _transformer(name: str) -> tuple[Any, dict[str, Any]]:
         "sdxl",
         "refiner",
         "flux-dev",
+        "flux2-dev",
+        "flux2-klein",
         "chroma",
         "zimage",
         "lumina2",

@@ -18,7 +18,9 @@ LABELS = {
     "sdxl": "SDXL",
     "sdxl-refiner": "the SDXL refiner",
     "sd3": "Stable Diffusion 3",
-    "flux": "Flux",
+    "flux": "Flux.1",
+    "flux2": "Flux.2",
+    "flux2-klein": "Flux.2 [klein]",
     "chroma": "Chroma",
     "zimage": "Z-Image",
     "qwen-image": "Qwen-Image",
@@ -26,8 +28,8 @@ LABELS = {
 }
 
 
-# Families whose layers another one's files may name as well: Chroma's blocks are Flux's.
-_AKIN: Mapping[str, tuple[str, ...]] = {"chroma": ("flux",)}
+# Families whose layers another one's files may name as well: Chroma's blocks are Flux.1's.
+_AKIN: Mapping[str, tuple[str, ...]] = {"chroma": ("flux",), "flux2-klein": ("flux2",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,12 @@ _MARKS = (
     ("context_refiner", "lumina2"),
     ("joint_blocks", "sd3"),
     ("distilled_guidance_layer", "chroma"),
+    ("to_qkv_mlp_proj", "flux2"),
+    ("stream_modulation", "flux2"),
+    ("ff.linear_in", "flux2"),
+    ("ff_linear_in", "flux2"),
     ("double_blocks", "flux"),
+    ("single_blocks", "flux"),
     ("single_transformer_blocks", "flux"),
     ("lora_te2_", "sdxl"),
     ("text_encoder_2.", "sdxl"),
@@ -68,6 +75,9 @@ _CONTEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
 # The width of their own states, for networks that look alike else.
 _STREAM_WIDTHS = {3840: "zimage", 2304: "lumina2"}
 _STREAM_LAYER = re.compile(r"layers[._]\d+[._]attention[._](?:qkv|to_[qkv])(?![a-z])")
+# Flux.1 and Flux.2 name blocks alike: rows of a fused matrix for each column, in the second.
+_FUSED = re.compile(r"(.*(?:single_blocks[._]\d+[._]linear1|img_mlp[._]0))\.lora_(?:up|B)\.weight")
+_FUSED_ROWS = {"linear1": 9, "0": 6}
 _CONTEXT_LAYER = re.compile(r"attn2[._](?:processor[._])?to_[kv]")
 _WIDTHS = ((_CONTEXT_LAYER, _CONTEXT_WIDTHS), (_STREAM_LAYER, _STREAM_WIDTHS))
 _DOWN = (".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down.weight",
@@ -82,6 +92,9 @@ _SAID = (
     ("stable-diffusion-v2", "sd2"),
     ("sd3", "sd3"),
     ("stable-diffusion-3", "sd3"),
+    ("flux2", "flux2"),
+    ("flux.2", "flux2"),
+    ("flux-2", "flux2"),
     ("flux", "flux"),
     ("z-image", "zimage"),
     ("zimage", "zimage"),
@@ -93,7 +106,9 @@ _SAID = (
 
 def detect_family(header: CheckpointHeader) -> LoraFamily | None:
     """Return the family that a LoRA belongs to, None where nothing tells."""
-    return _by_width(header) or _by_mark(header) or _by_metadata(header.metadata)
+    return (
+        _by_width(header) or _by_rows(header) or _by_mark(header) or _by_metadata(header.metadata)
+    )
 
 
 def _by_width(header: CheckpointHeader) -> LoraFamily | None:
@@ -105,6 +120,22 @@ def _by_width(header: CheckpointHeader) -> LoraFamily | None:
         if family is not None:
             return LoraFamily(family, f"its {key} has width {info.shape[1]}")
     return None
+
+
+def _by_rows(header: CheckpointHeader) -> LoraFamily | None:
+    for key, info in header.tensors.items():
+        match = _FUSED.fullmatch(key)
+        down = match and header.tensors.get(_other(key))
+        if not match or not down or len(info.shape) < 2 or len(down.shape) < 2:
+            continue
+        wanted = _FUSED_ROWS[re.split(r"[._]", match[1])[-1]]
+        if info.shape[0] == wanted * down.shape[1]:
+            return LoraFamily("flux2", f"its {key} has {info.shape[0]} rows")
+    return None
+
+
+def _other(key: str) -> str:
+    return key.replace(".lora_up.", ".lora_down.").replace(".lora_B.", ".lora_A.")
 
 
 def _by_mark(header: CheckpointHeader) -> LoraFamily | None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
-from sdforge.models.families.flux_keys import authors_names, fused_names
+from sdforge.models.families.flux_keys import FLUX2, authors_names, fused_names
 from sdforge.models.families.lumina2_keys import authors_lumina2_names, fused_lumina2_names
 from sdforge.models.families.sd3_keys import authors_sd3_names, fused_sd3_names
 from sdforge.models.families.z_image_keys import authors_z_image_names, fused_z_image_names
@@ -124,6 +125,11 @@ def plain_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
 def flux_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
     """Return diffusers' and the authors' names of the layers of Flux's transformer."""
     return _both(layers, authors_names(layers))
+
+
+def flux2_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
+    """Return diffusers' and the authors' names of the layers of Flux.2's transformer."""
+    return _both(layers, authors_names(layers, FLUX2))
 
 
 def sd3_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
@@ -275,6 +281,12 @@ SPELLINGS: dict[str, dict[str, tuple[Spelling, ...]]] = {
         "denoiser": (replace(_TRANSFORMER, names=flux_names, fused=fused_names),),
         "text_encoder": (Spelling((*_FIRST_CLIP, "lora_te_"), clip_names),),
         "text_encoder_2": (Spelling(("lora_te2_", "text_encoder_2_", "t5xxl_"), plain_names),),
+    },
+    "flux2-klein": {
+        "denoiser": (
+            replace(_TRANSFORMER, names=flux2_names, fused=partial(fused_names, names=FLUX2)),
+        ),
+        "text_encoder": (Spelling(("lora_te_", "lora_te1_", "text_encoder_"), plain_names),),
     },
     "sd3": {
         "denoiser": (replace(_TRANSFORMER, names=sd3_names, fused=fused_sd3_names),),

@@ -136,7 +136,7 @@ class Flux1:
         """Return encoders, denoiser and VAE over the loaded networks."""
         from sdforge.models.bundle import LatentFormat, Parts
         from sdforge.models.denoiser import SEES_FINE_MASK, SEES_REFERENCE
-        from sdforge.models.flow_denoiser import FlowDenoiser
+        from sdforge.models.flow_denoiser import BY_SIZE, FlowDenoiser
         from sdforge.models.flux_call import call_flux
         from sdforge.models.flux_text import FluxText, T5Text
         from sdforge.models.preview import fit_preview
@@ -164,7 +164,7 @@ class Flux1:
                 denoiser,
                 call_flux,
                 architecture=self.name,
-                shift=None if is_guided else 1.0,
+                shift=BY_SIZE if is_guided else 1.0,
                 usual_tokens=_T5_LEAST,
                 sees={"fill": SEES_FINE_MASK, "kontext": SEES_REFERENCE}.get(match.variant, ""),
             ),

@@ -27,7 +27,12 @@ _HEAD = 128
 
 
 def qwen_recipe(
-    header: CheckpointHeader, prefix: str, *, role: str, is_whole: bool = False
+    header: CheckpointHeader,
+    prefix: str,
+    *,
+    role: str,
+    is_whole: bool = False,
+    taps: tuple[int, ...] = (),
 ) -> Recipe:
     """Return how to make a Qwen from the tensors below `prefix`.
 
@@ -36,6 +41,7 @@ def qwen_recipe(
         prefix: before all names of the network.
         role: of the component.
         is_whole: with its last layer and norm.
+        taps: numbers of layers after which states are taken, instead of those in the end.
 
     Raises:
         MissingModel: some are missing.
@@ -52,17 +58,20 @@ def qwen_recipe(
     if queries % head or keys % head or queries % keys:
         raise shapes.misfit(f"its widths {queries} and {keys} cannot be cut into heads of {head}")
     layers = shapes.count(lambda layer: f"model.layers.{layer}.input_layernorm.weight")
+    if taps and layers < max(taps):
+        raise shapes.misfit(f"it has {layers} layers, and {max(taps)} are wanted of it")
     config: Config = (
         ("vocabulary", vocabulary),
         ("width", width),
         ("hidden", shapes.dims(f"{_FIRST}mlp.gate_proj.weight", 2)[0]),
-        ("layers", layers if is_whole else layers - 1),
+        ("layers", max(taps, default=layers if is_whole else layers - 1)),
         ("heads", queries // head),
         ("pairs", keys // head),
         ("head", head),
         ("base", _ROTATION_BASE),
         ("is_biased", is_biased),
         ("is_whole", is_whole),
+        ("taps", taps),
     )
     return _recipe(header.layout, prefix, role, config)
 

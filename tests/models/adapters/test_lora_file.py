@@ -142,6 +142,10 @@ def test_bundled_embeddings_are_no_layers(tmp_path: Path) -> None:
         ({"unet.x.attn2.to_v": (640, 2048)}, {}, "sdxl"),
         ({"lora_te2_text_model_x": (1280, 1280)}, {}, "sdxl"),
         ({"lora_unet_double_blocks_0_img_attn_qkv": (96, 32)}, {}, "flux"),
+        ({"lora_unet_single_blocks_0_linear1": (7 * 32, 32)}, {}, "flux"),
+        ({"lora_unet_single_blocks_0_linear1": (9 * 32, 32)}, {}, "flux2"),
+        ({"diffusion_model.double_blocks.0.img_mlp.0": (6 * 32, 32)}, {}, "flux2"),
+        ({"transformer.transformer_blocks.0.ff.linear_in": (6 * 32, 32)}, {}, "flux2"),
         ({"diffusion_model.layers.0.attention.to_q": (3840, 3840)}, {}, "zimage"),
         (
             {

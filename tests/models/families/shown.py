@@ -106,6 +106,21 @@ SHOWN: tuple[Shown, ...] = (
         ),
     ),
     Shown(
+        family="flux2-klein",
+        kinds="Flux.2 [klein] 4B and 9B, distilled and base; pictures to change through img2img",
+        files="the transformer in its authors' or diffusers' names, with Qwen3 and VAE apart "
+        "(also the VAE with a smaller decoder); all in one; a folder of diffusers; scaled fp8",
+        latents="test_flux2.py::test_klein_draws_what_diffusers_draws",
+        modes="test_flux2.py::test_memory_modes_draw_the_same",
+        headers="test_flux2.py::test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
+        more=(
+            "test_flux2.py::test_klein_changes_a_picture_as_diffusers_does",
+            "test_flux2.py::test_fp8_weights_draw_what_their_numbers_draw",
+            "test_flux2.py::test_tiles_of_a_large_picture_are_the_whole_picture",
+            "test_flux2.py::test_a_lora_in_every_spelling_reaches_its_rows",
+        ),
+    ),
+    Shown(
         family="chroma",
         kinds="Chroma1 (HD, Base) and its fine-tunes",
         files="the transformer in its authors' names, with T5 and VAE apart; a folder of diffusers",

@@ -28,6 +28,7 @@ KINDS: dict[str, tuple[str, str, Shapes]] = {
     "flux1-schnell": ("flux", "Q5_0", transformers.flux(guided=False)),
     "flux1-fill-dev": ("flux", "Q4_0", transformers.flux(beside=320)),
     "flux1-kontext-dev": ("flux", "Q8_0", transformers.flux()),
+    "klein-4b": ("flux", "Q4_0", transformers.flux2()),
     "chroma1-hd": ("flux", "Q4_0", transformers.chroma()),
     "z_image_turbo": ("lumina2", "Q4_0", transformers.z_image(context=32)),
     "qwen-image": ("qwen_image", "Q4_0", transformers.qwen_image(context=32)),
@@ -35,17 +36,20 @@ KINDS: dict[str, tuple[str, str, Shapes]] = {
 }
 PARTS: dict[str, Shapes] = {
     "vae16": vae.vae(vae.SIXTEEN),
+    "vae32": vae.flux2_vae(),
     "video_vae": vae.video_vae(),
     "clip_l": text.clip(text.CLIP_L),
     "clip_g": text.clip(text.CLIP_G),
     "t5xxl": text.t5(),
     "qwen3": text.qwen3(),
+    "deep_qwen3": text.qwen3(layers=27),
     "qwen25": text.qwen25(),
     "gemma2": text.gemma2(),
 }
 BESIDE: dict[str, tuple[str, ...]] = {
     "sd3": ("vae16", "clip_l", "clip_g"),
     "flux": ("vae16", "clip_l", "t5xxl"),
+    "klein": ("vae32", "deep_qwen3"),
     "chroma": ("vae16", "t5xxl"),
     "z_image": ("vae16", "qwen3"),
     "qwen": ("video_vae", "qwen25"),

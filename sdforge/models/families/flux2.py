@@ -1,0 +1,205 @@
+"""Flux.2 [klein], distilled and base, in the names of its authors or of diffusers.
+
+A transformer over patches of a VAE of its own with the text before them; Qwen3 is the reader. The
+same network draws from nothing and changes what it is shown. The distilled models draw in four
+steps without guidance; nothing but their names tells them from the base models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from sdforge.core.request import Recommended
+from sdforge.models.architectures import architecture
+from sdforge.models.checkpoint import CheckpointHeader
+from sdforge.models.families.base import Match, Recipe, Source
+from sdforge.models.families.building import (
+    RECIPES_KEPT,
+    SKELETONS_KEPT,
+    Config,
+    check_complete,
+    check_text_width,
+    plain_sources,
+    prefix_of,
+    skeleton_of,
+)
+from sdforge.models.families.flux2_vaes import CHANNELS, DOWNSCALE, flux2_vae_recipe
+from sdforge.models.families.flux_keys import FLUX2, flux_sources
+from sdforge.models.families.qwens import qwen_recipe
+from sdforge.models.families.sd_shapes import Shapes
+from sdforge.models.layout import Layout
+from sdforge.models.parts import Part
+
+if TYPE_CHECKING:
+    from sdforge.memory.component import Component
+    from sdforge.memory.manager import MemoryManager
+    from sdforge.models.bundle import Parts
+    from sdforge.models.skeleton import Skeleton
+
+VAE_KIND = "flux2"
+_SIDE = 1024
+# After these layers of the reader; their states lie side by side.
+_LAYERS = (9, 18, 27)
+_DISTILLED = Recommended(width=_SIDE, height=_SIDE, steps=4, cfg_scale=1.0, sampler="Euler")
+_BASE = Recommended(width=_SIDE, height=_SIDE, steps=50, cfg_scale=4.0, sampler="Euler")
+_IS_BASE = re.compile(r"(?<![a-z])base(?![a-z])", re.IGNORECASE)
+_AUTHORS = "img_in.weight"
+_AXES = 4
+
+
+class Flux2Klein:
+    """The family of Flux.2 [klein] 4B and 9B and their fine-tunes."""
+
+    name = "flux2-klein"
+    label = "Flux.2 [klein]"
+    roles = ("text_encoder", "denoiser", "vae")
+    optional: frozenset[str] = frozenset()
+    apart: Mapping[str, tuple[str, str]] = MappingProxyType(
+        {
+            "text_encoder": ("Qwen3 text encoder", "qwen_3_4b.safetensors (9B: qwen_3_8b)"),
+            "vae": ("VAE", "flux2-vae.safetensors"),
+        }
+    )
+
+    def match(self, header: CheckpointHeader) -> Match | None:
+        """Return why the file is a Flux.2 [klein] model, or None when it is not."""
+        found = architecture(header.layout)
+        if found is None or found.family != self.name:
+            return None
+        said = (header.path.stem, header.metadata.get("modelspec.title", ""))
+        is_base = any(map(_IS_BASE.search, said))
+        return Match(
+            family=self.name,
+            variant="base" if is_base else "distilled",
+            prediction="flow",
+            reason=f"{found.label}: {found.reason}"
+            + ("; a base model, going by its name" if is_base else ""),
+            recommended=_BASE if is_base else _DISTILLED,
+        )
+
+    def role_of(self, part: Part) -> str | None:
+        """Return what a network of any file is to this family, None for no use."""
+        if part.role == "denoiser":
+            return "denoiser" if part.kind == self.name else None
+        return {"qwen3": "text_encoder", VAE_KIND: "vae"}.get(part.kind)
+
+    def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
+        """Return how to make one of the networks from a file that holds it.
+
+        Raises:
+            MissingModel: the file lacks this part, or some of it.
+            UnsupportedCheckpoint: its shapes do not fit together.
+        """
+        prefix = prefix_of(role, header, self.role_of)
+        if role == "vae":
+            recipe = flux2_vae_recipe(header)
+        elif role == "text_encoder":
+            recipe = qwen_recipe(header, prefix, role=role, taps=_LAYERS)
+        else:
+            recipe = _transformer(header, prefix)
+        check_complete(recipe, header)
+        return recipe
+
+    def assemble(
+        self,
+        match: Match,
+        components: Mapping[str, Component],
+        memory: MemoryManager,
+        headers: Mapping[str, CheckpointHeader],
+    ) -> Parts:
+        """Return encoder, denoiser and VAE over the loaded networks."""
+        from sdforge.models.bundle import LatentFormat, Parts
+        from sdforge.models.denoiser import SEES_REFERENCE
+        from sdforge.models.flow_denoiser import BY_SIZE_AND_STEPS, FlowDenoiser
+        from sdforge.models.flux2_call import call_flux2
+        from sdforge.models.flux2_text import TOKENS, KleinText
+        from sdforge.models.flux2_vae import PatchedVae
+        from sdforge.models.preview import fit_preview
+        from sdforge.models.tokenizers import qwen_tokenizer
+
+        text = components["text_encoder"]
+        check_text_width(components["denoiser"], "joint_attention_dim", text)
+        own = LatentFormat(channels=CHANNELS, downscale=DOWNSCALE, scale=1.0)
+        vae = PatchedVae(components["vae"], memory, own, trace="vae-32")
+        return Parts(
+            latent_format=vae.latent_format.with_preview(*fit_preview(vae)),
+            text=KleinText(text, memory, qwen_tokenizer),
+            vae=vae,
+            denoiser=FlowDenoiser(
+                components["denoiser"],
+                call_flux2,
+                architecture=self.name,
+                shift=BY_SIZE_AND_STEPS,
+                usual_tokens=TOKENS,
+                sees=SEES_REFERENCE,
+            ),
+        )
+
+
+def _transformer(header: CheckpointHeader, prefix: str) -> Recipe:
+    sources = _sources(header.layout, prefix)
+    shapes = Shapes(header, {name: one.shape for name, one in sources.items()}, "transformer")
+    width, channels = shapes.dims("x_embedder.weight", 2)
+    head = shapes.dims("transformer_blocks.0.attn.norm_q.weight", 1)[0]
+    hidden = shapes.dims("transformer_blocks.0.ff.linear_out.weight", 2)[1]
+    if width % head or head % (2 * _AXES):
+        raise shapes.misfit(f"its width {width} cannot be cut into heads of {head}")
+    time = "time_guidance_embed.timestep_embedder.linear_1.weight"
+    config: Config = (
+        ("in_channels", channels),
+        ("out_channels", shapes.dims("proj_out.weight", 2)[0]),
+        ("num_layers", shapes.count(lambda n: f"transformer_blocks.{n}.attn.to_q.weight")),
+        (
+            "num_single_layers",
+            shapes.count(lambda n: f"single_transformer_blocks.{n}.attn.to_out.weight"),
+        ),
+        ("attention_head_dim", head),
+        ("num_attention_heads", width // head),
+        ("joint_attention_dim", shapes.dims("context_embedder.weight", 2)[1]),
+        ("timestep_guidance_channels", shapes.dims(time, 2)[1]),
+        ("mlp_ratio", hidden / width),
+        ("axes_dims_rope", (head // _AXES,) * _AXES),
+        (
+            "guidance_embeds",
+            "time_guidance_embed.guidance_embedder.linear_1.weight" in shapes,
+        ),
+    )
+    is_authors = _AUTHORS in header.layout.under(prefix)
+    return _recipe(header.layout, prefix, is_authors, config)
+
+
+@lru_cache(maxsize=RECIPES_KEPT)
+def _recipe(layout: Layout, prefix: str, is_authors: bool, config: Config) -> Recipe:
+    return Recipe(
+        role="denoiser",
+        layout=layout,
+        skeleton=_skeleton(is_authors, config),
+        sources=_sources(layout, prefix),
+    )
+
+
+@lru_cache(maxsize=SKELETONS_KEPT)
+def _skeleton(is_authors: bool, config: Config) -> Skeleton:
+    def make() -> Any:
+        from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
+
+        from sdforge.models.shift_first import ShiftFirst
+
+        module = Flux2Transformer2DModel(**dict(config))
+        if is_authors:
+            module.norm_out = ShiftFirst(module.norm_out)
+        return module
+
+    return skeleton_of(make)
+
+
+@lru_cache(maxsize=RECIPES_KEPT)
+def _sources(layout: Layout, prefix: str) -> Mapping[str, Source]:
+    names = layout.under(prefix)
+    if _AUTHORS not in names:
+        return plain_sources(layout, prefix)
+    return flux_sources(layout, prefix, layout.tensors[names[_AUTHORS]].shape[0], FLUX2)
