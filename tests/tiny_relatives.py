@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from diffusers import T2IAdapter
+from diffusers import ControlNetUnionModel, T2IAdapter
 from safetensors.torch import save_file
 
 from sdforge.models.adapters.lora_keys import original_unet_name
 from tests.tiny import TINY
-from tests.tiny_control import original_shapes, random_weights
+from tests.tiny_control import original_shapes, random_weights, tiny_config
 
 WIDTHS = tuple(factor * TINY.unet_width for factor in TINY.unet_factors)
 Tensors = dict[str, torch.Tensor]
@@ -24,6 +24,21 @@ def make_adapter(kind: str = "full_adapter", seed: int = 0, *, grey: bool = Fals
     shapes = {name: tuple(tensor.shape) for name, tensor in adapter.state_dict().items()}
     adapter.load_state_dict(random_weights(shapes, seed))
     return adapter
+
+
+def make_union(seed: int = 0, kinds: int = 6) -> ControlNetUnionModel:
+    """Return a random union ControlNet for the tiny checkpoint."""
+    union = ControlNetUnionModel(
+        **tiny_config(),
+        addition_time_embed_dim=16,
+        conditioning_embedding_out_channels=(4, 8, 16, 16),
+        num_control_type=kinds,
+        num_trans_channel=TINY.unet_width,
+        num_proj_channel=TINY.unet_width,
+    ).eval()
+    shapes = {name: tuple(tensor.shape) for name, tensor in union.state_dict().items()}
+    union.load_state_dict(random_weights(shapes, seed))
+    return union
 
 
 def numbered_through(adapter: T2IAdapter) -> Tensors:

@@ -14,7 +14,10 @@ from sdforge.core.control import (
     CONTROL_MODES,
     HIRES_OPTIONS,
     RESIZE_MODES,
+    UNION_TYPES,
+    UNKNOWN_TYPE,
     ControlUnit,
+    union_type,
 )
 from sdforge.core.errors import InvalidRequest
 from sdforge.core.inputs import InputImage
@@ -122,8 +125,21 @@ def _unit(number: int, sent: Any, add_input: AddInput) -> ControlUnit | None:
         processor_res=round(_number(values, "processor_res", -1, name)),
         threshold_a=_number(values, "threshold_a", -1.0, name),
         threshold_b=_number(values, "threshold_b", -1.0, name),
+        union_control_type=_union_type(values, name),
         save_detected_map=_truth(values.get("save_detected_map", True)),
     )
+
+
+def _union_type(values: Mapping[str, Any], name: str) -> str:
+    sent = str(values.get("union_control_type", UNKNOWN_TYPE)).strip()
+    # As Python prints a member of the extension's enumeration.
+    plain = sent.casefold().removeprefix("unioncontrolnettype.").replace("_", " ")
+    number = union_type(plain)
+    if number is not None:
+        return UNION_TYPES[number]
+    if plain in ("", "all", "none", UNKNOWN_TYPE.casefold()):
+        return UNKNOWN_TYPE
+    raise InvalidRequest(f"{name}.union_control_type", sent, ", ".join(UNION_TYPES))
 
 
 def _pictures(sent: Any) -> tuple[Any, Any]:

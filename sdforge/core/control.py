@@ -21,6 +21,17 @@ CONTROL_MODES = (BALANCED, PROMPT_FIRST, CONTROL_FIRST)
 RESIZE_MODES = ("Just Resize", "Crop and Resize", "Resize and Fill")
 BOTH_PASSES, LOW_RES_ONLY, HIGH_RES_ONLY = "Both", "Low res only", "High res only"
 HIRES_OPTIONS = (BOTH_PASSES, LOW_RES_ONLY, HIGH_RES_ONLY)
+# What union ControlNets tell apart, in the order of their numbers; six of them, or all eight.
+UNION_TYPES = (
+    "OpenPose", "Depth", "Soft Edge", "Hard Edge", "Normal Map", "Segmentation", "Tile", "Inpaint",
+)  # fmt: skip
+UNKNOWN_TYPE = "Unknown"
+# Control types of the extension's page that stand for one of them.
+_UNION_ALIASES = {
+    "softedge": "Soft Edge", "scribble": "Soft Edge", "sketch": "Soft Edge",
+    "hardedge": "Hard Edge", "canny": "Hard Edge", "lineart": "Hard Edge", "mlsd": "Hard Edge",
+    "normalmap": "Normal Map", "blur": "Tile",
+}  # fmt: skip
 MOST_WEIGHT = 2.0
 MOST_RESOLUTION = 2048
 DEFAULT_RESOLUTION = 512
@@ -49,6 +60,8 @@ class ControlUnit:
         processor_res: shorter side that the preprocessor works at, in pixels; −1 for its own.
         threshold_a: first value of the preprocessor; −1 for its own.
         threshold_b: second value.
+        union_control_type: what the picture shows, for a union ControlNet: one of `UNION_TYPES` or
+            a control type; otherwise what the preprocessor makes.
         save_detected_map: whether answers show what the network saw.
     """
 
@@ -66,6 +79,7 @@ class ControlUnit:
     processor_res: int = -1
     threshold_a: float = -1.0
     threshold_b: float = -1.0
+    union_control_type: str = UNKNOWN_TYPE
     save_detected_map: bool = True
 
     def acts_in(self, pass_name: str) -> bool:
@@ -93,6 +107,9 @@ class ControlUnit:
             "Control Mode": self.control_mode,
             "Hires-Fix Option": self.hires_option,
         }
+        kind = union_type(self.union_control_type)
+        if kind is not None:
+            pairs["Union Control Type"] = UNION_TYPES[kind]
         return ", ".join(f"{key}: {value}" for key, value in pairs.items())
 
     def to_json(self) -> dict[str, Any]:
@@ -109,6 +126,14 @@ class ControlUnit:
         kept = {key: value for key, value in values.items() if key in known}
         images = {name: InputImage.from_json(kept[name]) for name in _IMAGES if kept.get(name)}
         return cls(**(kept | images))
+
+
+def union_type(name: str) -> int | None:
+    """Return the number of a union ControlNet's type, by its name or a control type's."""
+    folded = "".join(name.casefold().split())
+    known = {"".join(one.casefold().split()): one for one in UNION_TYPES}
+    found = known.get(folded) or _UNION_ALIASES.get(folded)
+    return None if found is None else UNION_TYPES.index(found)
 
 
 def validate_units(units: tuple[ControlUnit, ...]) -> None:

@@ -18,6 +18,7 @@ from sdforge.core.control import (
     MOST_UNITS,
     MOST_WEIGHT,
     RESIZE_MODES,
+    UNION_TYPES,
 )
 
 _KEY = re.compile(r"ControlNet (\d{1,2})")
@@ -61,6 +62,7 @@ _VALUES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "pixel perfect": ("pixel_perfect", _truth),
     "control mode": ("control_mode", _one_of(CONTROL_MODES)),
     "hires-fix option": ("hires_option", _one_of(HIRES_OPTIONS)),
+    "union control type": ("union_control_type", _one_of(UNION_TYPES)),
     "hr option": ("hires_option", _one_of(HIRES_OPTIONS)),
 }
 # Older texts: several values in brackets under one key.

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sdforge.core.control import ControlUnit
+from sdforge.core.control import BALANCED, UNION_TYPES, ControlUnit, union_type
 from sdforge.core.errors import InvalidRequest, ModelError, NotFound, SdforgeError
 from sdforge.core.events import Notice
-from sdforge.models.adapters.controlnet import ControlNets
+from sdforge.models.adapters.controlnet import ControlNets, union_kinds
 from sdforge.models.adapters.controlnet_library import ControlNetInfo
 from sdforge.models.adapters.controlnet_shapes import IP_ADAPTER
 from sdforge.models.bundle import ModelBundle
@@ -121,12 +121,16 @@ class ControlUnits:
         network = stack.enter_context(lease)
         self._infos[number] = info
         device = context.memory.compute_device
+        preprocessor = PREPROCESSORS.get(unit.module)
         return PlacedUnit(
             unit=unit,
             lease=lease,
             network=network,
             hint=seen.hint.to(device),
             mask=None if seen.mask is None else seen.mask.to(device),
+            kind=_kind(number, unit, network, info),
+            is_soft=unit.control_mode != BALANCED
+            or (one.name == "hires" and preprocessor.softens_hires),
         )
 
     def _look(self, number: int, unit: ControlUnit, one: Pass) -> _Seen:
@@ -193,3 +197,25 @@ def _check_module(number: int, unit: ControlUnit, info: ControlNetInfo) -> None:
         raise InvalidRequest(
             f"controlnet[{number}].module", unit.module, f"{wanted}, for {info.stem}"
         )
+
+
+def _kind(number: int, unit: ControlUnit, network: nn.Module, info: ControlNetInfo) -> int | None:
+    """Return the number of what a union ControlNet is shown; None for other networks.
+
+    Raises:
+        InvalidRequest: neither the unit nor its preprocessor says what it is, or the network does
+            not know it.
+    """
+    count = union_kinds(network)
+    if count is None:
+        return None
+    said = (unit.union_control_type, *PREPROCESSORS.get(unit.module).types)
+    kind = next((found for one in said if (found := union_type(one)) is not None), None)
+    if kind is None or kind >= count:
+        raise InvalidRequest(
+            f"controlnet[{number}].union_control_type",
+            unit.union_control_type if kind is None else UNION_TYPES[kind],
+            f"what the picture shows, for the union ControlNet {info.stem}: "
+            + ", ".join(UNION_TYPES[:count]),
+        )
+    return kind

@@ -15,13 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdforge.core.control import BALANCED, CONTROL_FIRST, ControlUnit
+from sdforge.core.control import CONTROL_FIRST, ControlUnit
 from sdforge.memory.lease import Lease
-from sdforge.models.adapters.controlnet import is_adapter
+from sdforge.models.adapters.controlnet import is_adapter, union_kinds
 from sdforge.models.adapters.ip_adapter import Look, is_ip_network, looking, text_attentions
 
 # What a layer weighs beside the next deeper one, where the prompt or the network shall lead.
 _FALLOFF = 0.825
+# How many layers lie deeper than the first, as the weights of SD 1.x count them; SDXL's three levels
+# have fewer layers and take the first of those weights, so that their middle is at 0.56.
+_XL_DEPTH = 12
 _ADAPTER_SHARES = (0.25, 0.62, 0.825, 1.0)
 
 
@@ -36,6 +39,8 @@ class PlacedUnit:
         hint: what it sees, (1, 3, height, width); an IP-Adapter what CLIP says of the picture and,
             below, of none: (2, …).
         mask: where it acts, (1, 1, height, width) from 0 to 1; None for everywhere.
+        kind: number of the picture's type, for a union ControlNet; None for others.
+        is_soft: outer layers count less.
         features: what a T2I-Adapter or IP-Adapter made of it, which it is asked once; [] before.
     """
 
@@ -44,6 +49,8 @@ class PlacedUnit:
     network: nn.Module
     hint: Tensor
     mask: Tensor | None = None
+    kind: int | None = None
+    is_soft: bool = False
     features: list[Tensor] = field(default_factory=list)
 
 
@@ -190,16 +197,33 @@ def _asked(
         asked,
         timestep,
         encoder_hidden_states=context,
-        controlnet_cond=placed.hint.to(sample),
         return_dict=False,
+        **_seen(placed, asked),
         **inputs,
     )
     said: list[Tensor] = [*skips, middle]
-    weights = layer_weights(placed.unit, len(said))
+    weights = layer_weights(placed, len(said), is_xl=vectors is not None)
     return [
         _spread(_masked(one * weight, placed.mask), rows, len(sample))
         for one, weight in zip(said, weights, strict=True)
     ]
+
+
+def _seen(placed: PlacedUnit, sample: Tensor) -> dict[str, Any]:
+    """Return a ControlNet's arguments that are about its picture."""
+    hint = placed.hint.to(sample)
+    if placed.kind is None:
+        return {"controlnet_cond": hint}
+    # What is to be repainted is black to these networks; others see it below black.
+    rows = hint.clamp(min=0).expand(len(sample), -1, -1, -1)
+    kinds = sample.new_zeros(len(sample), union_kinds(placed.network) or 0)
+    kinds[:, placed.kind] = 1
+    return {
+        "controlnet_cond": [rows],
+        "control_type": kinds,
+        "control_type_idx": [placed.kind],
+        "conditioning_scale": 1.0,
+    }
 
 
 def _sum(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
@@ -218,7 +242,7 @@ def _features(placed: PlacedUnit, rows: list[int] | None, sample: Tensor) -> lis
         if list(hint.shape[-2:]) != size:
             hint = F.interpolate(hint, size=size, mode="bilinear")
         placed.features.extend(placed.network(hint))
-    weights = adapter_weights(placed.unit, len(placed.features))
+    weights = adapter_weights(placed, len(placed.features))
     acting = list(range(len(sample))) if rows is None else rows
     return [
         _spread(
@@ -228,14 +252,13 @@ def _features(placed: PlacedUnit, rows: list[int] | None, sample: Tensor) -> lis
     ]
 
 
-def adapter_weights(unit: ControlUnit, count: int) -> list[float]:
+def adapter_weights(placed: PlacedUnit, count: int) -> list[float]:
     """Return what each level of a T2I-Adapter is multiplied by, the deepest last.
 
-    Unless balanced, outer levels count less, by the numbers of A1111's extension.
+    Soft ones' outer levels count less, by the numbers of A1111's extension.
     """
-    if unit.control_mode == BALANCED:
-        return [unit.weight] * count
-    return [unit.weight * share for share in _ADAPTER_SHARES[-count:]]
+    shares = _ADAPTER_SHARES[-count:] if placed.is_soft else (1.0,) * count
+    return [placed.unit.weight * share for share in shares]
 
 
 def said_bytes(network: nn.Module, rows: int, latents: int, dtype: torch.dtype) -> int:
@@ -251,15 +274,16 @@ def said_bytes(network: nn.Module, rows: int, latents: int, dtype: torch.dtype) 
     return int(rows * numbers * dtype.itemsize)
 
 
-def layer_weights(unit: ControlUnit, count: int) -> list[float]:
+def layer_weights(placed: PlacedUnit, count: int, *, is_xl: bool = False) -> list[float]:
     """Return what each layer is multiplied by, the middle last.
 
-    Unless balanced, outer layers count less: 0.825 to the power of the layers that lie deeper, as
-    in A1111's extension (13 layers in Stable Diffusion 1.x).
+    Soft ones' outer layers count less: 0.825 to the power of the layers that lie deeper, as in
+    A1111's extension and Forge.
     """
-    if unit.control_mode == BALANCED:
-        return [unit.weight] * count
-    return [unit.weight * _FALLOFF ** (count - 1 - layer) for layer in range(count)]
+    weight, depth = placed.unit.weight, _XL_DEPTH if is_xl else count - 1
+    if not placed.is_soft:
+        return [weight] * count
+    return [weight * _FALLOFF ** (depth - layer) for layer in range(count)]
 
 
 def _masked(said: Tensor, mask: Tensor | None) -> Tensor:

@@ -47,6 +47,7 @@ class Preprocessor:
         sliders: for `threshold_a` and `threshold_b`, in this order.
         paints_over: it marks what a mask covers as unknown, instead of acting there alone.
         is_clip: it is the CLIP encoder that IP-Adapters see with, and nothing for ControlNets.
+        softens_hires: its thin lines would be drawn over: in a hires pass, outer layers count less.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Preprocessor:
     sliders: tuple[Slider, ...] = ()
     paints_over: bool = False
     is_clip: bool = False
+    softens_hires: bool = False
 
     def value(self, number: int, asked: float) -> float:
         """Return a threshold: as asked within its limits, its default where it is below 0."""
@@ -153,6 +155,7 @@ def _table() -> Registry[Preprocessor]:
         aliases: tuple[str, ...] = (),
         paints_over: bool = False,
         is_clip: bool = False,
+        softens_hires: bool = False,
     ) -> None:
         row = Preprocessor(
             name=name,
@@ -161,6 +164,7 @@ def _table() -> Registry[Preprocessor]:
             sliders=sliders,
             paints_over=paints_over,
             is_clip=is_clip,
+            softens_hires=softens_hires,
         )
         table.add(name, row, aliases)
 
@@ -174,6 +178,7 @@ def _table() -> Registry[Preprocessor]:
     add(
         "canny", _canny, "Canny",
         sliders=(levels("Low Threshold", 100), levels("High Threshold", 200)),
+        softens_hires=True,
     )  # fmt: skip
     add(
         "invert", _invert, "Canny", "Lineart", "Scribble", "MLSD",

@@ -15,6 +15,7 @@ from sdforge.core.control import (
     HIRES_OPTIONS,
     RESIZE_MODES,
     UNIT_COUNT,
+    UNKNOWN_TYPE,
     ControlUnit,
 )
 from sdforge.core.errors import InvalidRequest
@@ -65,6 +66,7 @@ def _unit(sent: Any) -> ControlUnit:
     for name in ("image", "mask"):
         values[name] = InputImage.from_json(sent[name]) if sent.get(name) else None
     return ControlUnit(
+        union_control_type=str(sent.get("union_control_type", UNKNOWN_TYPE)),
         model=str(sent["model"]),
         module=str(sent.get("module") or "none"),
         pixel_perfect=bool(sent.get("pixel_perfect")),

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdforge.core.control import CONTROL_MODES, HIRES_OPTIONS, RESIZE_MODES, ControlUnit
+from sdforge.core.control import (
+    CONTROL_MODES,
+    HIRES_OPTIONS,
+    RESIZE_MODES,
+    UNION_TYPES,
+    UNKNOWN_TYPE,
+    ControlUnit,
+)
 from sdforge.output.infotext import parse_infotext
 from sdforge.output.infotext_control import control_values
 
@@ -32,6 +39,7 @@ units = st.builds(
     processor_res=st.integers(-1, 2048),
     threshold_a=st.floats(-1, 255),
     threshold_b=st.floats(-1, 255),
+    union_control_type=st.sampled_from([*UNION_TYPES, UNKNOWN_TYPE]),
 )
 
 

@@ -86,7 +86,9 @@ def test_a_call_is_diffusers_own_controlnet_and_unet_by_hand(
     states = torch.randn(2, 77, 32, generator=generator)
     with controlled.parts.memory.lease(bundle.denoiser.component) as lease_module:
         lease = controlled.parts.memory.lease(bundle.denoiser.component)
-        placed = PlacedUnit(unit=unit, lease=lease, network=control, hint=hint)
+        placed = PlacedUnit(
+            unit=unit, lease=lease, network=control, hint=hint, is_soft=mode != BALANCED
+        )
         network = Control([placed], lambda sigma: 0.0).around(lease_module, 1.0, (False, True))
         said = bundle.denoiser.predict(network, x, 1.0, Conditioning(states))
     with torch.inference_mode():
@@ -114,12 +116,18 @@ def _plain(module: Any) -> dict[str, Any]:
     return {key: value for key, value in module.config.items() if not key.startswith("_")}
 
 
-def test_outer_layers_weigh_less_unless_balanced() -> None:
-    unit = ControlUnit(model="x", weight=2.0)
-    assert layer_weights(unit, 13) == [2.0] * 13
-    weights = layer_weights(replace(unit, control_mode=PROMPT_FIRST), 13)
+def test_outer_layers_weigh_less_where_a_unit_is_soft(pipeline: Pipeline) -> None:
+    unit, network = ControlUnit(model="x", weight=2.0), torch.nn.Identity()
+    lease = pipeline.parts.memory.lease(pipeline.parts.provider.get("").denoiser.component)
+    plain = PlacedUnit(unit=unit, lease=lease, network=network, hint=torch.zeros(1))
+    assert layer_weights(plain, 13) == [2.0] * 13
+    weights = layer_weights(replace(plain, is_soft=True), 13)
     assert weights[-1] == 2.0
     assert weights[0] == pytest.approx(2.0 * 0.825**12)
+    # Forge's numbers for SDXL: its ten layers have the first ten weights of SD 1.x.
+    xl = layer_weights(replace(plain, is_soft=True), 10, is_xl=True)
+    assert xl[0] == pytest.approx(2.0 * 0.09941396206337118)
+    assert xl[-1] == pytest.approx(2.0 * 0.561515625)
 
 
 # --- whole jobs ---------------------------------------------------------------------------------
@@ -167,6 +175,25 @@ def test_hires_options_choose_the_pass(controlled: Pipeline) -> None:
     pictures = [plain, low, high, both]
     for number, one in enumerate(pictures):
         assert not any(np.array_equal(one, other) for other in pictures[number + 1 :])
+
+
+def test_thin_lines_count_less_in_the_outer_layers_of_a_hires_pass(
+    controlled: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[bool]] = {}
+
+    def around(self: Control, module: Any, sigma: float, against: Any) -> Any:
+        for placed in self._units:
+            rows = seen.setdefault(placed.unit.module, [])
+            if not rows or placed.is_soft not in rows:
+                rows.append(placed.is_soft)
+        return module
+
+    monkeypatch.setattr(Control, "around", around)
+    for module in ("canny", "blur_gaussian"):
+        _draw(controlled, _unit(controlled, module=module), steps=2, hires=True, hires_steps=2,
+              denoising_strength=1.0)  # fmt: skip
+    assert seen == {"canny": [False, True], "blur_gaussian": [False]}
 
 
 def test_img2img_s_own_picture_is_the_default(controlled: Pipeline) -> None:

@@ -25,6 +25,7 @@ from tests.tiny_relatives import (
     control_lora_tensors,
     light_names,
     make_adapter,
+    make_union,
     numbered_through,
     saved,
 )
@@ -52,6 +53,7 @@ def folder(pipeline: Pipeline) -> Iterator[Path]:
         saved(light_names(make_adapter("light_adapter")), folder / "light.safetensors"),
         saved(make_adapter(grey=True).state_dict(), folder / "grey.safetensors"),
         saved(control_lora_tensors(weights), folder / "low-rank.safetensors"),
+        saved(make_union().state_dict(), folder / "union.safetensors"),
     ]
     yield folder
     for file in files:
@@ -95,7 +97,10 @@ def test_an_adapter_adds_inside_the_unet_what_diffusers_adds(
     unit = _unit(pipeline, "t2i", weight=0.7, control_mode=mode)
     with nets.lease(nets.library.find("t2i"), bundle) as component:
         lease = pipeline.parts.memory.lease(component)
-        placed = PlacedUnit(unit=unit, lease=lease, network=component.module, hint=_hint())
+        placed = PlacedUnit(
+            unit=unit, lease=lease, network=component.module, hint=_hint(),
+            is_soft=mode != BALANCED,
+        )  # fmt: skip
         network = Control([placed], lambda sigma: 0.0).around(ours, 1.0, (False, True))
         said = bundle.denoiser.predict(network, x, 1.0, Conditioning(states))
     shares = [1.0] * 4 if mode == BALANCED else [0.25, 0.62, 0.825, 1.0]
@@ -245,8 +250,8 @@ def test_a_control_lora_stands_on_the_weights_that_a_lora_left(
 def test_relatives_draw_the_same_where_weights_stream(
     pipeline: Pipeline, folder: Path, make_pipeline: MakePipeline
 ) -> None:
-    names = ("t2i", "low-rank")
-    expected = [_drawn(pipeline, _unit(pipeline, name)) for name in names]
+    names, kind = ("t2i", "low-rank", "union"), {"union_control_type": "Depth"}
+    expected = [_drawn(pipeline, _unit(pipeline, name, **kind)) for name in names]
     device = SimulatedDevice(5 * GB)
     placed = make_pipeline(device, CAP)
     target = placed.parts.paths.controlnets[0]
@@ -254,8 +259,71 @@ def test_relatives_draw_the_same_where_weights_stream(
     for name in names:
         (target / f"{name}.safetensors").write_bytes((folder / f"{name}.safetensors").read_bytes())
     for name, one in zip(names, expected, strict=True):
-        drawn = _drawn(placed, _unit(placed, name), settings={"memory_mode": "lowvram"})
+        drawn = _drawn(placed, _unit(placed, name, **kind), settings={"memory_mode": "lowvram"})
         assert np.array_equal(drawn, one), name
     placed.controlnets.unload()
     placed.parts.provider.unload()
     assert device.own_bytes() == 0
+
+
+# --- union ControlNets ---------------------------------------------------------------------------
+
+
+def test_a_union_says_what_diffusers_says_of_each_kind_of_picture(
+    pipeline: Pipeline, folder: Path
+) -> None:
+    bundle, nets, theirs = pipeline.parts.provider.get(""), pipeline.controlnets, make_union()
+    ours = bundle.denoiser.component.module
+    x, states = _inputs()
+    info = nets.library.find("union")
+    assert "task_embedding" in info.reason
+    said = []
+    for kind in (1, 3):
+        # What is to be repainted is black to it.
+        hint = _hint()
+        with nets.lease(info, bundle) as component:
+            lease = pipeline.parts.memory.lease(component)
+            placed = PlacedUnit(
+                unit=_unit(pipeline, "union", weight=0.7), lease=lease, network=component.module,
+                hint=torch.where(hint == 0, -1.0, hint), kind=kind,
+            )  # fmt: skip
+            network = Control([placed], lambda sigma: 0.0).around(ours, 1.0, (False, True))
+            said.append(bundle.denoiser.predict(network, x, 1.0, Conditioning(states)))
+        with torch.inference_mode():
+            time, inner = torch.tensor([bundle.denoiser.sigma_to_t(1.0)]), x / 2**0.5
+            kinds = torch.zeros(2, 6)
+            kinds[:, kind] = 1
+            skips, middle = theirs(
+                inner, time, states, [hint.expand(2, -1, -1, -1)], kinds, [kind],
+                conditioning_scale=0.7, return_dict=False,
+            )  # fmt: skip
+            expected = x - _unet(ours)(
+                inner, time, states, down_block_additional_residuals=skips,
+                mid_block_additional_residual=middle, return_dict=False,
+            )[0]  # fmt: skip
+        assert (said[-1] - expected).abs().max() < 1e-5
+    assert (said[0] - said[1]).abs().max() > 1e-3
+
+
+def test_what_a_union_sees_follows_from_the_preprocessor_or_is_said(
+    pipeline: Pipeline, folder: Path
+) -> None:
+    def unit(**values: Any) -> ControlUnit:
+        return _unit(pipeline, "union", **values)
+
+    plain = _drawn(pipeline)
+    edges = _drawn(pipeline, unit(module="canny"))
+    assert not np.array_equal(edges, plain)
+    said = _drawn(pipeline, unit(module="canny", union_control_type="Hard Edge"))
+    assert np.array_equal(said, edges)
+    other = pipeline.draw(steps=1, control=(unit(module="canny", union_control_type="depth"),))[0]
+    assert not np.array_equal(other.pixels, edges)
+    assert "Union Control Type: Depth" in other.info.extra["ControlNet 0"]
+    for values, words in (
+        ({"module": "none"}, "got 'Unknown'; allowed: what the picture shows"),
+        # This file knows six kinds, and tiles are the seventh.
+        ({"module": "blur_gaussian"}, "got 'Tile'; allowed: what the picture shows"),
+    ):
+        assert np.array_equal(_drawn(pipeline, unit(**values)), plain)
+        notices = [event.text for event in pipeline.events if isinstance(event, Notice)]
+        assert len(notices) == 1 and words in notices[0], notices

@@ -28,11 +28,13 @@ from sdforge.models.adapters.controlnet_shapes import (
     IP_ADAPTER,
     ORIGINAL,
     T2I_ADAPTER,
+    UNION,
     controlnet_config,
     hint_name,
     layers_per_block,
     match_controlnet,
     original_names,
+    union_config,
 )
 from sdforge.models.adapters.ip_adapter import (
     check_attentions,
@@ -71,6 +73,7 @@ def controlnet_recipe(header: CheckpointHeader) -> Recipe:
             not fit together.
     """
     from diffusers.models.controlnets.controlnet import ControlNetModel
+    from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
 
     from sdforge.models.attention import use_direct_attention
 
@@ -80,12 +83,17 @@ def controlnet_recipe(header: CheckpointHeader) -> Recipe:
     if match.layout == IP_ADAPTER:
         return ip_adapter_recipe(header, ROLE)
     sources = _original(header) if match.layout == ORIGINAL else _diffusers(header)
-    config = controlnet_config({name: source.shape for name, source in sources.items()}, header)
+    shapes = {name: source.shape for name, source in sources.items()}
+    is_union = match.layout == UNION
     try:
         with torch.device("meta"):
-            module = ControlNetModel(**config)
+            module: nn.Module = (
+                ControlNetUnionModel(**union_config(shapes, header))
+                if is_union
+                else ControlNetModel(**controlnet_config(shapes, header))
+            )
             use_direct_attention(module)
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:
         raise UnsupportedCheckpoint(
             f"the ControlNet in {header.path.name} cannot be run: {error}"
         ) from error
@@ -184,6 +192,12 @@ def check_fits(component: Component, bundle: ModelBundle) -> None:
 def is_adapter(module: nn.Module) -> bool:
     """Say whether a network is a T2I-Adapter and no ControlNet."""
     return "adapter_type" in (getattr(module, "config", None) or {})
+
+
+def union_kinds(module: nn.Module) -> int | None:
+    """Return how many kinds of pictures a union ControlNet knows, None for other networks."""
+    count = (getattr(module, "config", None) or {}).get("num_control_type")
+    return None if count is None else int(count)
 
 
 def _adapter_facts(module: nn.Module) -> dict[str, object]:

@@ -19,6 +19,8 @@ from sdforge.models.checkpoint import CheckpointHeader
 
 ORIGINAL, DIFFUSERS = "original", "diffusers"
 # Not layouts of a ControlNet, but of what acts in its place.
+# diffusers' with what tells several kinds of pictures apart.
+UNION = "union"
 T2I_ADAPTER, CONTROL_LORA, IP_ADAPTER = "T2I-Adapter", "Control-LoRA", "IP-Adapter"
 _PREFIX = "control_model."
 _HEADS = 8
@@ -32,9 +34,6 @@ _RELATIVES = (
     ("lllite_", "a ControlNet-LLLite"),
     ("controlnet_x_embedder.", "a ControlNet of a transformer model"),
     ("controlnet_blocks.", "a ControlNet of a transformer model"),
-    ("task_embedding", "a union ControlNet"),
-    ("control_type_proj.", "a union ControlNet"),
-    ("control_add_embedding.", "a union ControlNet"),
 )
 
 
@@ -77,8 +76,10 @@ def match_controlnet(header: CheckpointHeader) -> ControlMatch:
         context = _first(header, names, r".*attn2\.to_k\.weight")
         has_vector = "label_emb.0.0.weight" in names
     elif header.has_prefix("controlnet_cond_embedding.") and "conv_in.weight" in header.tensors:
-        layout, signs = DIFFUSERS, "controlnet_cond_embedding"
         own = header.under("")
+        is_union = "task_embedding" in own
+        layout = UNION if is_union else DIFFUSERS
+        signs = "task_embedding" if is_union else "controlnet_cond_embedding"
         projection = _first(header, own, r"down_blocks\.\d+\.attentions\.0\.proj_in\.weight")
         context = _first(header, own, r".*attn2\.to_k\.weight")
         has_vector = "add_embedding.linear_1.weight" in own
@@ -191,6 +192,27 @@ def controlnet_config(shapes: Shapes, header: CheckpointHeader) -> dict[str, Any
     return config
 
 
+def union_config(shapes: Shapes, header: CheckpointHeader) -> dict[str, Any]:
+    """Return the arguments of diffusers' `ControlNetUnionModel`; as `controlnet_config`."""
+    file = header.path.name
+    config = controlnet_config(shapes, header)
+    if config.pop("mid_block_type") != "UNetMidBlock2DCrossAttn":
+        raise UnsupportedCheckpoint(f"the ControlNet in {file} has no attention in its middle")
+    kinds, width = _dims(shapes, "task_embedding", file, 2)
+    joined = _dims(shapes, "control_add_embedding.linear_1.weight", file, 2)[1]
+    layers = 0
+    while f"transformer_layes.{layers}.ln_1.weight" in shapes:
+        layers += 1
+    return config | {
+        "num_control_type": kinds,
+        "num_trans_channel": width,
+        "num_trans_head": _HEADS,
+        "num_trans_layer": layers,
+        "num_proj_channel": _dims(shapes, "spatial_ch_projs.weight", file, 2)[0],
+        "addition_time_embed_dim": joined // max(kinds, 1),
+    }
+
+
 def _levels(shapes: Shapes) -> tuple[tuple[int, ...], int, list[int]]:
     """Return (width of each level, residual blocks a level, transformer blocks by level)."""
     widths: list[int] = []
@@ -234,11 +256,11 @@ def _groups(header: CheckpointHeader, widths: tuple[int, ...]) -> int:
     return groups
 
 
-def _dims(shapes: Shapes, name: str, file: str) -> tuple[int, ...]:
+def _dims(shapes: Shapes, name: str, file: str, count: int = 4) -> tuple[int, ...]:
     shape = shapes.get(name)
     if shape is None:
         raise MissingModel(f"the ControlNet in {file} is incomplete: {name} is missing")
-    if len(shape) != 4:
+    if len(shape) != count:
         raise UnsupportedCheckpoint(
             f"the ControlNet in {file} cannot be run: {name} has the shape {list(shape)}"
         )

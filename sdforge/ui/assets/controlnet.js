@@ -47,7 +47,8 @@ export class ControlPanel {
 
   enabledNow() {
     const units = this.units.map((unit, number) => ({ ...unit, unit: number })).filter((unit) => unit.enabled);
-    return units.map(({ enabled: _, type: __, ...unit }) => unit);
+    // A union ControlNet asks what it is shown; the others do not mind.
+    return units.map(({ enabled: _, type, ...unit }) => ({ ...unit, union_control_type: type === "All" ? unit.union_control_type || "Unknown" : type }));
   }
 
   // Gradio made the element anew.

@@ -253,6 +253,7 @@ UNIT: tuple[Row, ...] = (
     Row("pixel_perfect", False, ((True, True), ("true", True)), reaches="pixel_perfect", effect="the preprocessor's resolution follows the picture's"),
     Row("control_mode", "Balanced", (("My prompt is more important", "My prompt is more important"), (2, "ControlNet is more important"), ("ControlMode.BALANCED", "Balanced")), ("x",), reaches="control_mode", effect="what counts more"),
     Row("hr_option", "Both", (("Low res only", "Low res only"), (2, "High res only")), ("x",), reaches="hires_option", effect="which pass of hires fix"),
+    Row("union_control_type", "Unknown", (("Depth", "Depth"), ("canny", "Hard Edge"), ("UnionControlNetType.NORMAL_MAP", "Normal Map")), ("x",), reaches="union_control_type", effect="what a union ControlNet is shown; Unknown: what the preprocessor makes"),
     Row("save_detected_map", True, ((False, False),), reaches="save_detected_map", effect="the map comes after the pictures"),
     Row("image", None, same(PICTURE, {"image": PICTURE, "mask": None}, [PICTURE]), ("no picture",), effect="the picture; also as input_image; empty: img2img's"),
     Row("mask_image", None, same(PICTURE), ("no picture",), effect="where it acts; also as mask"),
@@ -269,7 +270,6 @@ UNIT: tuple[Row, ...] = (
     Row("effective_region_mask", None, same(PICTURE), effect="no effect"),
     Row("pulid_mode", None, same("Fidelity"), effect="no effect"),
     Row("ipadapter_input", None, same(["x"]), effect="no effect"),
-    Row("union_control_type", None, same("Unknown"), effect="no effect"),
     Row("animatediff_batch", None, same(False), effect="no effect"),
     Row("batch_modifiers", None, same([]), effect="no effect"),
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, ControlNetUnionModel
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from safetensors.torch import load_file, save_file
 
@@ -139,9 +140,22 @@ def test_an_incomplete_file_names_what_is_missing(tmp_path: Path) -> None:
         controlnet_recipe(read_header(path))
 
 
-def test_sdxl_s_layout_is_recognised_with_its_depths_and_heads(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        (ControlNetModel, {}),
+        (
+            ControlNetUnionModel,
+            {"num_control_type": 8, "conditioning_embedding_out_channels": (16, 32, 96, 256)},
+        ),
+    ],
+)
+def test_sdxl_s_layout_is_recognised_with_its_depths_and_heads(
+    tmp_path: Path, kind: Any, own: dict[str, Any]
+) -> None:
     with torch.device("meta"):
-        network = ControlNetModel(
+        network = kind(
+            **own,
             block_out_channels=(320, 640, 1280),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             transformer_layers_per_block=(1, 2, 10),
@@ -156,7 +170,8 @@ def test_sdxl_s_layout_is_recognised_with_its_depths_and_heads(tmp_path: Path) -
     header = read_header(sparse_checkpoint(tmp_path / "xl.safetensors", shapes))
     assert match_controlnet(header).family == "sdxl"
     found = controlnet_recipe(header).skeleton.example.config
-    for key in ("transformer_layers_per_block", "attention_head_dim", "cross_attention_dim"):
+    checked = ("transformer_layers_per_block", "attention_head_dim", "cross_attention_dim")
+    for key in (*checked, *own):
         assert found[key] == network.config[key], key
 
 
