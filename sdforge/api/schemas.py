@@ -228,6 +228,7 @@ class PngInfoResponse(BaseModel):
     info: str = Field(description="Its infotext, empty where there is none.")
     items: dict[str, Any] = Field(description="Other texts in the file.")
     parameters: dict[str, str] = Field(description="The infotext parsed; all values are text.")
+    note: str = Field(description="Which other program wrote it, or why that cannot be read.")
 
 
 class PngInfoRequest(LenientModel):

@@ -34,7 +34,7 @@ _NEGATIVE = "Negative prompt:"
 # Our own key, see the module's docstring.
 _PROMPT_LINES = "Prompt lines"
 # Fewer pairs than this in the last line, and it is part of the prompt.
-_FEWEST_PAIRS = 3
+FEWEST_PAIRS = 3
 
 _PAIR = re.compile(r"[^\w,]*(\w[\w \-/]+):\s*")
 _SIZE = re.compile(r"\s*(\d+)\s*[x×]\s*(\d+)\s*")
@@ -70,8 +70,12 @@ class Infotext:
 
 def write_infotext(info: GenerationInfo, settings: Settings) -> str:
     """Return the infotext of one picture; `settings` is the job's snapshot, overrides included."""
-    prompt, negative = info.prompt.strip(), info.negative_prompt.strip()
-    parameters = _parameters(info, settings)
+    return joined_infotext(info.prompt, info.negative_prompt, _parameters(info, settings))
+
+
+def joined_infotext(prompt: str, negative: str, fields: Mapping[str, Any]) -> str:
+    """Return the infotext of two prompts and some fields; those that are None are left out."""
+    prompt, negative, parameters = prompt.strip(), negative.strip(), dict(fields)
     if _holds_marker(prompt) or _holds_marker(negative):
         parameters[_PROMPT_LINES] = prompt.count("\n") + 1 if prompt else 0
     lines = [prompt] if prompt else []
@@ -179,7 +183,7 @@ def parse_infotext(text: str) -> Infotext:
     """Return the parts of an infotext; any text is accepted, at worst all of it is prompt."""
     *lines, last = text.strip().split("\n")
     pairs = list(_pairs(last))
-    if len(pairs) < _FEWEST_PAIRS:
+    if len(pairs) < FEWEST_PAIRS:
         lines, pairs = [*lines, last], []
     values = dict(pairs)
     prompt, negative = _split_prompts(lines, values.pop(_PROMPT_LINES, ""))

@@ -1,17 +1,18 @@
 """The infotext inside a picture file, whoever wrote it.
 
 PNG keeps it in the text chunk `parameters`; JPEG, WebP and AVIF in EXIF's UserComment; GIF in its
-comment. NovelAI's PNGs are translated. Parsing the text is `infotext.py`'s.
+comment. What other programs write is translated by `foreign.py`. Parsing the text is
+`infotext.py`'s.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from sdforge.output.foreign import Foreign, foreign_infotext
 from sdforge.output.png import is_png, read_png_text
 
 log = logging.getLogger(__name__)
@@ -21,20 +22,6 @@ USER_COMMENT = 0x9286
 # EXIF 2.3, table 9: the character code of a user comment.
 _UNICODE = b"UNICODE\0"
 _OTHER_CODES = (b"ASCII\0\0\0", b"JIS\0\0\0\0\0", b"\0\0\0\0\0\0\0\0")
-
-_NOVELAI_SAMPLERS = {
-    "ddim": "DDIM",
-    "k_dpm_2": "DPM2",
-    "k_dpm_2_ancestral": "DPM2 a",
-    "k_dpmpp_2m": "DPM++ 2M",
-    "k_dpmpp_2s_ancestral": "DPM++ 2S a",
-    "k_dpmpp_sde": "DPM++ SDE",
-    "k_euler": "Euler",
-    "k_euler_ancestral": "Euler a",
-    "k_heun": "Heun",
-    "k_lms": "LMS",
-    "plms": "PLMS",
-}
 
 
 def read_infotext(source: Path | str | bytes) -> str:
@@ -62,17 +49,39 @@ def read_text_items(source: Path | str | bytes) -> dict[str, str]:
 
     A file that is no picture, or is damaged, gives {}.
     """
+    return read_texts(source).items
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """The texts of a picture file by keyword, and what another program had to say among them."""
+
+    items: dict[str, str]
+    foreign: Foreign | None = None
+
+
+def read_texts(source: Path | str | bytes) -> Texts:
+    """Return the texts of a picture file; an infotext made of another program's is `parameters`."""
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
         log.warning("cannot read %s: %s", source, error.strerror)
-        return {}
+        return Texts(items={})
     items = read_png_text(data) if is_png(data) else {}
     if "parameters" not in items:
         items |= _read_others(data)
-    if items.get("Software") == "NovelAI" and "parameters" not in items:
-        items |= _translate_novelai(items)
-    return items
+    foreign = None if _is_ours(items) else foreign_infotext(items)
+    if foreign is not None and "parameters" in items:
+        items[foreign.program] = items.pop("parameters")
+    if foreign is not None and foreign.infotext:
+        items["parameters"] = foreign.infotext
+    return Texts(items=items, foreign=foreign)
+
+
+def _is_ours(items: dict[str, str]) -> bool:
+    """Whether there is an infotext already; Fooocus keeps JSON in its place."""
+    text = items.get("parameters", "").strip()
+    return bool(text) and not text.startswith("{")
 
 
 def encode_user_comment(text: str) -> bytes:
@@ -104,7 +113,9 @@ def _read_others(data: bytes) -> dict[str, str]:
     # Pillow raises whatever its many format plugins meet in a damaged file, hence the wide net.
     try:
         with Image.open(io.BytesIO(data)) as image:
-            comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT)
+            exif = image.getexif()
+            # Fooocus keeps it beside the block that it belongs into.
+            comment = exif.get_ifd(EXIF_IFD).get(USER_COMMENT, exif.get(USER_COMMENT))
             if comment is None:
                 comment = image.info.get("comment")
     except Exception as error:  # noqa: BLE001
@@ -113,19 +124,3 @@ def _read_others(data: bytes) -> dict[str, str]:
     if isinstance(comment, bytes):
         comment = decode_user_comment(comment)
     return {"parameters": comment} if isinstance(comment, str) and comment else {}
-
-
-def _translate_novelai(items: dict[str, str]) -> dict[str, str]:
-    """Return NovelAI's `Comment` as an infotext; its model draws with clip skip 2, ENSD 31337."""
-    try:
-        made: Any = json.loads(items["Comment"])
-        sampler = _NOVELAI_SAMPLERS.get(made["sampler"], "Euler a")
-        text = (
-            f"{items.get('Description', '')}\nNegative prompt: {made['uc']}\n"
-            f"Steps: {made['steps']}, Sampler: {sampler}, CFG scale: {made['scale']}, "
-            f"Seed: {made['seed']}, Size: {made['width']}x{made['height']}, "
-            "Clip skip: 2, ENSD: 31337"
-        )
-    except (KeyError, TypeError, ValueError):
-        return {}
-    return {"parameters": text}

@@ -13,7 +13,7 @@ from sdforge.api.schemas import PngInfoRequest, PngInfoResponse
 from sdforge.core.errors import InvalidRequest
 from sdforge.core.settings import Settings
 from sdforge.output.infotext import a1111_parameters, parse_infotext
-from sdforge.output.metadata import read_text_items
+from sdforge.output.metadata import read_texts
 
 
 def router(context: ApiContext) -> APIRouter:
@@ -24,10 +24,14 @@ def router(context: ApiContext) -> APIRouter:
     def png_info(payload: PngInfoRequest) -> PngInfoResponse:
         """Read a picture's infotext, raw and parsed; the picture is base64 or a data: URI."""
         settings = context.engine.settings.current
-        items = read_text_items(picture_bytes(payload.image, "image", settings))
+        found = read_texts(picture_bytes(payload.image, "image", settings))
+        items, foreign = found.items, found.foreign
         text = items.pop("parameters", "").strip("\0")
         parameters = a1111_parameters(parse_infotext(text))
-        return PngInfoResponse(info=text, items=items, parameters=parameters)
+        note = ""
+        if foreign is not None:
+            note = foreign.problem or f"Read from what {foreign.program} wrote."
+        return PngInfoResponse(info=text, items=items, parameters=parameters, note=note)
 
     return routes
 

@@ -53,7 +53,7 @@ async function readParameters(picture, form) {
   try {
     const answer = await request("sdapi/v1/png-info", { image: await asDataUrl(picture) });
     if (!answer.info) {
-      notify(`${picture.name} holds no parameters.`);
+      notify(answer.note || `${picture.name} holds no parameters.`);
       return;
     }
     form.readInfotext(answer.info);

@@ -51,15 +51,16 @@ export class PngInfo {
   }
 
   draw() {
-    const { name, url, info, items, parameters } = this.shown;
+    const { name, url, info, items, parameters, note } = this.shown;
     this.picture.src = url;
     this.picture.alt = name;
     this.picture.hidden = false;
     this.area.classList.add("filled");
     this.hint.textContent = name;
     this.send.hidden = false;
-    const text = info || "This picture holds no parameters.";
+    const text = info || note || "This picture holds no parameters.";
     this.out.replaceChildren(
+      info && note ? make("p", { id: "pnginfo_note" }, note) : "",
       make("pre", { class: "infotext-raw" }, text),
       table("Parameters", info ? parameters : {}),
       table("What else the file says", items)
@@ -69,7 +70,7 @@ export class PngInfo {
   toText() {
     this.tabs.txt2img.open();
     if (this.shown.info) this.tabs.txt2img.form.readInfotext(this.shown.info);
-    else notify(`${this.shown.name} holds no parameters.`);
+    else notify(this.shown.note || `${this.shown.name} holds no parameters.`);
   }
 
   toPicture(mode) {

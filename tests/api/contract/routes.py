@@ -123,7 +123,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/sdapi/v1/img2img", INFO, SMALL | {"init_images": [PICTURE]}),
     Route("POST", "/sdapi/v1/extra-single-image", {"html_info": str, "image": str}, {"image": PICTURE, "upscaler_1": "Lanczos"}),
     Route("POST", "/sdapi/v1/extra-batch-images", {"html_info": str, "images": [str]}, {"imageList": [{"data": PICTURE, "name": "a.png"}], "upscaler_1": "Lanczos"}),
-    Route("POST", "/sdapi/v1/png-info", {"info": str, "items": {MORE: Any}, "parameters": {MORE: str}}, {"image": PICTURE}),
+    Route("POST", "/sdapi/v1/png-info", {"info": str, "items": {MORE: Any}, "parameters": {MORE: str}, "note": str}, {"image": PICTURE}),
     Route("GET", "/sdapi/v1/progress", PROGRESS),
     Route("GET", "/sdapi/v1/progress?skip_current_image=true", PROGRESS),
     Route("POST", "/sdapi/v1/interrogate", {"caption": str}, {"image": PICTURE, "model": "clip"}),
