@@ -1,4 +1,4 @@
-"""img2img over many pictures, as A1111's Batch tab does it: one job for each of them.
+"""A batch of pictures, as A1111's img2img and its ControlNet units have one: a job for each.
 
 The pictures are sent by the client or lie in a folder that the server's owner allowed. What is
 wrong with one of them is said with its name, and the others go on.
@@ -33,6 +33,8 @@ REUSABLE = (PROMPT, NEGATIVE_PROMPT, *_VALUES, MODEL_HASH)
 
 # From a picture and its mask to the request that redraws it.
 MakeRequest = Callable[[InputImage, InputImage | None], GenerationRequest]
+# From pictures by the place of their ControlNet unit to the request that they steer.
+MakeControlled = Callable[[Mapping[int, InputImage]], GenerationRequest]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,21 +103,69 @@ def submit_batch(
     """
     sources = _sources(engine, batch)
     folders = _folders(engine, batch)
+
+    def request_of(number: int) -> GenerationRequest:
+        return _request_of(engine, batch, folders, sources[number], make)
+
+    names = [source.name for source in sources]
+    return _submit_each(engine, names, request_of, first_id=first_id, origin=origin)
+
+
+def submit_control_batch(
+    engine: Engine, batches: Mapping[int, PictureBatch], make: MakeControlled, *,
+    first_id: str | None = None, origin: str = "ui",
+) -> BatchAnswer:  # fmt: skip
+    """Queue a job for every picture that ControlNet units look at in turn.
+
+    Several units go through theirs together, as in Forge; the shortest says how many jobs there
+    are. Of a batch `images` and `input_dir` count here.
+
+    Args:
+        engine: takes the jobs.
+        batches: the pictures by the units' places in the request, one at least.
+        make: called for each job with the pictures of its units.
+        first_id: the first job's; the others get new ones.
+        origin: "ui" or "api".
+
+    Raises:
+        InvalidRequest: there are no pictures or too many, or a folder may not be read.
+        SdforgeError: no job could be queued; the sentence names the first picture.
+    """
+    lists = {place: _sources(engine, batch) for place, batch in batches.items()}
+    count = min(map(len, lists.values()))
+    names = [source.name for source in next(iter(lists.values()))[:count]]
+    is_named = engine.settings.current.img2img_batch_use_original_name
+
+    def request_of(number: int) -> GenerationRequest:
+        request = make({place: _image(engine, found[number]) for place, found in lists.items()})
+        return replace(request, file_name=PurePath(names[number]).stem if is_named else "")
+
+    return _submit_each(engine, names, request_of, first_id=first_id, origin=origin)
+
+
+def _submit_each(
+    engine: Engine,
+    names: Sequence[str],
+    request_of: Callable[[int], GenerationRequest],
+    *,
+    first_id: str | None,
+    origin: str,
+) -> BatchAnswer:
+    """Queue a job for each of `names`; what is wrong with one is said with its name."""
     jobs: list[Job] = []
     failures: list[str] = []
-    for number, source in enumerate(sources):
+    for number, name in enumerate(names):
         try:
-            request = _request_of(engine, batch, folders, source, make)
             job_id = None if jobs else first_id
-            jobs.append(engine.submit(request, job_id=job_id, origin=origin))
+            jobs.append(engine.submit(request_of(number), job_id=job_id, origin=origin))
         except QueueFull as error:
             if not jobs:
                 raise
-            left = len(sources) - number
-            failures.append(f"{source.name} and what follows ({left} in all): {error.message}")
+            left = len(names) - number
+            failures.append(f"{name} and what follows ({left} in all): {error.message}")
             break
         except SdforgeError as error:
-            failures.append(f"{source.name}: {error.message}")
+            failures.append(f"{name}: {error.message}")
     if not jobs:
         more = f" ({len(failures)} pictures failed)" if len(failures) > 1 else ""
         raise InvalidRequest("Batch", failures[0] + more, "at least one picture that can be drawn")
@@ -151,9 +201,7 @@ def _folders(engine: Engine, batch: PictureBatch) -> _Folders:
 def _request_of(
     engine: Engine, batch: PictureBatch, folders: _Folders, source: _Source, make: MakeRequest
 ) -> GenerationRequest:
-    if source.image:
-        engine.inputs.check(source.image)
-    image = source.image or engine.add_input(_read(source.path, "picture"), "picture")
+    image = _image(engine, source)
     mask = _mask_of(engine, folders, source.name)
     request = make(image, mask)
     if batch.reuse:
@@ -169,6 +217,12 @@ def _request_of(
         folder=folders.output,
         file_name=PurePath(source.name).stem if is_named else "",
     )
+
+
+def _image(engine: Engine, source: _Source) -> InputImage:
+    if source.image:
+        engine.inputs.check(source.image)
+    return source.image or engine.add_input(_read(source.path, "picture"), "picture")
 
 
 def _read(path: Path | None, field: str) -> bytes:

@@ -20,6 +20,7 @@ from sdforge.core.control import (
 )
 from sdforge.core.errors import InvalidRequest
 from sdforge.core.inputs import InputImage
+from sdforge.engine.picture_batch import PictureBatch
 from sdforge.output.infotext_control import control_values
 
 _NUMBERS: Mapping[str, tuple[str, float]] = {
@@ -48,6 +49,18 @@ def read_units(sent: Any) -> tuple[ControlUnit, ...]:
     if not isinstance(sent, Sequence) or isinstance(sent, str):
         raise InvalidRequest("ControlNet", str(sent)[:40], "a list of units")
     return tuple(_unit(one) for one in sent)
+
+
+def read_batches(sent: Any) -> dict[int, PictureBatch]:
+    """Return the pictures that units look at in turn, by the units' places in what was sent."""
+    found: dict[int, PictureBatch] = {}
+    for place, unit in enumerate(sent or ()):
+        folder = str(unit.get("batch_dir") or "").strip()
+        given = () if folder else unit.get("batch") or ()
+        images = [(InputImage.from_json(one), str(one.get("name") or "")) for one in given]
+        if folder or images:
+            found[place] = PictureBatch(images=tuple(images), input_dir=folder)
+    return found
 
 
 def _unit(sent: Any) -> ControlUnit:

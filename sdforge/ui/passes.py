@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sdforge.core.control import ControlUnit
@@ -17,10 +17,11 @@ from sdforge.core.errors import InvalidRequest
 from sdforge.core.fields import FIELD
 from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest
+from sdforge.engine.picture_batch import PictureBatch
 from sdforge.output.infotext import Infotext
 from sdforge.output.infotext_modules import SAME_CHOICES, hires_modules
 from sdforge.ui import batch
-from sdforge.ui.control import read_units
+from sdforge.ui.control import read_batches, read_units
 
 TXT2IMG = "txt2img"
 IMG2IMG = "img2img"
@@ -69,7 +70,8 @@ class Pictures:
     """The stored pictures that come with a form; `seed` belongs to `first`, which is enlarged.
 
     `paint` are colours over `init`, `batch` the pictures of a batch with the names of their files,
-    `control` the ControlNet units that are on.
+    `control` the ControlNet units that are on, and `control_batches` what some of these look at in
+    turn, by their places.
     """
 
     init: InputImage | None = None
@@ -79,6 +81,7 @@ class Pictures:
     first: InputImage | None = None
     seed: int | None = None
     control: tuple[ControlUnit, ...] = ()
+    control_batches: Mapping[int, PictureBatch] = field(default_factory=dict)
 
     @classmethod
     def from_text(cls, text: str) -> Pictures:
@@ -104,6 +107,7 @@ class Pictures:
                 batch=several,
                 seed=None if seed is None else int(seed),
                 control=read_units(sent.get("control")),
+                control_batches=read_batches(sent.get("control")),
             )
         except InvalidRequest:
             raise

@@ -13,7 +13,7 @@ from sdforge.core.errors import InvalidRequest, SdforgeError, UnknownName
 from sdforge.core.fields import FIELD
 from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest, Recommended
-from sdforge.engine.picture_batch import submit_batch
+from sdforge.engine.picture_batch import BatchAnswer, submit_batch, submit_control_batch
 from sdforge.extensions.catalog import values_of_extensions
 from sdforge.output.infotext import Infotext, parse_infotext, request_from_infotext
 from sdforge.output.infotext_modules import SAME_CHOICES
@@ -110,6 +110,8 @@ class TabActions:
         try:
             if self._is_batch(values):
                 return self._submit_batch(values, task_id)
+            if passes.Pictures.from_text(str(values.get(PICTURES) or "")).control_batches:
+                return self._submit_control_batch(values, task_id)
             if asks_for_script(values):
                 sweeps, asked = self._sweep(values, self._request(values))
                 sweep = sweeps.submit(asked, origin="ui")
@@ -128,12 +130,34 @@ class TabActions:
         if asks_for_script(values):
             raise InvalidRequest("Script", "with a batch", "one of both at a time")
         pictures = passes.Pictures.from_text(str(values.get(PICTURES) or ""))
+        if pictures.control_batches:
+            raise InvalidRequest("ControlNet", "several pictures in a batch", "one of both")
         asked = batch_of_form(values, pictures.batch)
 
         def make(image: InputImage, mask: InputImage | None) -> GenerationRequest:
             return self._request(values, replace(pictures, init=image, mask=mask))
 
         answer = submit_batch(self._engine, asked, make, first_id=task_id or None)
+        return self._accepted(task_id, answer)
+
+    def _submit_control_batch(self, values: Mapping[str, Any], task_id: str) -> Values:
+        """Queue a job for each picture that ControlNet units look at in turn."""
+        if asks_for_script(values):
+            raise InvalidRequest("Script", "with several pictures of ControlNet", "one of both")
+        pictures = self._pictures_of(values)
+
+        def make(images: Mapping[int, InputImage]) -> GenerationRequest:
+            units = enumerate(pictures.control)
+            control = tuple(
+                replace(unit, image=images.get(place, unit.image)) for place, unit in units
+            )
+            return self._request(values, replace(pictures, control=control))
+
+        batches = pictures.control_batches
+        answer = submit_control_batch(self._engine, batches, make, first_id=task_id or None)
+        return self._accepted(task_id, answer)
+
+    def _accepted(self, task_id: str, answer: BatchAnswer) -> Values:
         ids = [job.id for job in answer.jobs]
         return self._answer(task=task_id, accepted=ids[0], batch=ids, failures=answer.failures)
 

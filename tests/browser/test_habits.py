@@ -177,3 +177,6 @@ def test_a_controlnet_unit_goes_with_the_job_and_comes_back_after_a_reload(
     page.wait_for_selector(".control-picture img")
     page.click("#txt2img_undo")
     page.wait_for_selector("#txt2img_controlnet_ControlNet-0_enabled:checked")
+    # Several pictures are a job each.
+    page.set_input_files("#txt2img_controlnet_image_file", [picture, picture])
+    page.wait_for_selector(".control-batch:has-text('2 pictures, a job for each: edges.png')")

@@ -77,3 +77,52 @@ def test_reading_a_text_tells_the_panel_its_units(backend: Backend) -> None:
     assert answer["control"] == [{"unit": 1, "module": "canny", "model": "None", "weight": 0.5}]
     plain = backend.tab.read_prompt(filled(backend, prompt="a fox\nSteps: 2, Seed: 1, Size: 8x8"))
     assert plain["answer"]["control"] == []
+
+
+def test_several_pictures_of_a_unit_are_a_job_each(backend: Backend) -> None:
+    files = [stored_picture(backend, (64 + 8 * number, 64)) for number in range(3)]
+    sent = [{**one.to_json(), "name": f"{number}.png"} for number, one in enumerate(files)]
+    still = stored_picture(backend, (32, 32))
+    units = [
+        {"unit": 0, "model": "edges", "batch": sent},
+        {"unit": 1, "model": "depth", "image": still.to_json()},
+        {"unit": 2, "model": "lines", "batch": sent[1:]},
+    ]
+    answer = backend.tab.submit(filled(backend, **{PICTURES: json.dumps({"control": units})}))
+    # Units go through theirs together, as far as the shortest reaches.
+    ids = answer["answer"]["batch"]
+    assert ids[0] == answer["answer"]["accepted"] == "task(x)"
+    seen = [
+        [unit.image for unit in backend.engine.wait(one, timeout=10).request.control] for one in ids
+    ]
+    assert seen == [[files[0], still, files[1]], [files[1], still, files[2]]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch_dir": "/etc"}, "Input directory: "),
+        (
+            {"batch": [{"sha256": "0" * 64, "width": 8, "height": 8, "name": "gone.png"}]},
+            "gone.png",
+        ),
+        ({"batch": ["what"]}, "Pictures: "),
+    ],
+)
+def test_a_units_batch_that_cannot_be_used_is_refused(
+    backend: Backend, changes: dict[str, Any], words: str
+) -> None:
+    unit = {"unit": 0, "model": "edges", **changes}
+    answer = backend.tab.submit(filled(backend, **{PICTURES: json.dumps({"control": [unit]})}))
+    assert words in answer["answer"]["problem"]["message"]
+
+
+def test_one_batch_at_a_time(backend: Backend) -> None:
+    image = stored_picture(backend).to_json()
+    pictures = {
+        "batch": [{**image, "name": "a.png"}],
+        "control": [{"unit": 0, "model": "edges", "batch": [{**image, "name": "b.png"}]}],
+    }
+    values = filled(backend, "img2img", mode="batch", **{PICTURES: json.dumps(pictures)})
+    answer = backend.actions.tabs["img2img"].submit(values)
+    assert answer["answer"]["problem"]["message"].startswith("ControlNet: ")

@@ -2,7 +2,7 @@
 // browser; a job gets the units that are enabled, with the names of their stored pictures.
 
 import { button, make } from "./dom.js";
-import { address, request, upload } from "./http.js";
+import { address, Refused, request, upload } from "./http.js";
 import { notify } from "./notify.js";
 import { asDataUrl } from "./pnginfo.js";
 
@@ -27,7 +27,11 @@ const FRESH = {
   hires_option: HIRES_OPTIONS[0],
   image: null,
   mask: null,
+  // Pictures that it looks at in turn, with the names of their files, or a folder of them on the server: a job for each.
+  batch: null,
+  batch_dir: "",
 };
+const NAMES_SHOWN = 3;
 
 export class ControlPanel {
   constructor(tab) {
@@ -118,6 +122,7 @@ export class ControlPanel {
       "div",
       { class: "control-unit" },
       make("div", { class: "control-pictures" }, this.picture("image", "Picture", unit), this.picture("mask", "Mask (optional)", unit)),
+      this.folder(prefix, unit),
       make("div", { class: "tools" }, tick("enabled", "Enable"), tick("pixel_perfect", "Pixel Perfect")),
       select("type", "Control Type", Object.keys(this.types)),
       make(
@@ -179,35 +184,49 @@ export class ControlPanel {
   }
 
   picture(what, label, unit) {
-    const file = make("input", { type: "file", accept: "image/*", hidden: true, id: `${this.tab.name}_controlnet_${what}_file`, "aria-label": `${label}: file` });
-    file.addEventListener("change", () => file.files[0] && this.take(what, file.files[0]));
-    const stored = unit[what];
-    const face = stored
-      ? make("img", { src: address(`api/v1/inputs/${stored.sha256}`), alt: `${label}, ${stored.width} by ${stored.height} pixels` })
-      : make("span", { class: "note" }, this.tab.name === "img2img" && what === "image" ? `${label}: the tab's own, or drop one` : `${label}: drop one here`);
+    const takes = (files) => this.takeAll(what, [...files].filter((one) => one.type.startsWith("image/")));
+    const file = make("input", { type: "file", accept: "image/*", multiple: what === "image", hidden: true, id: `${this.tab.name}_controlnet_${what}_file`, "aria-label": `${label}: file` });
+    file.addEventListener("change", () => takes(file.files));
+    const isChosen = unit[what] || (what === "image" && unit.batch);
+    const remove = { [what]: null, ...(what === "image" ? { batch: null } : {}) };
     const area = make(
       "div",
       { class: "drop-area control-picture", data: { control: what }, "aria-label": label, tabIndex: 0 },
-      face,
-      make("div", { class: "tools" }, button(stored ? "Replace" : "Choose", () => file.click(), { class: "button small" }), stored ? button("Remove", () => this.set({ [what]: null }, { redraws: true }), { class: "button small" }) : null),
+      this.face(what, label, unit),
+      make("div", { class: "tools" }, button(isChosen ? "Replace" : "Choose", () => file.click(), { class: "button small" }), isChosen ? button("Remove", () => this.set(remove, { redraws: true }), { class: "button small" }) : null),
       file
     );
     area.addEventListener("drop", (event) => {
-      const dropped = [...(event.dataTransfer?.files || [])].find((one) => one.type.startsWith("image/"));
-      if (!dropped) return;
+      if (![...(event.dataTransfer?.files || [])].some((one) => one.type.startsWith("image/"))) return;
       event.preventDefault();
       event.stopPropagation();
-      this.take(what, dropped);
+      takes(event.dataTransfer.files);
     });
     return area;
   }
 
-  async take(what, file) {
+  face(what, label, unit) {
+    if (what === "image" && unit.batch) return make("span", { class: "note control-batch" }, batchText(unit.batch.map(({ name }) => name)));
+    const stored = unit[what];
+    if (stored) return make("img", { src: address(`api/v1/inputs/${stored.sha256}`), alt: `${label}, ${stored.width} by ${stored.height} pixels` });
+    if (what === "mask") return make("span", { class: "note" }, `${label}: drop one here`);
+    return make("span", { class: "note" }, this.tab.name === "img2img" ? `${label}: the tab's own, or drop one or several` : `${label}: drop one or several here`);
+  }
+
+  folder(prefix, unit) {
+    const id = `${prefix}_batch_dir`;
+    const box = make("input", { type: "text", id, value: unit.batch_dir, placeholder: "outputs/…" });
+    box.addEventListener("input", () => this.set({ batch_dir: box.value }));
+    return make("div", { class: "field" }, make("label", { for: id }, "Picture directory on the server: a job for each picture"), box);
+  }
+
+  async takeAll(what, files) {
+    if (!files.length) return;
     const unit = this.units[this.shown];
-    const sent = upload("api/v1/inputs", file);
+    const sent = what === "image" && files.length > 1 ? this.sendBatch(files) : upload("api/v1/inputs", files[0]).then((image) => ({ [what]: image }));
     this.sending.add(sent);
     try {
-      unit[what] = await sent;
+      Object.assign(unit, what === "image" ? { image: null, batch: null } : {}, await sent);
       // A picture is there to be used.
       if (what === "image") unit.enabled = true;
       this.set({}, { redraws: true });
@@ -218,8 +237,23 @@ export class ControlPanel {
     }
   }
 
+  // One that cannot be used is named, and the others go on.
+  async sendBatch(files) {
+    const batch = [];
+    for (const file of files) {
+      try {
+        batch.push({ ...(await upload("api/v1/inputs", file)), name: file.name });
+      } catch (error) {
+        if (!(error instanceof Refused)) throw error;
+        notify(`${file.name}: ${error.message}`, "warning");
+      }
+    }
+    if (!batch.length) throw new Error("None of these pictures can be used.");
+    return { batch };
+  }
+
   async preview(unit) {
-    const source = unit.image || this.tab.picturesNow().init;
+    const source = unit.image || unit.batch?.[0] || this.tab.picturesNow().init;
     if (!source) {
       notify("The unit has no picture yet.");
       return;
@@ -249,13 +283,13 @@ export class ControlPanel {
     const wasOn = this.units.filter((unit) => unit.enabled).length;
     const by = new Map(told.map(({ unit: number, ...values }) => [number, values]));
     const filled = this.units.map((unit, number) => {
-      const { image, mask } = unit;
-      return by.has(number) ? { ...FRESH, ...by.get(number), enabled: true, image, mask } : { ...unit, enabled: false };
+      const { image, mask, batch, batch_dir } = unit;
+      return by.has(number) ? { ...FRESH, ...by.get(number), enabled: true, image, mask, batch, batch_dir } : { ...unit, enabled: false };
     });
     this.shown = told[0]?.unit ?? this.shown;
     this.restore(filled);
     if (!told.length && wasOn) notify("ControlNet is off: the picture was made without.");
-    const without = this.tab.name === "txt2img" ? [...by.keys()].filter((number) => !this.units[number].image) : [];
+    const without = this.tab.name === "txt2img" ? [...by.keys()].filter((number) => !hasPicture(this.units[number])) : [];
     for (const number of without) notify(`ControlNet Unit ${number} needs its picture, which no text holds.`, "warning");
   }
 
@@ -286,6 +320,16 @@ export class ControlPanel {
       return Object.fromEntries(Object.entries(FRESH).map(([name, value]) => [name, unit?.[name] ?? value]));
     });
   }
+}
+
+function hasPicture(unit) {
+  return Boolean(unit.image || unit.batch || unit.batch_dir);
+}
+
+function batchText(names) {
+  const shown = names.slice(0, NAMES_SHOWN).join(", ");
+  const more = names.length - NAMES_SHOWN;
+  return more > 0 ? `${names.length} pictures, a job for each: ${shown} and ${more} more` : `${names.length} pictures, a job for each: ${shown}`;
 }
 
 function controlTitle(count) {

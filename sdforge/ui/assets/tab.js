@@ -74,7 +74,9 @@ export class Tab {
   }
 
   picturesNow() {
-    return { ...this.pictures?.refsNow(), control: this.control.enabledNow() };
+    // One of many is estimated as the others are.
+    const control = this.control.enabledNow().map(({ batch: _, batch_dir: __, ...unit }) => unit);
+    return { ...this.pictures?.refsNow(), control };
   }
 
   // What the server said to one of them: see TabActions in tab_actions.py.
