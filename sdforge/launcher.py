@@ -317,7 +317,8 @@ class Launch:
         try:
             from sdforge.ui.app import create_ui_app
 
-            page = create_ui_app(engine, version=__version__, sweeps=sweeps)
+            look = {key: self._flags[key] for key in ("theme", "max_batch_count")}
+            page = create_ui_app(engine, version=__version__, sweeps=sweeps, **look)
             if self._loop is not None:
                 asyncio.run_coroutine_threadsafe(front.set_page(page), self._loop).result()
         except Exception as error:  # noqa: BLE001 - the API goes on without the page

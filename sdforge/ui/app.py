@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 _LARGEST_UPLOAD = "64mb"
 
 
-def build_ui(engine: Engine, *, version: str, sweeps: Sweeps | None = None) -> gr.Blocks:
+def build_ui(
+    engine: Engine, *, version: str, sweeps: Sweeps | None = None, max_batch_count: int = 100
+) -> gr.Blocks:
     """Return the page, connected to `engine`; no server is started and no setting written."""
     actions = PageActions(engine, sweeps)
     with gr.Blocks(title="sdforge", analytics_enabled=False, fill_width=True) as page:
@@ -49,6 +51,8 @@ def build_ui(engine: Engine, *, version: str, sweeps: Sweeps | None = None) -> g
                 TXT2IMG: txt2img.build_tab(engine.extensions),
                 IMG2IMG: img2img.build_tab(engine.extensions),
             }
+            for form in forms.values():
+                cast(gr.Slider, form["batch_count"]).maximum = max_batch_count
             for name in PANELS:
                 build_panel(name)
         fragment("footer", version=version, python=platform.python_version(), parts=_parts())
@@ -157,13 +161,28 @@ def _parts() -> str:
     return " · ".join(f"{name} {package_version(name)}" for name in ("torch", "gradio"))
 
 
-def create_ui_app(engine: Engine, *, version: str, sweeps: Sweeps | None = None) -> UiApp:
-    """Return the page as an ASGI app; may be called on any thread, also beside a running server."""
-    page = build_ui(engine, version=version, sweeps=sweeps)
+def create_ui_app(
+    engine: Engine,
+    *,
+    version: str,
+    sweeps: Sweeps | None = None,
+    theme: str | None = None,
+    max_batch_count: int = 100,
+) -> UiApp:
+    """Return the page as an ASGI app; may be called on any thread, also beside a running server.
+
+    Args:
+        engine: what it shows and changes.
+        version: shown in the footer.
+        sweeps: for scripts that draw many cells; None leaves them out.
+        theme: "light" or "dark" for every visitor whose address names none; None for the browser's.
+        max_batch_count: where the slider of the batch count ends.
+    """
+    page = build_ui(engine, version=version, sweeps=sweeps, max_batch_count=max_batch_count)
     assets = Assets(ASSETS)
     outer = Starlette(
         routes=[Mount(ASSET_PREFIX, assets)],
-        middleware=[Middleware(Delivery, link_header=assets.link_header())],
+        middleware=[Middleware(Delivery, link_header=assets.link_header(), theme=theme)],
     )
     head = (ASSETS / "head.html").read_text(encoding="utf-8").replace("$digest", assets.digest)
     gr.mount_gradio_app(

@@ -16,7 +16,7 @@ from pathlib import Path
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Below this path lie style.css and the scripts; the API has no such prefix.
@@ -80,9 +80,14 @@ class Assets:
 class Delivery:
     """ASGI middleware: hints and packing for the page itself, leave to keep Gradio's files."""
 
-    def __init__(self, app: ASGIApp, link_header: str) -> None:
-        """Take the app of the page and the `Link` header of its documents."""
+    def __init__(self, app: ASGIApp, link_header: str, theme: str | None = None) -> None:
+        """Take the app of the page, the `Link` header of its documents, and their colours.
+
+        Gradio reads `light` or `dark` from the page's address before any script of ours runs, so
+        with `theme` an address that names none is answered with one that does.
+        """
         self._app = app
+        self._theme = theme
         self._link_header = link_header
         self._packing = GZipMiddleware(self._with_hints, compresslevel=_PAGE_EFFORT)
 
@@ -91,6 +96,11 @@ class Delivery:
         path = scope["path"].removeprefix(scope.get("root_path", "")) if "path" in scope else ""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+        elif path in ("", "/") and self._theme and not _names_theme(scope["query_string"]):
+            query = "&".join(
+                filter(None, (scope["query_string"].decode("latin-1"), f"__theme={self._theme}"))
+            )
+            await RedirectResponse(f"?{query}")(scope, receive, send)
         elif path in ("", "/"):
             await self._packing(scope, receive, send)
         elif path.startswith(_GRADIO_PREFIX):
@@ -100,6 +110,11 @@ class Delivery:
 
     async def _with_hints(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, _adding(send, "Link", self._link_header))
+
+
+def _names_theme(query: bytes) -> bool:
+    """Say whether a page's address asks for colours itself."""
+    return any(part.startswith(b"__theme=") for part in query.split(b"&"))
 
 
 def _adding(send: Send, name: str, value: str) -> Send:

@@ -170,3 +170,21 @@ def test_the_lifespan_of_a_server_is_followed_too(app: UiApp) -> None:
         return sent
 
     assert asyncio.run(run()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+def test_flags_say_the_pages_colours_and_where_the_batch_count_ends(backend: Backend) -> None:
+    app = create_ui_app(backend.engine, version="0.0-test", theme="dark", max_batch_count=7)
+
+    async def use(web: httpx.AsyncClient) -> None:
+        asked = await web.get("/?x=1")
+        assert (asked.status_code, asked.headers["location"]) == (307, "?x=1&__theme=dark")
+        for address in ("/?x=1&__theme=dark", "/?__theme=light"):
+            assert (await web.get(address)).status_code == 200
+        config = await config_of(web)
+        ends = {
+            row["props"].get("elem_id"): row["props"].get("maximum") for row in config["components"]
+        }
+        assert (ends["txt2img_batch_count"], ends["img2img_batch_count"]) == (7, 7)
+        assert ends["txt2img_steps"] == 150
+
+    visit(app, use)
