@@ -115,6 +115,11 @@ def _gemma2(path: Path, seed: int) -> Path:
     return write_safetensors(path, tensors, "BF16")
 
 
+def _mistral(path: Path, seed: int) -> Path:
+    tensors = random_tensors(text.mistral(), seed) | words.carried_tekken()
+    return write_safetensors(path, tensors, "BF16")
+
+
 def _sd1_pickle(path: Path, seed: int) -> Path:
     return write_ckpt(path, random_tensors(sd1(), seed))
 
@@ -166,6 +171,9 @@ CATALOGUE: dict[str, Write] = {
     "diffusion_models/flux-dev-Q4_0.gguf": _flux_gguf("Q4_0"),
     "diffusion_models/flux-dev-Q8_0.gguf": _flux_gguf("Q8_0"),
     "diffusion_models/flux2-klein.safetensors": _file(transformers.flux2, "BF16"),
+    "diffusion_models/flux2-dev.safetensors": _file(
+        lambda: transformers.flux2(guided=True), "BF16"
+    ),
     "diffusion_models/chroma.safetensors": _file(transformers.chroma, "BF16"),
     "diffusion_models/z-image.safetensors": _file(transformers.z_image, "BF16"),
     "diffusion_models/qwen-image.safetensors": _file(
@@ -183,6 +191,7 @@ CATALOGUE: dict[str, Write] = {
     "text_encoder/qwen3.safetensors": _file(lambda: text.qwen3(width=64), "BF16"),
     "text_encoder/qwen3-deep.safetensors": _file(lambda: text.qwen3(layers=28), "BF16"),
     "text_encoder/qwen25-vl.safetensors": _file(text.qwen25, "BF16"),
+    "text_encoder/mistral.safetensors": _mistral,
     "text_encoder/gemma2.safetensors": _gemma2,
     "text_encoder/t5xxl-fp8.safetensors": _file(text.t5, "F8_E4M3"),
     "ControlNet/sd1.safetensors": _file(

@@ -108,6 +108,17 @@ def qwen25(width: int = 32, layers: int = 2, heads: int = 2, head: int = 16) -> 
     return shapes
 
 
+def mistral(
+    width: int = 32, layers: int = 31, heads: int = 2, head: int = 16, rows: int = 400
+) -> Shapes:
+    """Mistral Small: neither norms nor biases; one pair; a vocabulary for `words.py`."""
+    return {
+        name: shape
+        for name, shape in qwen3(width, layers, heads, 1, head, rows=rows).items()
+        if not name.endswith(("q_norm.weight", "k_norm.weight"))
+    }
+
+
 def gemma2(
     width: int = 32, layers: int = 3, heads: int = 2, head: int = 16, rows: int = 512
 ) -> Shapes:

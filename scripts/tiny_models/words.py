@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import struct
 
 import torch
@@ -34,6 +36,37 @@ def sentencepiece_model() -> bytes:
 def carried() -> dict[str, torch.Tensor]:
     """Return the model as the tensor that files for ComfyUI carry it in."""
     return {"spiece_model": torch.tensor(list(sentencepiece_model()), dtype=torch.uint8)}
+
+
+# Mistral's marks in their order, and some byte pairs in order of rank behind the single bytes.
+MARKS = (
+    "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]",
+    "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]",
+    "[IMG_END]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]",
+)  # fmt: skip
+RANKED = (b" c", b"at", b" cat", b"re", b"on", b" a", b"bj", b"\xc3\xbc", b"in", b"wa", b"er")
+PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s+"
+
+
+def tekken() -> bytes:
+    """Return a tiny vocabulary in the form of Mistral's tekken.json."""
+    tokens = [*(bytes([byte]) for byte in range(256)), *RANKED]
+    vocabulary = [
+        {"rank": rank, "token_bytes": base64.b64encode(token).decode(), "token_str": None}
+        for rank, token in enumerate(tokens)
+    ]
+    config = {
+        "pattern": PATTERN,
+        "default_vocab_size": len(MARKS) + len(tokens),
+        "default_num_special_tokens": len(MARKS),
+    }
+    marks = [{"rank": rank, "token_str": text} for rank, text in enumerate(MARKS)]
+    return json.dumps({"config": config, "vocab": vocabulary, "special_tokens": marks}).encode()
+
+
+def carried_tekken() -> dict[str, torch.Tensor]:
+    """Return that as the tensor that files for ComfyUI carry it in."""
+    return {"tekken_model": torch.tensor(list(tekken()), dtype=torch.uint8)}
 
 
 def _varint(number: int) -> bytes:

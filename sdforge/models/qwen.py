@@ -1,20 +1,19 @@
-"""Qwen's text transformer (2.5 and 3), with the parameter names of the files.
+"""Qwen's text transformer (2.5 and 3) and Mistral's, with the parameter names of the files.
 
 Z-Image takes the states that go into the last layer, so that layer and its norm are neither loaded
 nor run; Qwen-Image takes what comes out in the end, Flux.2 the states after three of the layers,
-side by side. The words' output table is never loaded. Qwen3
-normalises queries and keys, Qwen2.5 adds biases to them. The sum through all layers stays in fp32:
-in half precision it would overflow. Yang et al. 2025, arXiv:2505.09388; Bai et al. 2025,
-arXiv:2502.13923.
+side by side. The words' output table is never loaded. Qwen3 normalises queries and keys, Qwen2.5
+adds biases to them, Mistral does neither. The sum through all layers stays in fp32: in half
+precision it would overflow. Yang et al. 2025, arXiv:2505.09388; Bai et al. 2025, arXiv:2502.13923.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-_EPSILON = 1e-6
 
 
 class QwenText(nn.Module):
@@ -31,7 +30,10 @@ class QwenText(nn.Module):
         pairs: int,
         head: int,
         base: float,
+        epsilon: float,
+        is_normed: bool = True,
         is_biased: bool = False,
+        in_turns: bool = False,
         is_whole: bool = False,
         taps: tuple[int, ...] = (),
     ) -> None:
@@ -46,17 +48,21 @@ class QwenText(nn.Module):
             pairs: heads of keys and values, each shared by several of the queries.
             head: width of a head.
             base: of the rotations by place.
-            is_biased: queries, keys and values have biases, as in Qwen2.5, instead of norms.
+            epsilon: of the norms.
+            is_normed: queries and keys pass norms, as in Qwen3.
+            is_biased: queries, keys and values have biases, as in Qwen2.5.
+            in_turns: queries and keys have the numbers of a head's two halves in turns, as in files
+                that llama.cpp made of Mistral.
             is_whole: the states pass the last norm.
             taps: numbers of layers whose states are returned side by side; () for the last.
         """
         super().__init__()
         self.config = {"heads": heads, "base": base, "is_whole": is_whole, "taps": taps}
         self.width = width * max(len(taps), 1)
-        attention = (heads, pairs, head, base, is_biased)
+        attention = _Sizes(heads, pairs, head, base, epsilon, is_normed, is_biased, in_turns)
         self.model = _Model(vocabulary, width, hidden, layers, attention, taps)
         if is_whole:
-            self.model.norm = _Norm(width)
+            self.model.norm = _Norm(width, epsilon)
 
     def forward(self, ids: torch.Tensor, real: torch.Tensor | None = None) -> torch.Tensor:
         """Return the states of all tokens; each sees those before it.
@@ -68,6 +74,19 @@ class QwenText(nn.Module):
         return self.model(ids, real)
 
 
+class _Sizes(NamedTuple):
+    """Of an attention; as `QwenText` takes them."""
+
+    heads: int
+    pairs: int
+    head: int
+    base: float
+    epsilon: float
+    is_normed: bool
+    is_biased: bool
+    in_turns: bool
+
+
 class _Model(nn.Module):
     def __init__(
         self,
@@ -75,7 +94,7 @@ class _Model(nn.Module):
         width: int,
         hidden: int,
         layers: int,
-        attention: tuple[int, int, int, float, bool],
+        attention: _Sizes,
         taps: tuple[int, ...],
     ) -> None:
         super().__init__()
@@ -101,24 +120,23 @@ class _Model(nn.Module):
 class _Norm(nn.Module):
     """Scales to unit mean square; no mean, no bias."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()
+        self.epsilon = epsilon
         self.weight = nn.Parameter(torch.empty(width))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         wide = states.float()
-        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + _EPSILON)
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)
         return self.weight * (wide * scale).to(self.weight.dtype)
 
 
 class _Layer(nn.Module):
-    def __init__(
-        self, width: int, hidden: int, attention: tuple[int, int, int, float, bool]
-    ) -> None:
+    def __init__(self, width: int, hidden: int, attention: _Sizes) -> None:
         super().__init__()
-        self.input_layernorm = _Norm(width)
-        self.self_attn = _Attention(width, *attention)
-        self.post_attention_layernorm = _Norm(width)
+        self.input_layernorm = _Norm(width, attention.epsilon)
+        self.self_attn = _Attention(width, attention)
+        self.post_attention_layernorm = _Norm(width, attention.epsilon)
         self.mlp = _Gated(width, hidden)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -127,31 +145,38 @@ class _Layer(nn.Module):
 
 
 class _Attention(nn.Module):
-    def __init__(
-        self, width: int, heads: int, pairs: int, head: int, base: float, is_biased: bool
-    ) -> None:
+    def __init__(self, width: int, sizes: _Sizes) -> None:
         super().__init__()
-        self.heads, self.pairs, self.head, self.base = heads, pairs, head, base
+        heads, pairs, head, self.base, epsilon, is_normed, is_biased, self.in_turns = sizes
+        self.heads, self.pairs, self.head = heads, pairs, head
         self.q_proj = nn.Linear(width, heads * head, bias=is_biased)
         self.k_proj = nn.Linear(width, pairs * head, bias=is_biased)
         self.v_proj = nn.Linear(width, pairs * head, bias=is_biased)
         self.o_proj = nn.Linear(heads * head, width, bias=False)
-        self.q_norm = nn.Identity() if is_biased else _Norm(head)
-        self.k_norm = nn.Identity() if is_biased else _Norm(head)
+        self.q_norm = _Norm(head, epsilon) if is_normed else nn.Identity()
+        self.k_norm = _Norm(head, epsilon) if is_normed else nn.Identity()
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         query = self.q_norm(self.q_proj(states).unflatten(-1, (self.heads, self.head)))
         key = self.k_norm(self.k_proj(states).unflatten(-1, (self.pairs, self.head)))
         value = self.v_proj(states).unflatten(-1, (self.pairs, self.head))
         cosine, sine = rotations(states.shape[1], self.head, self.base, states.device)
+        if self.in_turns:
+            query, key = (
+                one.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2) for one in (query, key)
+            )
         both = [turned(one.transpose(1, 2), cosine, sine) for one in (query, key)]
         share = self.heads // self.pairs
         keys, values = (
             one.repeat_interleave(share, dim=1) for one in (both[1], value.transpose(1, 2))
         )
-        seen = F.scaled_dot_product_attention(
-            both[0], keys, values, attn_mask=mask, is_causal=mask is None
-        )
+        if mask is None:
+            seen = F.scaled_dot_product_attention(both[0], keys, values, is_causal=True)
+        else:
+            # Padding in front sees nothing, which not every kernel takes for zero.
+            sees = mask.any(dim=-1)[:, None]
+            seen = F.scaled_dot_product_attention(both[0], keys, values, attn_mask=mask | ~sees)
+            seen = seen * sees
         return self.o_proj(seen.transpose(1, 2).flatten(2))
 
 

@@ -264,6 +264,12 @@ _ONE_CLIP_UNET: dict[str, tuple[Spelling, ...]] = {
     "denoiser": (_UNET,),
     "text_encoder": (_ONLY_CLIP,),
 }
+_FLUX2: dict[str, tuple[Spelling, ...]] = {
+    "denoiser": (
+        replace(_TRANSFORMER, names=flux2_names, fused=partial(fused_names, names=FLUX2)),
+    ),
+    "text_encoder": (Spelling(("lora_te_", "lora_te1_", "text_encoder_"), plain_names),),
+}
 # By family and role. The row "" is for families that have none of their own.
 SPELLINGS: dict[str, dict[str, tuple[Spelling, ...]]] = {
     "sd1": _ONE_CLIP_UNET,
@@ -282,12 +288,8 @@ SPELLINGS: dict[str, dict[str, tuple[Spelling, ...]]] = {
         "text_encoder": (Spelling((*_FIRST_CLIP, "lora_te_"), clip_names),),
         "text_encoder_2": (Spelling(("lora_te2_", "text_encoder_2_", "t5xxl_"), plain_names),),
     },
-    "flux2-klein": {
-        "denoiser": (
-            replace(_TRANSFORMER, names=flux2_names, fused=partial(fused_names, names=FLUX2)),
-        ),
-        "text_encoder": (Spelling(("lora_te_", "lora_te1_", "text_encoder_"), plain_names),),
-    },
+    "flux2": _FLUX2,
+    "flux2-klein": _FLUX2,
     "sd3": {
         "denoiser": (replace(_TRANSFORMER, names=sd3_names, fused=fused_sd3_names),),
         "text_encoder": (Spelling(_FIRST_CLIP, clip_names),),

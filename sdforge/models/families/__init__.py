@@ -10,7 +10,7 @@ from sdforge.core.registry import Registry
 from sdforge.models.families.base import Family
 from sdforge.models.families.chroma import Chroma
 from sdforge.models.families.flux import Flux1
-from sdforge.models.families.flux2 import Flux2Klein
+from sdforge.models.families.flux2 import Flux2Dev, Flux2Klein
 from sdforge.models.families.lumina2 import Lumina2
 from sdforge.models.families.qwen_image import QwenImage
 from sdforge.models.families.sd import StableDiffusion1
@@ -28,6 +28,7 @@ for _family in (
     StableDiffusion3(),
     Flux1(),
     Flux2Klein(),
+    Flux2Dev(),
     Chroma(),
     ZImage(),
     QwenImage(),

@@ -1,15 +1,16 @@
-"""Flux.2 [klein], distilled and base, in the names of its authors or of diffusers.
+"""Flux.2: [klein], distilled and base, and [dev], in the names of their authors or of diffusers.
 
-A transformer over patches of a VAE of its own with the text before them; Qwen3 is the reader. The
-same network draws from nothing and changes what it is shown. The distilled models draw in four
-steps without guidance; nothing but their names tells them from the base models.
+A transformer over patches of a VAE of its own with the text before them. The same network draws
+from nothing and changes what it is shown. [klein] has Qwen3 for a reader; its distilled models draw
+in four steps without guidance, and nothing but their names tells them from the base models. [dev]
+has Mistral Small, whose tokenizer comes with it, and is told how closely to follow the prompt.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -39,29 +40,114 @@ if TYPE_CHECKING:
     from sdforge.memory.manager import MemoryManager
     from sdforge.models.bundle import Parts
     from sdforge.models.skeleton import Skeleton
+    from sdforge.models.text_encoder import PromptText
 
 VAE_KIND = "flux2"
 _SIDE = 1024
+_MISTRAL = "Mistral"
+_VAE = ("VAE", "flux2-vae.safetensors")
 # After these layers of the reader; their states lie side by side.
-_LAYERS = (9, 18, 27)
+_KLEIN_LAYERS, _DEV_LAYERS = (9, 18, 27), (10, 20, 30)
 _DISTILLED = Recommended(width=_SIDE, height=_SIDE, steps=4, cfg_scale=1.0, sampler="Euler")
 _BASE = Recommended(width=_SIDE, height=_SIDE, steps=50, cfg_scale=4.0, sampler="Euler")
+_DEV = Recommended(
+    width=_SIDE,
+    height=_SIDE,
+    steps=28,
+    cfg_scale=1.0,
+    distilled_cfg_scale=4.0,
+    sampler="Euler",
+)
 _IS_BASE = re.compile(r"(?<![a-z])base(?![a-z])", re.IGNORECASE)
 _AUTHORS = "img_in.weight"
 _AXES = 4
 
 
-class Flux2Klein:
+class _Flux2:
+    """What both families share; subclasses are `base.Family`."""
+
+    name = ""
+    label = ""
+    roles = ("text_encoder", "denoiser", "vae")
+    optional: frozenset[str] = frozenset()
+    reader = ""
+
+    def role_of(self, part: Part) -> str | None:
+        """Return what a network of any file is to this family, None for no use."""
+        if part.role == "denoiser":
+            return "denoiser" if part.kind == self.name else None
+        return {self.reader: "text_encoder", VAE_KIND: "vae"}.get(part.kind)
+
+    def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
+        """Return how to make one of the networks from a file that holds it.
+
+        Raises:
+            MissingModel: the file lacks this part, or some of it, or comes without its tokenizer.
+            UnsupportedCheckpoint: its shapes do not fit together.
+        """
+        prefix = prefix_of(role, header, self.role_of)
+        if role == "vae":
+            recipe = flux2_vae_recipe(header)
+        elif role == "text_encoder":
+            recipe = self._text_recipe(header, prefix)
+        else:
+            recipe = _transformer(header, prefix)
+        check_complete(recipe, header)
+        return recipe
+
+    def assemble(
+        self,
+        match: Match,
+        components: Mapping[str, Component],
+        memory: MemoryManager,
+        headers: Mapping[str, CheckpointHeader],
+    ) -> Parts:
+        """Return encoder, denoiser and VAE over the loaded networks."""
+        from sdforge.models.bundle import LatentFormat, Parts
+        from sdforge.models.denoiser import SEES_REFERENCE
+        from sdforge.models.flow_denoiser import BY_SIZE_AND_STEPS, FlowDenoiser
+        from sdforge.models.flux2_call import call_flux2
+        from sdforge.models.flux2_text import TOKENS
+        from sdforge.models.flux2_vae import PatchedVae
+        from sdforge.models.preview import fit_preview
+
+        text = components["text_encoder"]
+        check_text_width(components["denoiser"], "joint_attention_dim", text)
+        own = LatentFormat(channels=CHANNELS, downscale=DOWNSCALE, scale=1.0)
+        vae = PatchedVae(components["vae"], memory, own, trace="vae-32")
+        return Parts(
+            latent_format=vae.latent_format.with_preview(*fit_preview(vae)),
+            text=self._text(text, memory, headers["text_encoder"]),
+            vae=vae,
+            denoiser=FlowDenoiser(
+                components["denoiser"],
+                call_flux2,
+                architecture=self.name,
+                shift=BY_SIZE_AND_STEPS,
+                usual_tokens=TOKENS,
+                sees=SEES_REFERENCE,
+            ),
+        )
+
+    def _text_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        raise NotImplementedError
+
+    def _text(
+        self, component: Component, memory: MemoryManager, header: CheckpointHeader
+    ) -> PromptText:
+        raise NotImplementedError
+
+
+class Flux2Klein(_Flux2):
     """The family of Flux.2 [klein] 4B and 9B and their fine-tunes."""
 
     name = "flux2-klein"
     label = "Flux.2 [klein]"
-    roles = ("text_encoder", "denoiser", "vae")
-    optional: frozenset[str] = frozenset()
+    reader = "qwen3"
     apart: Mapping[str, tuple[str, str]] = MappingProxyType(
         {
             "text_encoder": ("Qwen3 text encoder", "qwen_3_4b.safetensors (9B: qwen_3_8b)"),
-            "vae": ("VAE", "flux2-vae.safetensors"),
+            "vae": _VAE,
         }
     )
 
@@ -81,63 +167,60 @@ class Flux2Klein:
             recommended=_BASE if is_base else _DISTILLED,
         )
 
-    def role_of(self, part: Part) -> str | None:
-        """Return what a network of any file is to this family, None for no use."""
-        if part.role == "denoiser":
-            return "denoiser" if part.kind == self.name else None
-        return {"qwen3": "text_encoder", VAE_KIND: "vae"}.get(part.kind)
+    def _text_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        return qwen_recipe(header, prefix, role="text_encoder", taps=_KLEIN_LAYERS)
 
-    def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
-        """Return how to make one of the networks from a file that holds it.
-
-        Raises:
-            MissingModel: the file lacks this part, or some of it.
-            UnsupportedCheckpoint: its shapes do not fit together.
-        """
-        prefix = prefix_of(role, header, self.role_of)
-        if role == "vae":
-            recipe = flux2_vae_recipe(header)
-        elif role == "text_encoder":
-            recipe = qwen_recipe(header, prefix, role=role, taps=_LAYERS)
-        else:
-            recipe = _transformer(header, prefix)
-        check_complete(recipe, header)
-        return recipe
-
-    def assemble(
-        self,
-        match: Match,
-        components: Mapping[str, Component],
-        memory: MemoryManager,
-        headers: Mapping[str, CheckpointHeader],
-    ) -> Parts:
-        """Return encoder, denoiser and VAE over the loaded networks."""
-        from sdforge.models.bundle import LatentFormat, Parts
-        from sdforge.models.denoiser import SEES_REFERENCE
-        from sdforge.models.flow_denoiser import BY_SIZE_AND_STEPS, FlowDenoiser
-        from sdforge.models.flux2_call import call_flux2
-        from sdforge.models.flux2_text import TOKENS, KleinText
-        from sdforge.models.flux2_vae import PatchedVae
-        from sdforge.models.preview import fit_preview
+    def _text(
+        self, component: Component, memory: MemoryManager, header: CheckpointHeader
+    ) -> PromptText:
+        from sdforge.models.flux2_text import KleinText
         from sdforge.models.tokenizers import qwen_tokenizer
 
-        text = components["text_encoder"]
-        check_text_width(components["denoiser"], "joint_attention_dim", text)
-        own = LatentFormat(channels=CHANNELS, downscale=DOWNSCALE, scale=1.0)
-        vae = PatchedVae(components["vae"], memory, own, trace="vae-32")
-        return Parts(
-            latent_format=vae.latent_format.with_preview(*fit_preview(vae)),
-            text=KleinText(text, memory, qwen_tokenizer),
-            vae=vae,
-            denoiser=FlowDenoiser(
-                components["denoiser"],
-                call_flux2,
-                architecture=self.name,
-                shift=BY_SIZE_AND_STEPS,
-                usual_tokens=TOKENS,
-                sees=SEES_REFERENCE,
-            ),
+        return KleinText(component, memory, qwen_tokenizer)
+
+
+class Flux2Dev(_Flux2):
+    """The family of Flux.2 [dev] and its fine-tunes."""
+
+    name = "flux2"
+    label = "Flux.2 [dev]"
+    reader = "llm"
+    apart: Mapping[str, tuple[str, str]] = MappingProxyType(
+        {
+            "text_encoder": ("Mistral text encoder", "mistral_3_small_flux2_fp8.safetensors"),
+            "vae": _VAE,
+        }
+    )
+
+    def match(self, header: CheckpointHeader) -> Match | None:
+        """Return why the file is a Flux.2 [dev] model, or None when it is not."""
+        found = architecture(header.layout)
+        if found is None or found.family != self.name:
+            return None
+        return Match(
+            family=self.name,
+            variant=found.variant,
+            prediction="flow",
+            reason=f"{found.label}: {found.reason}",
+            recommended=_DEV,
         )
+
+    def _text_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        from sdforge.models.carried_tokenizers import find_tokenizer
+
+        find_tokenizer(header, _MISTRAL)
+        return qwen_recipe(header, prefix, role="text_encoder", taps=_DEV_LAYERS)
+
+    def _text(
+        self, component: Component, memory: MemoryManager, header: CheckpointHeader
+    ) -> PromptText:
+        from sdforge.models.carried_tokenizers import Marks, carried_tokenizer, find_tokenizer
+        from sdforge.models.flux2_text import DevText
+
+        rows = component.master("model.embed_tokens.weight").holders[0].shape[0]
+        marks = Marks("<s>", "</s>", "<pad>")
+        source = find_tokenizer(header, _MISTRAL)
+        return DevText(component, memory, partial(carried_tokenizer, source, marks, rows))
 
 
 def _transformer(header: CheckpointHeader, prefix: str) -> Recipe:

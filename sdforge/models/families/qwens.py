@@ -1,4 +1,4 @@
-"""Qwen text encoders (2.5 and 3) in files: transformers' names, alone or below a prefix."""
+"""Qwen text encoders (2.5 and 3) and Mistral's in files: transformers' names, below any prefix."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ if TYPE_CHECKING:
     from sdforge.models.skeleton import Skeleton
 
 _FIRST = "model.layers.0."
-_ROTATION_BASE = 1_000_000.0
-# Of all published Qwen2.5, which have nothing that tells it; narrower ones have one pair.
+# Of the rotations and the norms; Mistral's are those of Mistral Small 3.
+_QWEN = (("base", 1_000_000.0), ("epsilon", 1e-6))
+_MISTRAL = (("base", 1_000_000_000.0), ("epsilon", 1e-5))
+# Of all published Qwen2.5 and Mistral Small, which have nothing that tells it; narrower ones have
+# one pair.
 _HEAD = 128
+# What llama.cpp calls Mistral in GGUF files, where rows of queries and keys have another order.
+_IN_TURNS = ("llama", "mistral3")
 
 
 def qwen_recipe(
@@ -34,7 +39,7 @@ def qwen_recipe(
     is_whole: bool = False,
     taps: tuple[int, ...] = (),
 ) -> Recipe:
-    """Return how to make a Qwen from the tensors below `prefix`.
+    """Return how to make a Qwen or Mistral from the tensors below `prefix`.
 
     Args:
         header: of the file.
@@ -48,13 +53,16 @@ def qwen_recipe(
         UnsupportedCheckpoint: their shapes do not fit together.
     """
     sources = plain_sources(header.layout, prefix)
-    shapes = Shapes(header, {name: source.shape for name, source in sources.items()}, "Qwen")
+    shapes = Shapes(
+        header, {name: source.shape for name, source in sources.items()}, "text encoder"
+    )
     vocabulary, width = shapes.dims("model.embed_tokens.weight", 2)
     queries = shapes.dims(f"{_FIRST}self_attn.q_proj.weight", 2)[0]
     keys = shapes.dims(f"{_FIRST}self_attn.k_proj.weight", 2)[0]
     is_biased = f"{_FIRST}self_attn.q_proj.bias" in shapes
     normed = f"{_FIRST}self_attn.q_norm.weight"
-    head = min(keys, _HEAD) if is_biased else shapes.dims(normed, 1)[0]
+    is_normed = normed in shapes
+    head = shapes.dims(normed, 1)[0] if is_normed else min(keys, _HEAD)
     if queries % head or keys % head or queries % keys:
         raise shapes.misfit(f"its widths {queries} and {keys} cannot be cut into heads of {head}")
     layers = shapes.count(lambda layer: f"model.layers.{layer}.input_layernorm.weight")
@@ -68,8 +76,10 @@ def qwen_recipe(
         ("heads", queries // head),
         ("pairs", keys // head),
         ("head", head),
-        ("base", _ROTATION_BASE),
+        *(_QWEN if is_normed or is_biased else _MISTRAL),
+        ("is_normed", is_normed),
         ("is_biased", is_biased),
+        ("in_turns", header.metadata.get("general.architecture") in _IN_TURNS),
         ("is_whole", is_whole),
         ("taps", taps),
     )

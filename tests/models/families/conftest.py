@@ -64,7 +64,8 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
             place = parts.paths.models / folder.partition(":")[0]
             place.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, place)
-        names = [file.name for file in (modules or {}).values()]
+        # A tokenizer lies beside and is not chosen.
+        names = [file.name for file in (modules or {}).values() if file.suffix != ".json"]
         pipeline = Pipeline(parts)
         chosen: dict[str, Any] = {"randn_source": "CPU", **({"memory_mode": mode} if mode else {})}
         chosen["forge_additional_modules"] = names

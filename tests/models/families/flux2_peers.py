@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from scripts.tiny_models import words
 from sdforge.core.paths import configs_root
 
 TRANSFORMER = {
@@ -113,6 +114,95 @@ def _qwen_tokenizer() -> Any:
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
         "{% if enable_thinking is defined and enable_thinking is false %}"
         "{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}"
+    )
+    return tokenizer
+
+
+def dev(files: Mapping[str, Path]) -> Any:
+    """The pipeline over `dev`, `mistral` and `vae`."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Pipeline
+
+    return Flux2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae(files["vae"]),
+        text_encoder=mistral(files["mistral"]),
+        tokenizer=_mistral_tokenizer(),
+        transformer=transformer(files["dev"], guided=True),
+    )
+
+
+def mistral(file: Path) -> Any:
+    """Mistral Small with the text part of a file and a picture part that nothing uses."""
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+    config = Mistral3Config(
+        text_config={
+            "model_type": "mistral",
+            "vocab_size": 400,
+            "hidden_size": 32,
+            "intermediate_size": 96,
+            "num_hidden_layers": 31,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000_000.0},
+            "sliding_window": None,
+        },
+        vision_config={
+            "model_type": "pixtral",
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "image_size": 32,
+            "patch_size": 16,
+        },
+    )
+    model = Mistral3ForConditionalGeneration(config).eval()
+    tensors = {k.removeprefix("model."): v for k, v in load_file(file).items()}
+    tensors.pop("tekken_model")
+    model.model.language_model.load_state_dict(tensors)
+    return model
+
+
+def _mistral_tokenizer() -> Any:
+    """The tiny vocabulary by the rule of ranks, written out apart from ours."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    letters = bytes_to_unicode()
+    spelled = ["".join(letters[byte] for byte in token) for token in words.RANKED]
+    # A token comes of two that rank before it; here of any two known ones.
+    known = {letters[byte]: len(words.MARKS) + byte for byte in range(256)}
+    merges = []
+    for text in spelled:
+        cuts = [(text[:n], text[n:]) for n in range(1, len(text))]
+        merges += [(one, two) for one, two in cuts if one in known and two in known]
+        known[text] = len(words.MARKS) + 256 + spelled.index(text)
+    vocabulary = {mark: place for place, mark in enumerate(words.MARKS)} | known
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(words.PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(list(words.MARKS))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        padding_side="left",
+    )
+    # The part of Mistral Small's own template that two messages pass through.
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for message in messages %}{% set text = message.content[0].text %}"
+        "{% if message.role == 'system' %}{{ '[SYSTEM_PROMPT]' + text + '[/SYSTEM_PROMPT]' }}"
+        "{% else %}{{ '[INST]' + text + '[/INST]' }}{% endif %}{% endfor %}"
     )
     return tokenizer
 

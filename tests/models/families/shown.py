@@ -121,6 +121,21 @@ SHOWN: tuple[Shown, ...] = (
         ),
     ),
     Shown(
+        family="flux2",
+        kinds="Flux.2 [dev]; pictures to change through img2img",
+        files="the transformer in its authors' or diffusers' names, with Mistral and VAE apart; "
+        "a folder of diffusers; Mistral as GGUF; its tokenizer from the encoder's file, the folder "
+        "or beside",
+        latents="test_flux2_dev.py::test_dev_draws_what_diffusers_draws",
+        modes="test_flux2_dev.py::test_memory_modes_draw_the_same",
+        headers="test_flux2_dev.py::test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
+        more=(
+            "test_flux2_dev.py::test_dev_changes_a_picture_as_diffusers_does",
+            "test_flux2_dev.py::test_missing_parts_are_named",
+            "test_flux2_dev.py::test_a_gguf_reader_draws_what_its_numbers_draw",
+        ),
+    ),
+    Shown(
         family="chroma",
         kinds="Chroma1 (HD, Base) and its fine-tunes",
         files="the transformer in its authors' names, with T5 and VAE apart; a folder of diffusers",

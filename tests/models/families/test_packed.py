@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[str, str, Shapes]] = {
     "flux1-fill-dev": ("flux", "Q4_0", transformers.flux(beside=320)),
     "flux1-kontext-dev": ("flux", "Q8_0", transformers.flux()),
     "klein-4b": ("flux", "Q4_0", transformers.flux2()),
+    "dev-flux.2": ("flux", "Q8_0", transformers.flux2(guided=True)),
     "chroma1-hd": ("flux", "Q4_0", transformers.chroma()),
     "z_image_turbo": ("lumina2", "Q4_0", transformers.z_image(context=32)),
     "qwen-image": ("qwen_image", "Q4_0", transformers.qwen_image(context=32)),
@@ -45,11 +46,13 @@ PARTS: dict[str, Shapes] = {
     "deep_qwen3": text.qwen3(layers=27),
     "qwen25": text.qwen25(),
     "gemma2": text.gemma2(),
+    "mistral": text.mistral(),
 }
 BESIDE: dict[str, tuple[str, ...]] = {
     "sd3": ("vae16", "clip_l", "clip_g"),
     "flux": ("vae16", "clip_l", "t5xxl"),
     "klein": ("vae32", "deep_qwen3"),
+    "dev": ("vae32", "mistral"),
     "chroma": ("vae16", "t5xxl"),
     "z_image": ("vae16", "qwen3"),
     "qwen": ("video_vae", "qwen25"),
@@ -64,6 +67,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         name: random_tensors(shapes, n) for n, (name, shapes) in enumerate(PARTS.items(), start=1)
     }
     made["gemma2"] |= words.carried()
+    made["mistral"] |= words.carried_tekken()
     return {
         name: write_safetensors(folder / f"{name}.safetensors", tensors, "F32")
         for name, tensors in made.items()
