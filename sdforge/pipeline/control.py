@@ -21,13 +21,13 @@ from sdforge.core.errors import InvalidRequest, ModelError, NotFound, SdforgeErr
 from sdforge.core.events import Notice
 from sdforge.models.adapters.controlnet import ControlNets, union_kinds
 from sdforge.models.adapters.controlnet_library import ControlNetInfo
-from sdforge.models.adapters.controlnet_shapes import IP_ADAPTER
+from sdforge.models.adapters.controlnet_shapes import FLUX, IP_ADAPTER
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.clip_vision import clip_input, vision_bytes
 from sdforge.pipeline.context import RunContext
-from sdforge.pipeline.controlled import PlacedUnit
 from sdforge.pipeline.img2img import InitPictures, open_input
 from sdforge.pipeline.passes import Pass
+from sdforge.pipeline.placed import PlacedUnit
 from sdforge.postprocess.control_picture import control_picture
 from sdforge.postprocess.decoding import flattened
 from sdforge.postprocess.preprocessors import PREPROCESSORS
@@ -56,6 +56,7 @@ class ControlUnits:
         self._units = {number: unit for number, unit in units if unit.weight > 0}
         self._seen: dict[tuple[int, int, int], _Seen] = {}
         self._said: dict[int, Tensor] = {}
+        self._encoded: dict[tuple[int, ...], Tensor] = {}
         self._infos: dict[int, ControlNetInfo] = {}
 
     def __bool__(self) -> bool:
@@ -117,6 +118,8 @@ class ControlUnits:
         if info.layout == IP_ADAPTER:
             hint = self._clip_look(number, unit, component.module, nets)
             seen = replace(seen, hint=hint)
+        elif info.layout == FLUX:
+            seen = replace(seen, hint=self._latents(number, seen.hint, bundle))
         lease = context.memory.lease(component, working_bytes=working_bytes)
         network = stack.enter_context(lease)
         self._infos[number] = info
@@ -144,6 +147,15 @@ class ControlUnits:
             where = None if made.mask is None else torch.from_numpy(made.mask)[None, None]
             self._seen[key] = _Seen(hint, where)
         return self._seen[key]
+
+    def _latents(self, number: int, hint: Tensor, bundle: ModelBundle) -> Tensor:
+        """Return the latents of what a unit sees, which is all that transformers see of it."""
+        key = (number, *hint.shape[-2:])
+        if key not in self._encoded:
+            with self._context.stage("input"):
+                # What is to be repainted is black to these networks; others see it below black.
+                self._encoded[key] = bundle.vae.encode(hint.clamp(min=0))
+        return self._encoded[key]
 
     def _clip_look(
         self, number: int, unit: ControlUnit, adapter: nn.Module, nets: ControlNets
@@ -206,16 +218,16 @@ def _kind(number: int, unit: ControlUnit, network: nn.Module, info: ControlNetIn
         InvalidRequest: neither the unit nor its preprocessor says what it is, or the network does
             not know it.
     """
-    count = union_kinds(network)
-    if count is None:
+    kinds = union_kinds(network)
+    if not kinds:
         return None
     said = (unit.union_control_type, *PREPROCESSORS.get(unit.module).types)
-    kind = next((found for one in said if (found := union_type(one)) is not None), None)
-    if kind is None or kind >= count:
+    found = next((kind for one in said if (kind := union_type(one)) is not None), None)
+    name = unit.union_control_type if found is None else UNION_TYPES[found]
+    if name not in kinds:
         raise InvalidRequest(
             f"controlnet[{number}].union_control_type",
-            unit.union_control_type if kind is None else UNION_TYPES[kind],
-            f"what the picture shows, for the union ControlNet {info.stem}: "
-            + ", ".join(UNION_TYPES[:count]),
+            name,
+            f"what the picture shows, for the union ControlNet {info.stem}: " + ", ".join(kinds),
         )
-    return kind
+    return kinds[name]

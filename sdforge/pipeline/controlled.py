@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,42 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdforge.core.control import CONTROL_FIRST, ControlUnit
-from sdforge.memory.lease import Lease
-from sdforge.models.adapters.controlnet import is_adapter, union_kinds
+from sdforge.models.adapters.controlnet import is_adapter
+from sdforge.models.adapters.flux_controlnet import is_flux_control
 from sdforge.models.adapters.ip_adapter import Look, is_ip_network, looking, text_attentions
+from sdforge.models.flux_call import PATCH
+from sdforge.pipeline.controlled_flux import ControlledFlux
+from sdforge.pipeline.placed import PlacedUnit
 
 # What a layer weighs beside the next deeper one, where the prompt or the network shall lead.
 _FALLOFF = 0.825
-# How many layers lie deeper than the first, as the weights of SD 1.x count them; SDXL's three levels
-# have fewer layers and take the first of those weights, so that their middle is at 0.56.
+# How many layers lie deeper than the first, as the weights of SD 1.x count them; SDXL's three
+# levels have fewer layers and take the first of those weights, so that their middle is at 0.56.
 _XL_DEPTH = 12
 _ADAPTER_SHARES = (0.25, 0.62, 0.825, 1.0)
-
-
-@dataclass(frozen=True, eq=False)
-class PlacedUnit:
-    """A unit that can run now.
-
-    Attributes:
-        unit: its values.
-        lease: held on its network.
-        network: where it computes.
-        hint: what it sees, (1, 3, height, width); an IP-Adapter what CLIP says of the picture and,
-            below, of none: (2, …).
-        mask: where it acts, (1, 1, height, width) from 0 to 1; None for everywhere.
-        kind: number of the picture's type, for a union ControlNet; None for others.
-        is_soft: outer layers count less.
-        features: what a T2I-Adapter or IP-Adapter made of it, which it is asked once; [] before.
-    """
-
-    unit: ControlUnit
-    lease: Lease
-    network: nn.Module
-    hint: Tensor
-    mask: Tensor | None = None
-    kind: int | None = None
-    is_soft: bool = False
-    features: list[Tensor] = field(default_factory=list)
 
 
 class Control:
@@ -80,6 +56,8 @@ class Control:
         if not self._attentions and any(is_ip_network(placed.network) for placed in acting):
             self._attentions = text_attentions(module)
         units = [(placed, rows[id(placed)]) for placed in acting]
+        if is_flux_control(acting[0].network):
+            return ControlledFlux(module, units)
         return _Controlled(module, units, against, self._attentions)
 
     def recover(self) -> None:
@@ -216,7 +194,8 @@ def _seen(placed: PlacedUnit, sample: Tensor) -> dict[str, Any]:
         return {"controlnet_cond": hint}
     # What is to be repainted is black to these networks; others see it below black.
     rows = hint.clamp(min=0).expand(len(sample), -1, -1, -1)
-    kinds = sample.new_zeros(len(sample), union_kinds(placed.network) or 0)
+    config: Any = placed.network.config
+    kinds = sample.new_zeros(len(sample), int(config["num_control_type"]))
     kinds[:, placed.kind] = 1
     return {
         "controlnet_cond": [rows],
@@ -268,6 +247,10 @@ def said_bytes(network: nn.Module, rows: int, latents: int, dtype: torch.dtype) 
         # The queries and what is seen, in the first attention, which has the most places.
         return 2 * rows * latents * int(adapter.pairs[0].to_k_ip.out_features) * dtype.itemsize
     config = getattr(network, "config", None) or {}
+    if is_flux_control(network):
+        blocks = int(config["num_layers"]) + int(config["num_single_layers"])
+        width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+        return rows * blocks * width * (latents // PATCH**2) * dtype.itemsize
     widths = tuple(config.get("block_out_channels") or config.get("channels") or ())
     each = int(config.get("layers_per_block") or 0) + 1
     numbers = sum(width * each * latents / 4**level for level, width in enumerate(widths))

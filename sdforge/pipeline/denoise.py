@@ -23,12 +23,13 @@ from sdforge.pipeline.beside import Beside, beside_of
 from sdforge.pipeline.conditioning import BatchConditioning
 from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.control import ControlUnits
-from sdforge.pipeline.controlled import Control, PlacedUnit, said_bytes
+from sdforge.pipeline.controlled import Control, said_bytes
 from sdforge.pipeline.guard import GuardedDenoiser
 from sdforge.pipeline.hooks import Hooks
 from sdforge.pipeline.hypernetworks import HypernetworkUse, place_hypernetworks
 from sdforge.pipeline.masked_denoiser import MaskedDenoiser
 from sdforge.pipeline.passes import Pass, Start
+from sdforge.pipeline.placed import PlacedUnit
 from sdforge.pipeline.preview import Previewer
 from sdforge.pipeline.prompt_denoiser import PromptDenoiser, rows_at_once
 from sdforge.pipeline.refiner import Leg, check_same_latents, legs

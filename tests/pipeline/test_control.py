@@ -23,7 +23,8 @@ from sdforge.core.control import (
 from sdforge.core.events import Notice
 from sdforge.memory.simulated import SimulatedDevice
 from sdforge.models.denoiser import Conditioning
-from sdforge.pipeline.controlled import Control, PlacedUnit, layer_weights
+from sdforge.pipeline.controlled import Control, layer_weights
+from sdforge.pipeline.placed import PlacedUnit
 from sdforge.postprocess.control_picture import control_picture
 from tests.pipeline.conftest import Pipeline
 from tests.tiny import TINY

@@ -18,7 +18,8 @@ from sdforge.memory.simulated import SimulatedDevice
 from sdforge.models.adapters.controlnet import controlnet_recipe
 from sdforge.models.checkpoint import read_header
 from sdforge.models.denoiser import Conditioning
-from sdforge.pipeline.controlled import Control, PlacedUnit
+from sdforge.pipeline.controlled import Control
+from sdforge.pipeline.placed import PlacedUnit
 from tests.pipeline.conftest import Pipeline
 from tests.tiny_lora import write_lora
 from tests.tiny_relatives import (

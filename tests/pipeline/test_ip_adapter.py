@@ -21,7 +21,8 @@ from sdforge.core.events import Notice
 from sdforge.memory.simulated import SimulatedDevice
 from sdforge.models.clip_vision import ClipVisionModel, clip_input
 from sdforge.models.denoiser import Conditioning
-from sdforge.pipeline.controlled import Control, PlacedUnit
+from sdforge.pipeline.controlled import Control
+from sdforge.pipeline.placed import PlacedUnit
 from tests.pipeline.conftest import Pipeline
 from tests.tiny import tiny_server_parts
 from tests.tiny_ip_adapter import (

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from sdforge.core.control import UNION_TYPES
 from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
 from sdforge.memory.arena import ALIGNMENT
 from sdforge.memory.component import Component
@@ -25,6 +26,7 @@ from sdforge.models.adapters.control_lora import control_lora
 from sdforge.models.adapters.controlnet_library import ControlNetInfo, ControlNetLibrary
 from sdforge.models.adapters.controlnet_shapes import (
     CONTROL_LORA,
+    FLUX,
     IP_ADAPTER,
     ORIGINAL,
     T2I_ADAPTER,
@@ -35,6 +37,12 @@ from sdforge.models.adapters.controlnet_shapes import (
     match_controlnet,
     original_names,
     union_config,
+)
+from sdforge.models.adapters.flux_controlnet import (
+    flux_control,
+    flux_facts,
+    flux_modes,
+    is_flux_control,
 )
 from sdforge.models.adapters.ip_adapter import (
     check_attentions,
@@ -82,12 +90,17 @@ def controlnet_recipe(header: CheckpointHeader) -> Recipe:
         return _adapter_recipe(header)
     if match.layout == IP_ADAPTER:
         return ip_adapter_recipe(header, ROLE)
+    if match.layout == FLUX:
+        module = flux_control(header)
+        sources = _diffusers(header)
+        _check(header, module, sources)
+        return Recipe(role=ROLE, layout=header.layout, skeleton=Skeleton(module), sources=sources)
     sources = _original(header) if match.layout == ORIGINAL else _diffusers(header)
     shapes = {name: source.shape for name, source in sources.items()}
     is_union = match.layout == UNION
     try:
         with torch.device("meta"):
-            module: nn.Module = (
+            module = (
                 ControlNetUnionModel(**union_config(shapes, header))
                 if is_union
                 else ControlNetModel(**controlnet_config(shapes, header))
@@ -174,7 +187,7 @@ def check_fits(component: Component, bundle: ModelBundle) -> None:
         unet = bundle.denoiser.component.module
         check_attentions(component.name, component.module, unet, bundle.info.title)
         return
-    facts = _adapter_facts if is_adapter(component.module) else _facts
+    facts = _facts_of(component.module)
     control, network = facts(component.module), facts(bundle.denoiser.component.module)
     differing = [
         f"{what} {control[what]} instead of {network[what]}"
@@ -189,15 +202,23 @@ def check_fits(component: Component, bundle: ModelBundle) -> None:
         )
 
 
+def _facts_of(module: nn.Module) -> Callable[[nn.Module], dict[str, object]]:
+    if is_flux_control(module):
+        return flux_facts
+    return _adapter_facts if is_adapter(module) else _facts
+
+
 def is_adapter(module: nn.Module) -> bool:
     """Say whether a network is a T2I-Adapter and no ControlNet."""
     return "adapter_type" in (getattr(module, "config", None) or {})
 
 
-def union_kinds(module: nn.Module) -> int | None:
-    """Return how many kinds of pictures a union ControlNet knows, None for other networks."""
-    count = (getattr(module, "config", None) or {}).get("num_control_type")
-    return None if count is None else int(count)
+def union_kinds(module: nn.Module) -> Mapping[str, int]:
+    """Return the numbers of the kinds of pictures that a union tells apart, {} for others."""
+    if is_flux_control(module):
+        return flux_modes(module)
+    count = (getattr(module, "config", None) or {}).get("num_control_type") or 0
+    return {name: number for number, name in enumerate(UNION_TYPES[:count])}
 
 
 def _adapter_facts(module: nn.Module) -> dict[str, object]:

@@ -21,6 +21,7 @@ ORIGINAL, DIFFUSERS = "original", "diffusers"
 # Not layouts of a ControlNet, but of what acts in its place.
 # diffusers' with what tells several kinds of pictures apart.
 UNION = "union"
+FLUX = "flux"
 T2I_ADAPTER, CONTROL_LORA, IP_ADAPTER = "T2I-Adapter", "Control-LoRA", "IP-Adapter"
 _PREFIX = "control_model."
 _HEADS = 8
@@ -32,8 +33,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 # Relatives that steer too, but in other ways; the more particular first.
 _RELATIVES = (
     ("lllite_", "a ControlNet-LLLite"),
-    ("controlnet_x_embedder.", "a ControlNet of a transformer model"),
-    ("controlnet_blocks.", "a ControlNet of a transformer model"),
+    ("controlnet_x_embedder.", "a ControlNet of a transformer model other than Flux.1"),
+    ("controlnet_blocks.", "a ControlNet of a transformer model other than Flux.1"),
 )
 
 
@@ -53,6 +54,9 @@ def match_controlnet(header: CheckpointHeader) -> ControlMatch:
         UnsupportedCheckpoint: it is none, or one of a kind that this version cannot run.
     """
     name = header.path.name
+    signs = flux_signs(header)
+    if signs:
+        return ControlMatch(layout=FLUX, family="flux", reason=signs)
     for prefix, kind in _RELATIVES:
         if header.has_prefix(prefix):
             raise UnsupportedCheckpoint(
@@ -95,6 +99,18 @@ def match_controlnet(header: CheckpointHeader) -> ControlMatch:
         family=family,
         reason=f"{layout} layout ({signs}), text states of width {width}: {family}",
     )
+
+
+def flux_signs(header: CheckpointHeader) -> str:
+    """Return why a file is a ControlNet of Flux.1, "" when it is not."""
+    text = header.tensors.get("context_embedder.weight")
+    wanted = ("controlnet_x_embedder.weight", "time_text_embed.text_embedder.linear_1.weight")
+    if text is None or not all(name in header.tensors for name in wanted):
+        return ""
+    # Stable Diffusion 3's has the same parts, but cuts its patches itself.
+    if header.has_prefix("pos_embed."):
+        return ""
+    return f"ControlNet of Flux.1 (controlnet_x_embedder), text states of width {text.shape[-1]}"
 
 
 def _match_control_lora(header: CheckpointHeader) -> ControlMatch:

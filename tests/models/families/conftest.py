@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sdforge.core.control import ControlUnit
 from sdforge.memory.simulated import SimulatedDevice
 from sdforge.models.bundle import ModelBundle
 from sdforge.pipeline import decode
@@ -55,6 +56,7 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
         settings: dict[str, Any] | None = None,
         modules: Mapping[str, Path] | None = None,
         picture: Image.Image | None = None,
+        control: tuple[ControlUnit, Image.Image, Path] | None = None,
         **values: Any,
     ) -> Drawn:
         device = SimulatedDevice(device_bytes) if mode else None
@@ -72,6 +74,12 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
         values = {"sampler": "Euler", "steps": 2, "cfg_scale": 2.0} | values
         if picture is not None:
             values |= {"init_images": (pipeline.put(picture),), "denoising_strength": 1.0}
+        if control is not None:
+            unit, shown, file = control
+            place = parts.paths.controlnets[0]
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, place)
+            values |= {"control": (replace(unit, image=pipeline.put(shown)),)}
         pipeline.draw(settings=chosen | (settings or {}), **values)
         return Drawn(seen[-1], parts.provider.get("", modules=names), pipeline, device)
 
