@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from tests.browser.conftest import Visitor
 from tests.live import LiveServer
+from tests.tiny_faces import write_faces
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,6 +123,16 @@ def test_settings_are_found_changed_and_refused_where_they_stand(
     open_tab(page, "system")
     page.wait_for_selector(".memory-chart polygon")
     assert "a-tiny.safetensors" in page.inner_text(".system-models")
+    page.click("#run_benchmark")
+    page.click("#stop_benchmark")
+    page.wait_for_selector("#tab_system [role=status]:has-text('Interrupted.')")
+    page.click("#run_benchmark")
+    page.wait_for_selector("#benchmark_results tbody tr:nth-child(3)")
+    page.wait_for_selector("#run_benchmark:not([disabled])")
+    shown = page.locator("#benchmark_results tbody tr th").all_inner_texts()
+    assert shown == ["1", "2", "4"]
+    assert "64×64" in page.inner_text("#benchmark_results")
+    assert [*(own_server.data / "outputs").rglob("*.png")] == []
     # The refused change is the browser's own line in the console.
     assert [line for line in visitor.errors if "422" not in line] == []
 
@@ -132,6 +143,7 @@ def test_quick_settings_count_for_the_next_job_and_outlast_a_reload(
     spare = own_server.data / "models" / "VAE"
     spare.mkdir(parents=True, exist_ok=True)
     (spare / "spare.safetensors").write_bytes(b"")
+    write_faces(own_server.data / "models", everywhere=True)
     visitor: Visitor = make_visitor(own_server)  # type: ignore[operator]
     page = visitor.open()
     page.select_option("#quick_forge_preset", "all")
@@ -147,11 +159,15 @@ def test_quick_settings_count_for_the_next_job_and_outlast_a_reload(
     page.press("#quick_CLIP_stop_at_last_layers", "Tab")
     own_server.until(lambda: own_server.get("/sdapi/v1/options")["CLIP_stop_at_last_layers"] == 2)
     page.fill("#txt2img_prompt textarea", "a quick fox")
+    page.check("#txt2img_restore_faces input")
     page.keyboard.press("Control+Enter")
     page.wait_for_function(
-        """["Clip skip: 2", "Diffusion in Low Bits: float8-e4m3fn"].every((words) =>
-            document.querySelector("#html_info_txt2img").textContent.includes(words))"""
+        """["Face restoration: CodeFormer", "Clip skip: 2", "Diffusion in Low Bits: float8-e4m3fn"]
+            .every((words) => document.querySelector("#html_info_txt2img").textContent
+                .includes(words))"""
     )
+    # Ctrl+Enter in a box is no click on it.
+    assert page.is_checked("#txt2img_restore_faces input")
     page.click("#quick_forge_additional_modules")
     page.check(".multichoice-body input")
     chosen = ["spare.safetensors"]

@@ -61,6 +61,8 @@ export class Benchmark {
     const asked = { prompt: "a cat", seed: 1, steps, width, height, batch_size: batch, n_iter: 1, sampler_name: "Euler", cfg_scale: 7, save_images: false };
     let job = await request("api/v1/jobs/txt2img", asked);
     this.running = job.id;
+    // Interrupt may have been pressed while the job was on its way, or between two.
+    if (this.cancelled) await this.cancel();
     while (!ENDED.includes(job.status)) {
       await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
       job = await request(`api/v1/jobs/${encodeURIComponent(this.running)}`);

@@ -8,7 +8,7 @@ const DELIMITERS = /[\s.,\\/!?%^*;:{}=`~()<>[\]|]/;
 
 // `shown` returns the tab that is on screen.
 export function listenToKeys(shown) {
-  document.addEventListener("keydown", (event) => {
+  const onKey = (event) => {
     if (event.defaultPrevented || event.isComposing) return;
     const { jobs, results } = shown();
     const withControl = event.ctrlKey || event.metaKey;
@@ -30,7 +30,16 @@ export function listenToKeys(shown) {
     } else if (shown().pictures?.key(event)) {
       event.preventDefault();
     }
-  });
+  };
+  document.addEventListener("keydown", onKey);
+  // Gradio's boxes turn at Enter, whatever is held beside it: one that was just ticked would be unticked by Ctrl+Enter.
+  const turns = ({ key, ctrlKey, metaKey, altKey, target }) => key === "Enter" && (ctrlKey || metaKey || altKey) && target.matches?.("input[type=checkbox]");
+  const onCapturedKey = (event) => {
+    if (!turns(event)) return;
+    event.stopPropagation();
+    onKey(event);
+  };
+  document.addEventListener("keydown", onCapturedKey, { capture: true });
 }
 
 // Escape belongs to an open list or dialog first.
