@@ -19,6 +19,8 @@ def test_two_checkpoints_become_one_that_can_be_chosen(
     # The merge waits for the checkpoint that the server loads at its start.
     visitor.context.set_default_timeout(240_000)
     page = visitor.open()
+    # What is chosen in one of Gradio's lists is in the page's language too.
+    page.wait_for_selector("#txt2img_scheduler [data-shown='自动']")
     page.click("#tab_modelmerger-button")
     page.wait_for_selector("#modelmerger_primary_model_name option:nth-child(3)", state="attached")
     page.wait_for_function(

@@ -6,8 +6,12 @@ import { request } from "./http.js";
 const ATTRIBUTES = ["title", "placeholder", "aria-label", "alt"];
 const LEFT_ALONE = "script, style, textarea, pre, code, .infotext, .card-words, .token, [data-verbatim]";
 
+// Gradio puts a value into its field a moment after it tells of it.
+const VALUES_DELAY_MS = 100;
+
 let exact = new Map();
 let patterns = [];
+let valuesTimer = null;
 // What was put in, so that it is not taken for English again.
 const done = new WeakMap();
 const doneAttributes = new WeakMap();
@@ -32,7 +36,10 @@ function use(name, texts) {
   patterns.sort(([one], [other]) => other.source.length - one.source.length);
   document.documentElement.lang = name.replace("_", "-");
   translateBelow(document.body);
+  translateValuesSoon();
+  for (const doing of ["change", "focusout", "click"]) document.addEventListener(doing, translateValuesSoon);
   new MutationObserver((changes) => {
+    translateValuesSoon();
     for (const { type, target, addedNodes, attributeName } of changes) {
       if (type === "childList") addedNodes.forEach(translateBelow);
       else if (type === "characterData") translateText(target);
@@ -70,6 +77,23 @@ function translateBelow(node) {
   while (walker.nextNode()) translateText(walker.currentNode);
   for (const element of [node, ...node.querySelectorAll("[title], [placeholder], [aria-label], [alt]")]) {
     for (const name of ATTRIBUTES) if (element.hasAttribute(name)) translateAttribute(element, name);
+  }
+}
+
+// Gradio's lists show what is chosen in a text field, whose value is searched for and must stay: the other language's
+// word lies over it while nothing is typed there (style.css).
+export function translateValuesSoon() {
+  if (exact.size && !valuesTimer) valuesTimer = setTimeout(translateValues, VALUES_DELAY_MS);
+}
+
+function translateValues() {
+  valuesTimer = null;
+  for (const input of document.querySelectorAll("input[role=combobox]")) {
+    const wrap = input.parentElement;
+    const other = exact.get(input.value);
+    if (other && other !== input.value) {
+      if (wrap.dataset.shown !== other) wrap.dataset.shown = other;
+    } else if (wrap.dataset.shown) delete wrap.dataset.shown;
   }
 }
 

@@ -7,6 +7,7 @@ import { Form } from "./form.js";
 import { upload } from "./http.js";
 import { JobFollower } from "./jobs.js";
 import { openLightbox, pin } from "./lightbox.js";
+import { translateValuesSoon } from "./locale.js";
 import { notify } from "./notify.js";
 import { PictureBox } from "./pictures.js";
 import { Results } from "./results.js";
@@ -119,6 +120,7 @@ export class Tab {
   // Draws what follows from the form's values.
   show(values) {
     showHires(values);
+    translateValuesSoon();
     this.fit.changed(values);
     this.pictures?.setMode(values.mode);
     document.getElementById("img2img_settings")?.setAttribute("data-mode", values.mode || "img2img");
