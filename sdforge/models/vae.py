@@ -9,8 +9,8 @@ memory runs out all the same it is tried again, leaner (`memory/ladder.py`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ from sdforge.memory.vae_mode import VaeKind, VaeMode, choices
 from sdforge.models.bundle import LatentFormat
 from sdforge.models.edits import circular_padding
 from sdforge.models.vae_layers import LayerRun, attention_numbers, can_run, host_numbers
-from sdforge.models.vae_tiles import Compute, run_tiled
+from sdforge.models.vae_tiles import Compute, OnTile, nothing, run_tiled
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,16 @@ class Vae:
         self._trace = trace or f"vae-{latent_format.channels}"
         self._needs_fp32 = False
         self._last = _Attempt()
+        self._on_tile: OnTile = nothing
+
+    @contextmanager
+    def stoppable(self, on_tile: OnTile) -> Iterator[None]:
+        """Call `on_tile` after each tile that the block runs; what it raises ends the work."""
+        self._on_tile = on_tile
+        try:
+            yield
+        finally:
+            self._on_tile = nothing
 
     @torch.inference_mode()
     def decode(
@@ -238,7 +248,13 @@ class Vae:
         tile, overlap = mode.tile * scale, mode.overlap * scale
         # Tiles begin at multiples of the downscale, so that latents line up.
         latents = run_tiled(
-            pixels, compute, tile=tile, overlap=overlap, ratio=1 / scale, multiple=scale
+            pixels,
+            compute,
+            tile=tile,
+            overlap=overlap,
+            ratio=1 / scale,
+            multiple=scale,
+            on_tile=self._on_tile,
         )
         return latents.to(device)
 
@@ -265,7 +281,9 @@ class Vae:
         if layers := self._by_layers(module, mode, "decode", height, width):
             return layers.decoded(plain)
         log.info("decoding %d × %d latent pixels: %s", *plain.shape[:1:-1], mode.describe())
-        return run_tiled(plain, compute, tile=mode.tile, overlap=mode.overlap, ratio=scale)
+        tile, overlap = mode.tile, mode.overlap
+        on_tile = self._on_tile
+        return run_tiled(plain, compute, tile=tile, overlap=overlap, ratio=scale, on_tile=on_tile)
 
     def _by_layers(
         self, module: nn.Module, mode: VaeMode, way: str, height: int, width: int
@@ -301,7 +319,7 @@ class Vae:
         log.info("%s %d × %d pixels layer by layer: %s", way, width, height, mode.describe())
         wraps = module.get_submodule("decoder.conv_in").padding_mode == "circular"
         weights = partial(self._weight, dict(self.component.named_masters()), dtype)
-        return LayerRun(module, weights, there, dtype, mode.tile, wraps, scale)
+        return LayerRun(module, weights, there, dtype, mode.tile, wraps, scale, self._on_tile)
 
     def _weight(self, masters: Mapping[str, Master], dtype: torch.dtype, name: str) -> torch.Tensor:
         """Return a tensor where the VAE computes, from its master."""

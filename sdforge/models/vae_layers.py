@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sdforge.models.vae_tiles import OnTile, nothing
+
 # Numbers of attention's table of scores that are there at once, for each pixel of a tile.
 _SCORES = 4
 
@@ -88,6 +90,7 @@ class LayerRun:
         tile: side of a tile in latent pixels; in pixels it is `scale` times that.
         wraps: whether opposite edges belong together.
         scale: pixels for each latent pixel.
+        on_tile: called after each tile of each layer; it may raise to stop.
     """
 
     module: Any
@@ -97,6 +100,7 @@ class LayerRun:
     tile: int
     wraps: bool = False
     scale: int = 8
+    on_tile: OnTile = nothing
 
     def decoded(self, latents: Tensor) -> Tensor:
         """Return the picture (1, 3, height, width) of plain latents, fp32 on the host."""
@@ -182,6 +186,7 @@ class LayerRun:
             asked = F.linear(normed(span), *query)[None]
             found = F.linear(F.scaled_dot_product_attention(asked, keys, values)[0], *out)
             flat[:, span] = found.T.cpu() + given[:, span]
+            self.on_tile()
         return result
 
     # --- layers
@@ -222,6 +227,7 @@ class LayerRun:
             mean = mean + away * (number / total)
             squares = squares + variance * number + away.square() * (count * number / total)
             count = total
+            self.on_tile()
         inverse = (squares / count + norm.eps).rsqrt()
         return Moments(mean.float().to(self.device), inverse.float().to(self.device))
 
@@ -293,6 +299,7 @@ class LayerRun:
         result = _host_map((1, channels, *size), self.dtype)
         for rows, columns in _tiles(size[0], size[1], side):
             result[..., rows, columns] = compute(rows, columns).cpu()
+            self.on_tile()
         return result
 
     def _part(

@@ -13,6 +13,12 @@ from collections.abc import Callable
 import torch
 
 Compute = Callable[[torch.Tensor], torch.Tensor]
+# What is called after each tile; it may raise to stop.
+OnTile = Callable[[], None]
+
+
+def nothing() -> None:
+    """Let the tiles go on."""
 
 
 def starts(length: int, tile: int, overlap: int, multiple: int = 1) -> list[int]:
@@ -37,6 +43,7 @@ def run_tiled(
     overlap: int,
     ratio: float,
     multiple: int = 1,
+    on_tile: OnTile = nothing,
 ) -> torch.Tensor:
     """Return `compute(source)`, put together from tiles, in fp32 on the host.
 
@@ -47,6 +54,7 @@ def run_tiled(
         overlap: what neighbours share at least, in pixels of `source`.
         ratio: 8 where latents become pixels, 1/8 the other way round.
         multiple: what tiles' places are multiples of: 8 where pixels become latents.
+        on_tile: called after each tile; it may raise to stop.
     """
     height, width = source.shape[-2:]
     sums, weights = torch.empty(0), torch.empty(0)
@@ -67,6 +75,7 @@ def run_tiled(
             place = (..., slice(down, down + rows), slice(across, across + columns))
             sums[place] += result * weight
             weights[place] += weight
+            on_tile()
     return sums / weights
 
 

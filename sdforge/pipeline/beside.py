@@ -120,7 +120,9 @@ def _seen(start: Start, one: Pass) -> tuple[Tensor, Tensor]:
 
 def _encoded(context: RunContext, bundle: ModelBundle, pixels: Tensor) -> Tensor:
     """Return latents of pictures, one after another: a batch of large ones might not fit."""
-    return torch.cat([bundle.vae.encode(row, tiling=context.tiling) for row in pixels.split(1)])
+    with bundle.vae.stoppable(context.check_cancelled):
+        rows = [bundle.vae.encode(row, tiling=context.tiling) for row in pixels.split(1)]
+    return torch.cat(rows)
 
 
 def inpainting_channels(

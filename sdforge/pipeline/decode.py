@@ -9,6 +9,7 @@ import torch
 
 from sdforge.core.events import Notice
 from sdforge.models.bundle import ModelBundle
+from sdforge.models.vae_tiles import OnTile, nothing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,15 +20,21 @@ if TYPE_CHECKING:
 
 
 def decode_batch(
-    context: RunContext, bundle: ModelBundle, latents: torch.Tensor
+    context: RunContext, bundle: ModelBundle, latents: torch.Tensor, *, stops: bool = True
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """Return the pictures of a job's latents, by the decoder that `sd_vae_decode_method` names."""
+    """Yield the pictures of a job's latents, by the decoder that `sd_vae_decode_method` names.
+
+    Raises:
+        Cancelled: the job was, between two tiles or pictures; not without `stops`, which is for
+            what a job had reached when it was cancelled.
+    """
     small = context.decoders if context.settings.sd_vae_decode_method == "TAESD" else None
     if small is not None and not small.fits(bundle.vae):
         name = bundle.vae.component.name
         context.emit(Notice(text=f"no small decoder goes with {name}: its VAE was used"))
         small = None
-    return decode_latents(bundle, latents, tiling=context.tiling, small=small)
+    check = context.check_cancelled if stops else nothing
+    return decode_latents(bundle, latents, tiling=context.tiling, small=small, check=check)
 
 
 def decode_latents(
@@ -36,17 +43,21 @@ def decode_latents(
     *,
     tiling: bool = False,
     small: PreviewDecoders | None = None,
+    check: OnTile = nothing,
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield one uint8 array (height, width, 3) per row of `latents`; edges fit with `tiling`.
 
     Rows are decoded one by one: the VAE's activations, not its weights, are the peak of a job. With
     `small`, a decoder of TAESD's kind takes the VAE's place where one goes with it; such have no
-    edges that fit.
+    edges that fit. `check` is called after each tile and between rows; it may raise to stop.
     """
-    for row in latents.split(1):
+    for number, row in enumerate(latents.split(1)):
+        if number:
+            check()
         decoded = small.decode(bundle.vae, row) if small is not None and not tiling else None
         if decoded is None:
-            decoded = bundle.vae.decode(row, tiling=tiling)
+            with bundle.vae.stoppable(check):
+                decoded = bundle.vae.decode(row, tiling=tiling)
         yield to_pixels(decoded[0])
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from sdforge.core.errors import Cancelled
 from sdforge.core.events import ModelLoading
 from sdforge.core.result import GenerationInfo, ImageResult, ModelIdentity
 from sdforge.memory.ladder import size_hint, weight_rungs
@@ -218,10 +220,12 @@ class _Run:
         request, bundle = context.request, denoised.bundle
         if context.settings.diffusers_move_unet:
             context.memory.evict_all()
-        with context.stage("decode", batch):
-            pictures = list(decode_batch(context, bundle, denoised.latents))
-        hooks = Hooks(context.extensions)
         is_whole = denoised.is_complete
+        pictures: list[npt.NDArray[np.uint8]] = []
+        # What was cancelled before is shown all the same; what is cancelled now ends here.
+        with context.stage("decode", batch), suppress(Cancelled):
+            pictures.extend(decode_batch(context, bundle, denoised.latents, stops=is_whole))
+        hooks = Hooks(context.extensions)
         for row, drawn in enumerate(pictures):
             make = partial(self._result, bundle, hooks, batch * request.batch_size + row, row)
             pixels = drawn
@@ -236,7 +240,7 @@ class _Run:
                 shown = None if denoised.shown is None else denoised.shown[row]
                 pixels = self._pictures.finished(row, pixels, shown)
             yield replace(make(pixels, suffix=suffix), is_complete=is_whole)
-        if not is_whole:
+        if not is_whole or len(pictures) < request.batch_size:
             context.check_cancelled()
 
     def _result(

@@ -177,6 +177,9 @@ def encode_picture(
         image: sides that are no multiple of 8 lose the rest.
         size: (height, width) in latents; those of another size are stretched to it.
         index: of the picture in its job, whose seed decides the draw from the VAE's distribution.
+
+    Raises:
+        Cancelled: the job was, between two tiles.
     """
     latent = bundle.latent_format
     pixels = pixels_of(image, latent.downscale)
@@ -185,7 +188,8 @@ def encode_picture(
         shape = (1, latent.channels, *(side // latent.downscale for side in pixels.shape[-2:]))
         seed = (context.request.image_seed(index) + _ENCODING_SEED) % 2**32
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    latents = bundle.vae.encode(pixels, noise=noise, tiling=context.tiling)
+    with bundle.vae.stoppable(context.check_cancelled):
+        latents = bundle.vae.encode(pixels, noise=noise, tiling=context.tiling)
     if latents.shape[-2:] == size:
         return latents
     return F.interpolate(latents, size=size, mode="bilinear")
