@@ -21,7 +21,7 @@ from sdforge.core.errors import InvalidRequest, ModelError, NotFound, SdforgeErr
 from sdforge.core.events import Notice
 from sdforge.models.adapters.controlnet import ControlNets, union_kinds
 from sdforge.models.adapters.controlnet_library import ControlNetInfo
-from sdforge.models.adapters.controlnet_shapes import FLUX, IP_ADAPTER
+from sdforge.models.adapters.controlnet_shapes import IP_ADAPTER, TRANSFORMER
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.clip_vision import clip_input, vision_bytes
 from sdforge.pipeline.context import RunContext
@@ -118,7 +118,7 @@ class ControlUnits:
         if info.layout == IP_ADAPTER:
             hint = self._clip_look(number, unit, component.module, nets)
             seen = replace(seen, hint=hint)
-        elif info.layout == FLUX:
+        elif info.layout == TRANSFORMER:
             seen = replace(seen, hint=self._latents(number, seen.hint, bundle))
         lease = context.memory.lease(component, working_bytes=working_bytes)
         network = stack.enter_context(lease)

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from sdforge.core.control import CONTROL_FIRST, ControlUnit
 from sdforge.models.adapters.controlnet import is_adapter
-from sdforge.models.adapters.flux_controlnet import is_flux_control
 from sdforge.models.adapters.ip_adapter import Look, is_ip_network, looking, text_attentions
+from sdforge.models.adapters.transformer_controlnet import is_transformer_control, said_numbers
 from sdforge.models.flux_call import PATCH
-from sdforge.pipeline.controlled_flux import ControlledFlux
+from sdforge.pipeline.controlled_transformer import ControlledTransformer
 from sdforge.pipeline.placed import PlacedUnit
 
 # What a layer weighs beside the next deeper one, where the prompt or the network shall lead.
@@ -56,8 +56,8 @@ class Control:
         if not self._attentions and any(is_ip_network(placed.network) for placed in acting):
             self._attentions = text_attentions(module)
         units = [(placed, rows[id(placed)]) for placed in acting]
-        if is_flux_control(acting[0].network):
-            return ControlledFlux(module, units)
+        if is_transformer_control(acting[0].network):
+            return ControlledTransformer(module, units)
         return _Controlled(module, units, against, self._attentions)
 
     def recover(self) -> None:
@@ -247,10 +247,8 @@ def said_bytes(network: nn.Module, rows: int, latents: int, dtype: torch.dtype) 
         # The queries and what is seen, in the first attention, which has the most places.
         return 2 * rows * latents * int(adapter.pairs[0].to_k_ip.out_features) * dtype.itemsize
     config = getattr(network, "config", None) or {}
-    if is_flux_control(network):
-        blocks = int(config["num_layers"]) + int(config["num_single_layers"])
-        width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
-        return rows * blocks * width * (latents // PATCH**2) * dtype.itemsize
+    if is_transformer_control(network):
+        return rows * said_numbers(network, latents // PATCH**2) * dtype.itemsize
     widths = tuple(config.get("block_out_channels") or config.get("channels") or ())
     each = int(config.get("layers_per_block") or 0) + 1
     numbers = sum(width * each * latents / 4**level for level, width in enumerate(widths))

@@ -26,10 +26,10 @@ from sdforge.models.adapters.control_lora import control_lora
 from sdforge.models.adapters.controlnet_library import ControlNetInfo, ControlNetLibrary
 from sdforge.models.adapters.controlnet_shapes import (
     CONTROL_LORA,
-    FLUX,
     IP_ADAPTER,
     ORIGINAL,
     T2I_ADAPTER,
+    TRANSFORMER,
     UNION,
     controlnet_config,
     hint_name,
@@ -38,18 +38,18 @@ from sdforge.models.adapters.controlnet_shapes import (
     original_names,
     union_config,
 )
-from sdforge.models.adapters.flux_controlnet import (
-    flux_control,
-    flux_facts,
-    flux_modes,
-    is_flux_control,
-)
 from sdforge.models.adapters.ip_adapter import (
     check_attentions,
     ip_adapter_recipe,
     is_ip_network,
 )
 from sdforge.models.adapters.t2i_adapter import FULL_XL, adapter_shape
+from sdforge.models.adapters.transformer_controlnet import (
+    is_transformer_control,
+    transformer_control,
+    transformer_facts,
+    transformer_modes,
+)
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.checkpoint import CheckpointHeader, read_header
 from sdforge.models.clip_vision import clip_vision_recipe
@@ -90,8 +90,8 @@ def controlnet_recipe(header: CheckpointHeader) -> Recipe:
         return _adapter_recipe(header)
     if match.layout == IP_ADAPTER:
         return ip_adapter_recipe(header, ROLE)
-    if match.layout == FLUX:
-        module = flux_control(header)
+    if match.layout == TRANSFORMER:
+        module = transformer_control(header)
         sources = _diffusers(header)
         _check(header, module, sources)
         return Recipe(role=ROLE, layout=header.layout, skeleton=Skeleton(module), sources=sources)
@@ -203,8 +203,8 @@ def check_fits(component: Component, bundle: ModelBundle) -> None:
 
 
 def _facts_of(module: nn.Module) -> Callable[[nn.Module], dict[str, object]]:
-    if is_flux_control(module):
-        return flux_facts
+    if is_transformer_control(module):
+        return transformer_facts
     return _adapter_facts if is_adapter(module) else _facts
 
 
@@ -215,8 +215,8 @@ def is_adapter(module: nn.Module) -> bool:
 
 def union_kinds(module: nn.Module) -> Mapping[str, int]:
     """Return the numbers of the kinds of pictures that a union tells apart, {} for others."""
-    if is_flux_control(module):
-        return flux_modes(module)
+    if is_transformer_control(module):
+        return transformer_modes(module)
     count = (getattr(module, "config", None) or {}).get("num_control_type") or 0
     return {name: number for number, name in enumerate(UNION_TYPES[:count])}
 

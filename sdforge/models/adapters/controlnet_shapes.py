@@ -21,7 +21,7 @@ ORIGINAL, DIFFUSERS = "original", "diffusers"
 # Not layouts of a ControlNet, but of what acts in its place.
 # diffusers' with what tells several kinds of pictures apart.
 UNION = "union"
-FLUX = "flux"
+TRANSFORMER = "transformer"
 T2I_ADAPTER, CONTROL_LORA, IP_ADAPTER = "T2I-Adapter", "Control-LoRA", "IP-Adapter"
 _PREFIX = "control_model."
 _HEADS = 8
@@ -33,8 +33,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 # Relatives that steer too, but in other ways; the more particular first.
 _RELATIVES = (
     ("lllite_", "a ControlNet-LLLite"),
-    ("controlnet_x_embedder.", "a ControlNet of a transformer model other than Flux.1"),
-    ("controlnet_blocks.", "a ControlNet of a transformer model other than Flux.1"),
+    (
+        "controlnet_x_embedder.",
+        "a ControlNet of a transformer model other than Flux.1 and Qwen-Image",
+    ),
+    ("controlnet_blocks.", "a ControlNet of a transformer model other than Flux.1 and Qwen-Image"),
 )
 
 
@@ -54,9 +57,10 @@ def match_controlnet(header: CheckpointHeader) -> ControlMatch:
         UnsupportedCheckpoint: it is none, or one of a kind that this version cannot run.
     """
     name = header.path.name
-    signs = flux_signs(header)
-    if signs:
-        return ControlMatch(layout=FLUX, family="flux", reason=signs)
+    transformer = transformer_family(header)
+    if transformer:
+        reason = f"ControlNet of a transformer (controlnet_x_embedder): {transformer}"
+        return ControlMatch(layout=TRANSFORMER, family=transformer, reason=reason)
     for prefix, kind in _RELATIVES:
         if header.has_prefix(prefix):
             raise UnsupportedCheckpoint(
@@ -101,16 +105,18 @@ def match_controlnet(header: CheckpointHeader) -> ControlMatch:
     )
 
 
-def flux_signs(header: CheckpointHeader) -> str:
-    """Return why a file is a ControlNet of Flux.1, "" when it is not."""
-    text = header.tensors.get("context_embedder.weight")
-    wanted = ("controlnet_x_embedder.weight", "time_text_embed.text_embedder.linear_1.weight")
-    if text is None or not all(name in header.tensors for name in wanted):
+def transformer_family(header: CheckpointHeader) -> str:
+    """Return the family whose transformer a ControlNet is for; "" where it is for a U-Net.
+
+    Stable Diffusion 3's has the parts of Flux's too, but cuts its patches itself.
+    """
+    tensors = header.tensors
+    if "controlnet_x_embedder.weight" not in tensors or header.has_prefix("pos_embed."):
         return ""
-    # Stable Diffusion 3's has the same parts, but cuts its patches itself.
-    if header.has_prefix("pos_embed."):
-        return ""
-    return f"ControlNet of Flux.1 (controlnet_x_embedder), text states of width {text.shape[-1]}"
+    if {"txt_norm.weight", "txt_in.weight", "img_in.weight"} <= tensors.keys():
+        return "qwen_image"
+    pooled = "time_text_embed.text_embedder.linear_1.weight"
+    return "flux" if {"context_embedder.weight", pooled} <= tensors.keys() else ""
 
 
 def _match_control_lora(header: CheckpointHeader) -> ControlMatch:

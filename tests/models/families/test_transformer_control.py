@@ -1,14 +1,16 @@
-"""ControlNets of Flux.1: what is drawn with one is what diffusers' own pipeline draws."""
+"""ControlNets of Flux.1 and Qwen-Image draw what diffusers' own pipelines draw with them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxControlNetModel
+from diffusers import FluxControlNetModel, QwenImageControlNetModel
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -18,7 +20,7 @@ from sdforge.core.control import CONTROL_FIRST, ControlUnit
 from sdforge.core.events import Notice
 from sdforge.sampling.flow_sigmas import FlowSigmas, flux_shift
 from sdforge.sampling.sigmas import make_sigmas
-from tests.models.families import peers
+from tests.models.families import more_peers, peers
 from tests.models.families.conftest import Draw
 from tests.tiny_control import make_controlnet, random_weights
 
@@ -80,18 +82,25 @@ def scene() -> Image.Image:
     return Image.fromarray(numbers.to(torch.uint8).numpy())
 
 
+@contextmanager
+def the_mean_of_latents() -> Iterator[None]:
+    """Let diffusers' VAE not draw from the distribution of latents, as nothing here does."""
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    mean = DiagonalGaussianDistribution.mode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator: mean(self))
+        yield
+
+
 def theirs(files: dict[str, Path], folder: Path, network: Any, **values: Any) -> torch.Tensor:
     from diffusers import FluxControlNetPipeline
-    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
     plain = peers.flux(files, folder, guided=True)
     parts = {name: part for name, part in plain.components.items() if part is not None}
     pipe = FluxControlNetPipeline(**parts, controlnet=network)
     noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(1))
-    with pytest.MonkeyPatch.context() as patch:
-        # It draws from the distribution of latents; here as everywhere their mean is taken.
-        mean = DiagonalGaussianDistribution.mode
-        patch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator: mean(self))
+    with the_mean_of_latents():
         packed = peers.drawn(
             pipe,
             SIGMAS,
@@ -133,6 +142,67 @@ def test_a_controlnet_draws_what_diffusers_draws(
     wanted = theirs(files, tmp_path, network, **told)
     assert (ours - wanted).abs().max() < 1e-5 * wanted.abs().max()
     assert (ours - plain).abs().max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def qwen_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("qwen-control")
+    made = {
+        "qwen": transformers.qwen_image(context=32),
+        "vae": vae.video_vae(),
+        "reader": text.qwen25(),
+    }
+    found = {
+        name: write_safetensors(folder / f"{name}.safetensors", random_tensors(shapes, seed), "F32")
+        for seed, (name, shapes) in enumerate(made.items(), start=1)
+    }
+    found["control"] = folder / "control.safetensors"
+    save_file(qwen_control().state_dict(), found["control"])
+    return found
+
+
+def qwen_control() -> QwenImageControlNetModel:
+    """A network of one block, for a transformer of two."""
+    network = QwenImageControlNetModel(
+        num_layers=1, attention_head_dim=32, num_attention_heads=2, joint_attention_dim=32,
+        axes_dims_rope=(4, 14, 14),
+    ).eval()  # fmt: skip
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    network.load_state_dict(random_weights(shapes, seed=9))
+    return network
+
+
+def test_one_of_qwen_image_draws_what_diffusers_draws(
+    qwen_files: dict[str, Path], draw: Draw, tmp_path: Path
+) -> None:
+    from diffusers import QwenImageControlNetPipeline
+
+    modules = {"VAE": qwen_files["vae"], "text_encoder": qwen_files["reader"]}
+    values: dict[str, Any] = {"modules": modules, **ASKED}
+    plain = draw(qwen_files["qwen"], **values).latents
+    steered = (ControlUnit(model="control", weight=0.7), scene(), qwen_files["control"])
+    ours = draw(qwen_files["qwen"], control=steered, **values).latents
+    parts = more_peers.qwen_image(qwen_files, tmp_path).components
+    pipe = QwenImageControlNetPipeline(**parts, controlnet=qwen_control())
+    noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(1))
+    with the_mean_of_latents():
+        packed = peers.drawn(
+            pipe,
+            make_sigmas("Simple", STEPS, FlowSigmas(3.1))[:-1],
+            prompt=PROMPT,
+            latents=pipe._pack_latents(noise.unsqueeze(2), 1, 16, 8, 8),
+            true_cfg_scale=1.0,
+            height=64,
+            width=64,
+            control_image=scene(),
+            controlnet_conditioning_scale=0.7,
+        )
+    wanted = pipe._unpack_latents(packed, 64, 64, 8).squeeze(2)
+    assert (ours - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert (ours - plain).abs().max() > 1e-3
+    lowvram = draw(qwen_files["qwen"], mode="lowvram", control=steered, **values).latents
+    normal = draw(qwen_files["qwen"], mode="normal", control=steered, **values).latents
+    assert torch.equal(lowvram, normal)
 
 
 @pytest.mark.parametrize("mode", ["medvram", "lowvram"])

@@ -1,4 +1,4 @@
-"""A Flux transformer with ControlNets beside it: what they add behind each of its blocks.
+"""A Flux or Qwen-Image transformer with ControlNets beside it: what they add behind its blocks.
 
 It takes the transformer's place as `controlled.py` takes a U-Net's. A network of few blocks adds
 the same behind several of the transformer's, evenly spread; that is done here and not in there, so
@@ -15,14 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdforge.models.adapters.flux_controlnet import is_flux_control
+from sdforge.models.adapters.transformer_controlnet import is_flux_control
 from sdforge.models.flux_call import PATCH, padded_to_patches, patches
 from sdforge.pipeline.placed import PlacedUnit
 
-__all__ = ["ControlledFlux", "is_flux_control"]
+# Blocks of the transformer, and what it calls what is added behind them.
+_ADDED = {
+    "transformer_blocks": "controlnet_block_samples",
+    "single_transformer_blocks": "controlnet_single_block_samples",
+}
 
 
-class ControlledFlux(nn.Module):
+class ControlledTransformer(nn.Module):
     """Has the transformer's signature; that is not its child, so that nothing walks into it."""
 
     def __init__(
@@ -36,61 +40,59 @@ class ControlledFlux(nn.Module):
     def forward(self, **inputs: Any) -> Any:
         """Run the units on the transformer's inputs, add up what they say, and run it."""
         (module,) = self._in_a_tuple
-        depths = [len(getattr(module, name)) for name in _BLOCKS]
-        added: list[list[Tensor] | None] = [None, None]
+        added: dict[str, list[Tensor]] = {}
         for placed, rows in self._units:
-            for number, said in enumerate(_said(placed, rows, inputs)):
+            for blocks, said in zip(_ADDED, _said(placed, rows, inputs), strict=False):
                 if said:
-                    spread = _spread(said, depths[number])
-                    before = added[number]
-                    added[number] = (
-                        spread
-                        if before is None
-                        else [one + other for one, other in zip(before, spread, strict=True)]
-                    )
-        return module(
-            **inputs,
-            controlnet_block_samples=added[0],
-            controlnet_single_block_samples=added[1],
-        )
+                    spread = _spread(said, len(getattr(module, blocks)))
+                    before = added.get(_ADDED[blocks], [0] * len(spread))
+                    added[_ADDED[blocks]] = [a + b for a, b in zip(before, spread, strict=True)]
+        return module(**inputs, **added)
 
 
-_BLOCKS = ("transformer_blocks", "single_transformer_blocks")
-_BY_ROW = ("encoder_hidden_states", "pooled_projections", "timestep")
-
-
-def _said(
-    placed: PlacedUnit, rows: list[int] | None, inputs: dict[str, Any]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what a unit adds behind blocks of either kind, weighted, for all rows and patches."""
-    network: Any = placed.network
+def _said(placed: PlacedUnit, rows: list[int] | None, inputs: dict[str, Any]) -> list[list[Tensor]]:
+    """Return what a unit adds behind blocks of each kind, weighted, for all rows and patches."""
     seen = inputs["hidden_states"]
     hint = patches(padded_to_patches(placed.hint.to(seen)))
     count, channels = hint.shape[1:]
     acting = list(range(len(seen))) if rows is None else rows
     # Behind the drawn patches may lie those of a picture to refer to; within them, a mask's.
     drawn = seen[acting, :count, :channels]
-    guidance = inputs["guidance"]
-    mode = {}
-    if placed.kind is not None:
-        kinds = torch.full((len(acting), 1), placed.kind, device=seen.device)
-        mode = {"controlnet_mode": kinds}
-    found = network(
+    told = _told_flux if is_flux_control(placed.network) else _told_qwen_image
+    found = placed.network(
         hidden_states=drawn,
         controlnet_cond=hint.expand(len(acting), -1, -1),
-        img_ids=inputs["img_ids"][:count],
-        txt_ids=inputs["txt_ids"],
-        guidance=guidance[acting] if network.config["guidance_embeds"] else None,
+        encoder_hidden_states=inputs["encoder_hidden_states"][acting],
+        timestep=inputs["timestep"][acting],
         return_dict=False,
-        **{name: inputs[name][acting] for name in _BY_ROW},
-        **mode,
+        **told(placed, acting, count, inputs),
     )
-    size = placed.hint.shape[-2:]
-    weight = placed.unit.weight * _mask(placed, size, drawn)
-    doubles, singles = (
-        [_placed(one * weight, acting, seen) for one in part or ()] for part in found
-    )
-    return doubles, singles
+    parts = found if isinstance(found, tuple) else (found,)
+    weight = placed.unit.weight * _mask(placed, placed.hint.shape[-2:], drawn)
+    return [[_placed(one * weight, acting, seen) for one in part or ()] for part in parts]
+
+
+def _told_flux(
+    placed: PlacedUnit, acting: list[int], count: int, inputs: dict[str, Any]
+) -> dict[str, Any]:
+    config: Any = placed.network.config
+    told = {
+        "pooled_projections": inputs["pooled_projections"][acting],
+        "img_ids": inputs["img_ids"][:count],
+        "txt_ids": inputs["txt_ids"],
+        "guidance": inputs["guidance"][acting] if config["guidance_embeds"] else None,
+    }
+    if placed.kind is not None:
+        kinds = torch.full((len(acting), 1), placed.kind, device=inputs["hidden_states"].device)
+        told["controlnet_mode"] = kinds
+    return told
+
+
+def _told_qwen_image(
+    placed: PlacedUnit, acting: list[int], count: int, inputs: dict[str, Any]
+) -> dict[str, Any]:
+    # The drawn picture's shape comes first.
+    return {"img_shapes": [inputs["img_shapes"][row][:1] for row in acting]}
 
 
 def _mask(placed: PlacedUnit, size: Sequence[int], like: Tensor) -> Tensor:
