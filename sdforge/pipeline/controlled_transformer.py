@@ -45,8 +45,8 @@ class ControlledTransformer(nn.Module):
             for blocks, said in zip(_ADDED, _said(placed, rows, inputs), strict=False):
                 if said:
                     spread = _spread(said, len(getattr(module, blocks)))
-                    before = added.get(_ADDED[blocks], [0] * len(spread))
-                    added[_ADDED[blocks]] = [a + b for a, b in zip(before, spread, strict=True)]
+                    before = added.get(_ADDED[blocks])
+                    added[_ADDED[blocks]] = _sum(before, spread) if before else spread
         return module(**inputs, **added)
 
 
@@ -101,6 +101,10 @@ def _mask(placed: PlacedUnit, size: Sequence[int], like: Tensor) -> Tensor:
         return like.new_ones(1, 1, 1)
     sides = [math.ceil(side / PATCH) for side in size]
     return F.interpolate(placed.mask.to(like), size=sides, mode="area").view(1, -1, 1)
+
+
+def _sum(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
+    return [a + b for a, b in zip(first, second, strict=True)]
 
 
 def _placed(said: Tensor, rows: list[int], seen: Tensor) -> Tensor:
