@@ -101,10 +101,13 @@ def request_from_values(
     }
     if not values.get(SEED_EXTRAS):
         chosen.update({name: FIELD[name].default for name in _VARIATION_NAMES})
-    chosen |= passes.request_parts(values, chosen, tab, pictures or Pictures())
+    pictures = pictures or Pictures()
+    chosen |= passes.request_parts(values, chosen, tab, pictures)
+    # The prompts of a picture's own text hold its styles' already.
+    styles = [] if pictures.infotext else style_names(values.get(STYLES))
     return GenerationRequest(
         **chosen,
-        styles=tuple(style_names(values.get(STYLES))),
+        styles=tuple(styles),
         extensions=dict(extensions or {}),
         overrides=read_overrides(values.get(OVERRIDES)),
     )

@@ -18,7 +18,7 @@ from sdforge.core.fields import FIELD
 from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest
 from sdforge.engine.picture_batch import PictureBatch
-from sdforge.output.infotext import Infotext
+from sdforge.output.infotext import Infotext, parse_infotext, request_from_infotext
 from sdforge.output.infotext_modules import SAME_CHOICES, hires_modules
 from sdforge.ui import batch
 from sdforge.ui.control import read_batches, read_units
@@ -61,6 +61,12 @@ _STRENGTH: Mapping[str, float] = {TXT2IMG: 0.7, IMG2IMG: 0.75}
 _SWITCH_AT = 0.8
 _MASK_NAMES = ("mask_blur_x", "mask_invert", "masked_content", "only_masked", "only_masked_padding")
 _HIRES_NAMES = tuple(name for name in FIELD if name.startswith("hires"))
+_PROMPTS = ("prompt", "negative_prompt")
+# What a picture is enlarged with as it was drawn; size, passes and masks are another matter.
+_OF_DRAWING = (
+    "steps", "sampler", "schedule", "cfg_scale", "distilled_cfg_scale", "seed", "subseed",
+    "subseed_strength", "seed_resize_from_w", "seed_resize_from_h", "tiling",
+)  # fmt: skip
 # Rows whose values are names of checkpoints; the page lists them when it is filled.
 CHECKPOINT_NAMES = ("refiner", "hires_checkpoint")
 
@@ -68,6 +74,9 @@ CHECKPOINT_NAMES = ("refiner", "hires_checkpoint")
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
     """The stored pictures that come with a form; `seed` belongs to `first`, which is enlarged.
+
+    With an `infotext` of its own, `first` is drawn with what that says instead of the form's
+    values, but for those of hires fix.
 
     `paint` are colours over `init`, `batch` the pictures of a batch with the names of their files,
     `control` the ControlNet units that are on, and `control_batches` what some of these look at in
@@ -80,6 +89,7 @@ class Pictures:
     batch: tuple[tuple[InputImage, str], ...] = ()
     first: InputImage | None = None
     seed: int | None = None
+    infotext: str = ""
     control: tuple[ControlUnit, ...] = ()
     control_batches: Mapping[int, PictureBatch] = field(default_factory=dict)
 
@@ -106,6 +116,7 @@ class Pictures:
                 **images,
                 batch=several,
                 seed=None if seed is None else int(seed),
+                infotext=str(sent.get("infotext") or ""),
                 control=read_units(sent.get("control")),
                 control_batches=read_batches(sent.get("control")),
             )
@@ -205,7 +216,18 @@ def request_parts(
         }
         if pictures.seed is not None:
             parts["seed"] = pictures.seed
+        parts |= _own_parameters(pictures.infotext)
     return parts
+
+
+def _own_parameters(text: str) -> dict[str, Any]:
+    """Return what a picture's infotext says of how it was drawn, its passes and size aside."""
+    infotext = parse_infotext(text)
+    if not infotext.fields:
+        return {}
+    request = request_from_infotext(infotext)
+    said = {name for name in _OF_DRAWING if FIELD[name].infotext in infotext.fields}
+    return {name: getattr(request, name) for name in (*_PROMPTS, *said)}
 
 
 def _img2img_parts(

@@ -65,4 +65,9 @@ def test_waiting_jobs_are_moved_cancelled_and_drawn_again_and_pictures_found(
     page.click("#history_picture button:has-text('Send to img2img')")
     page.wait_for_selector("#img2img_image .frame:not([hidden]) img")
     page.wait_for_function("document.querySelector('#img2img_prompt textarea')?.value === 'a bear'")
+    open_tab(page, "history")
+    page.click("#history_pictures .card-face")
+    page.click("#history_picture button:has-text('Enlarge')")
+    said = "document.querySelector('#html_info_txt2img')?.textContent"
+    page.wait_for_function(f"{said}?.includes('Hires upscale: 2') && {said}.startsWith('a bear')")
     assert visitor.errors == []

@@ -72,6 +72,29 @@ def test_the_same_form_sent_twice_makes_one_job(backend: Backend) -> None:
     assert len(backend.engine.jobs()) == 1
 
 
+def test_a_picture_from_elsewhere_is_enlarged_with_its_own_parameters(backend: Backend) -> None:
+    first = stored_picture(backend, (128, 96)).to_json()
+    values = filled(
+        backend, prompt="a cat", steps=9, hires_scale=1.5, hires_steps=3, styles=["gone"]
+    )  # fmt: skip
+    own = INFOTEXT.replace("Batch size: 4", "Hires upscale: 3, Hires steps: 8")
+    pictures = json.dumps({"first": first, "infotext": own})
+    answer = backend.tab.submit(values | {TASK_ID: "task(own)", PICTURES: pictures})
+    assert answer[ANSWER]["accepted"] == "task(own)"
+    request = backend.engine.wait("task(own)", timeout=10).request
+    assert (request.prompt, request.negative_prompt, request.styles) == ("a red fox", "blurry", ())
+    assert (request.seed, request.subseed, request.subseed_strength) == (77, 9, 0.25)
+    assert (request.steps, request.sampler, request.schedule) == (31, "Euler", "Karras")
+    assert (request.width, request.height, request.batch_size) == (128, 96, 1)
+    assert (request.hires, request.hires_scale, request.hires_steps) == (True, 1.5, 3)
+    # Without a text the form's values count.
+    pictures = json.dumps({"first": first, "infotext": ""})
+    values |= {TASK_ID: "task(form)", PICTURES: pictures, "styles": []}
+    assert backend.tab.submit(values)[ANSWER]["accepted"] == "task(form)"
+    request = backend.engine.wait("task(form)", timeout=10).request
+    assert (request.prompt, request.steps, request.hires_scale) == ("a cat", 9, 1.5)
+
+
 def test_the_second_passes_files_are_chosen_read_and_remembered(backend: Backend) -> None:
     vae = backend.paths.vaes[0] / "mine.safetensors"
     write_checkpoint(vae, prefix="first_stage_model.")

@@ -193,6 +193,10 @@ export class HistoryPanel {
       "Send to img2img": () => this.tabs.img2img.receive(given, "img2img"),
       "Send to inpaint": () => this.tabs.img2img.receive(given, "inpaint"),
       "Send to extras": () => this.tabs.extras.receive(given),
+      "✨ Enlarge": () => {
+        this.tabs.txt2img.open();
+        this.tabs.txt2img.enlarge(given);
+      },
       "Draw it again": () => this.drawAgain(picture),
     };
     return Object.entries(sends).map(([text, run]) =>

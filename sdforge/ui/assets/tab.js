@@ -195,13 +195,14 @@ export class Tab {
     else this.form.set(afterwards);
   }
 
-  // Draws the shown picture larger with what the form says of hires fix.
-  async enlarge() {
-    const picture = this.results.picture();
+  // Draws a picture larger with what the form says of hires fix: the shown one with the form's other values as well,
+  // one from elsewhere with its own.
+  async enlarge(given = null) {
+    const picture = given || this.results.picture();
     if (!picture) return;
     try {
       const first = await upload("api/v1/inputs", await (await fetch(picture.url)).blob());
-      await this.jobs.submit({ first, seed: picture.seed });
+      await this.jobs.submit(given ? { first, infotext: given.infotext } : { first, seed: picture.seed });
     } catch (error) {
       notify(error.message, "error");
     }
