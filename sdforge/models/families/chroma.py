@@ -20,35 +20,25 @@ from sdforge.models.families.building import (
     RECIPES_KEPT,
     SKELETONS_KEPT,
     Config,
-    check_complete,
-    check_text_width,
-    kl_vae_only,
     plain_sources,
-    prefix_of,
     skeleton_of,
 )
 from sdforge.models.families.fast_kinds import fast_kind, signs_of
-from sdforge.models.families.flux import (
-    LATENT_CHANNELS,
-    LATENT_DOWNSCALE,
-    SCALE,
-    SHIFT,
-    rotation_axes,
-)
+from sdforge.models.families.flux import rotation_axes
 from sdforge.models.families.flux_keys import flux_sources
-from sdforge.models.families.ldm import vae_recipe
+from sdforge.models.families.one_reader import OneReader
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.families.t5s import t5_recipe
 from sdforge.models.layout import Layout
-from sdforge.models.parts import Part
 
 if TYPE_CHECKING:
     import torch
 
     from sdforge.memory.component import Component
     from sdforge.memory.manager import MemoryManager
-    from sdforge.models.bundle import Parts
+    from sdforge.models.flow_denoiser import FlowDenoiser
     from sdforge.models.skeleton import Skeleton
+    from sdforge.models.text_encoder import PromptText
 
 _SIDE = 1024
 _STEPS, _CFG_SCALE = 26, 4.0
@@ -59,13 +49,12 @@ _GUIDE = "distilled_guidance_layer."
 _GUIDE_NAMES = {".in_layer.": ".linear_1.", ".out_layer.": ".linear_2.", ".scale": ".weight"}
 
 
-class Chroma:
+class Chroma(OneReader):
     """The family of Chroma."""
 
     name = "chroma"
     label = "Chroma"
-    roles = ("text_encoder", "denoiser", "vae")
-    optional: frozenset[str] = frozenset()
+    reader = "t5"
     apart: Mapping[str, tuple[str, str]] = MappingProxyType(
         {
             "text_encoder": ("T5", "t5xxl_fp8_e4m3fn.safetensors"),
@@ -97,95 +86,62 @@ class Chroma:
             ),
         )
 
-    def role_of(self, part: Part) -> str | None:
-        """Return what a network of any file is to this family, None for no use."""
-        if part.role == "denoiser":
-            return "denoiser" if part.kind == self.name else None
-        if part.kind == "t5":
-            return "text_encoder"
-        return kl_vae_only(part, LATENT_CHANNELS)
-
-    def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
-        """Return how to make one of the networks from a file that holds it.
-
-        Raises:
-            MissingModel: the file lacks this part, or some of it.
-            UnsupportedCheckpoint: its shapes do not fit together.
-        """
-        prefix = prefix_of(role, header, self.role_of)
-        if role == "vae":
-            recipe = vae_recipe(header, latent_channels=LATENT_CHANNELS, family=self.label)
-        elif role == "text_encoder":
-            recipe = t5_recipe(header, prefix, role=role)
-        else:
-            recipe = _transformer(header, prefix)
-        check_complete(recipe, header)
-        return recipe
-
-    def assemble(
-        self,
-        match: Match,
-        components: Mapping[str, Component],
-        memory: MemoryManager,
-        headers: Mapping[str, CheckpointHeader],
-    ) -> Parts:
-        """Return encoder, denoiser and VAE over the loaded networks."""
-        from sdforge.models.bundle import LatentFormat, Parts
-        from sdforge.models.chroma_call import ChromaText, call_chroma
-        from sdforge.models.flow_denoiser import FlowDenoiser
-        from sdforge.models.flux_text import T5Text
-        from sdforge.models.preview import fit_preview
-        from sdforge.models.tokenizers import t5_tokenizer
-        from sdforge.models.vae import Vae
-
-        check_text_width(components["denoiser"], "joint_attention_dim", components["text_encoder"])
-        plain = LatentFormat(
-            channels=LATENT_CHANNELS, downscale=LATENT_DOWNSCALE, scale=SCALE, shift=SHIFT
-        )
-        vae = Vae(components["vae"], memory, plain)
-        t5 = T5Text(components["text_encoder"], memory, t5_tokenizer, least=None)
-        return Parts(
-            latent_format=plain.with_preview(*fit_preview(vae)),
-            text=ChromaText(t5),
-            vae=vae,
-            denoiser=FlowDenoiser(
-                components["denoiser"],
-                call_chroma,
-                architecture=self.name,
-                shift=_SIGMA_SHIFT,
-                usual_tokens=_USUAL_TOKENS,
+    def transformer_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        """Return how to make the denoiser from the tensors below `prefix`."""
+        sources = _sources(header.layout, prefix)
+        shapes = Shapes(header, {name: one.shape for name, one in sources.items()}, "transformer")
+        width, channels = shapes.dims("x_embedder.weight", 2)
+        head = shapes.dims("transformer_blocks.0.attn.norm_q.weight", 1)[0]
+        if width % head or head % 16:
+            raise shapes.misfit(f"its width {width} cannot be cut into heads of {head}")
+        hidden, numbers = shapes.dims(f"{_GUIDE}in_proj.weight", 2)
+        config: Config = (
+            ("in_channels", channels),
+            ("out_channels", shapes.dims("proj_out.weight", 2)[0]),
+            (
+                "num_layers",
+                shapes.count(lambda number: f"transformer_blocks.{number}.attn.to_q.weight"),
             ),
+            (
+                "num_single_layers",
+                shapes.count(lambda number: f"single_transformer_blocks.{number}.attn.to_q.weight"),
+            ),
+            ("attention_head_dim", head),
+            ("num_attention_heads", width // head),
+            ("joint_attention_dim", shapes.dims("context_embedder.weight", 2)[1]),
+            ("axes_dims_rope", rotation_axes(head)),
+            ("approximator_num_channels", numbers),
+            ("approximator_hidden_dim", hidden),
+            ("approximator_layers", shapes.count(lambda number: f"{_GUIDE}norms.{number}.weight")),
+        )
+        return _recipe(header.layout, prefix, config)
+
+    def text_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        """Return how to make the reader from the tensors below `prefix`."""
+        return t5_recipe(header, prefix, role="text_encoder")
+
+    def denoiser(self, component: Component) -> FlowDenoiser:
+        """Return what calls the denoiser."""
+        from sdforge.models.chroma_call import call_chroma
+        from sdforge.models.flow_denoiser import FlowDenoiser
+
+        return FlowDenoiser(
+            component,
+            call_chroma,
+            architecture=self.name,
+            shift=_SIGMA_SHIFT,
+            usual_tokens=_USUAL_TOKENS,
         )
 
+    def text(
+        self, component: Component, memory: MemoryManager, header: CheckpointHeader
+    ) -> PromptText:
+        """Return what reads prompts."""
+        from sdforge.models.chroma_call import ChromaText
+        from sdforge.models.flux_text import T5Text
+        from sdforge.models.tokenizers import t5_tokenizer
 
-def _transformer(header: CheckpointHeader, prefix: str) -> Recipe:
-    sources = _sources(header.layout, prefix)
-    shapes = Shapes(header, {name: one.shape for name, one in sources.items()}, "transformer")
-    width, channels = shapes.dims("x_embedder.weight", 2)
-    head = shapes.dims("transformer_blocks.0.attn.norm_q.weight", 1)[0]
-    if width % head or head % 16:
-        raise shapes.misfit(f"its width {width} cannot be cut into heads of {head}")
-    hidden, numbers = shapes.dims(f"{_GUIDE}in_proj.weight", 2)
-    config: Config = (
-        ("in_channels", channels),
-        ("out_channels", shapes.dims("proj_out.weight", 2)[0]),
-        (
-            "num_layers",
-            shapes.count(lambda number: f"transformer_blocks.{number}.attn.to_q.weight"),
-        ),
-        (
-            "num_single_layers",
-            shapes.count(lambda number: f"single_transformer_blocks.{number}.attn.to_q.weight"),
-        ),
-        ("attention_head_dim", head),
-        ("num_attention_heads", width // head),
-        ("joint_attention_dim", shapes.dims("context_embedder.weight", 2)[1]),
-        ("axes_dims_rope", rotation_axes(head)),
-        ("approximator_num_channels", numbers),
-        ("approximator_hidden_dim", hidden),
-        ("approximator_layers", shapes.count(lambda number: f"{_GUIDE}norms.{number}.weight")),
-    )
-    return _recipe(header.layout, prefix, config)
+        return ChromaText(T5Text(component, memory, t5_tokenizer, least=None))
 
 
 @lru_cache(maxsize=RECIPES_KEPT)

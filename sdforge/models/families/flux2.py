@@ -22,27 +22,24 @@ from sdforge.models.families.building import (
     RECIPES_KEPT,
     SKELETONS_KEPT,
     Config,
-    check_complete,
-    check_text_width,
     plain_sources,
-    prefix_of,
     skeleton_of,
 )
 from sdforge.models.families.flux2_vaes import CHANNELS, DOWNSCALE, flux2_vae_recipe
 from sdforge.models.families.flux_keys import FLUX2, flux_sources
+from sdforge.models.families.one_reader import OneReader
 from sdforge.models.families.qwens import qwen_recipe
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.layout import Layout
-from sdforge.models.parts import Part
 
 if TYPE_CHECKING:
     from sdforge.memory.component import Component
     from sdforge.memory.manager import MemoryManager
-    from sdforge.models.bundle import Parts
+    from sdforge.models.flow_denoiser import FlowDenoiser
     from sdforge.models.skeleton import Skeleton
     from sdforge.models.text_encoder import PromptText
+    from sdforge.models.vae import Vae
 
-VAE_KIND = "flux2"
 _SIDE = 1024
 _MISTRAL = "Mistral"
 _VAE = ("VAE", "flux2-vae.safetensors")
@@ -63,79 +60,70 @@ _AUTHORS = "img_in.weight"
 _AXES = 4
 
 
-class _Flux2:
-    """What both families share; subclasses are `base.Family`."""
+class _Flux2(OneReader):
+    """What both families share."""
 
-    name = ""
-    label = ""
-    roles = ("text_encoder", "denoiser", "vae")
-    optional: frozenset[str] = frozenset()
-    reader = ""
+    vae_kind = "flux2"
 
-    def role_of(self, part: Part) -> str | None:
-        """Return what a network of any file is to this family, None for no use."""
-        if part.role == "denoiser":
-            return "denoiser" if part.kind == self.name else None
-        return {self.reader: "text_encoder", VAE_KIND: "vae"}.get(part.kind)
+    def transformer_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        """Return how to make the denoiser from the tensors below `prefix`."""
+        sources = _sources(header.layout, prefix)
+        shapes = Shapes(header, {name: one.shape for name, one in sources.items()}, "transformer")
+        width, channels = shapes.dims("x_embedder.weight", 2)
+        head = shapes.dims("transformer_blocks.0.attn.norm_q.weight", 1)[0]
+        hidden = shapes.dims("transformer_blocks.0.ff.linear_out.weight", 2)[1]
+        if width % head or head % (2 * _AXES):
+            raise shapes.misfit(f"its width {width} cannot be cut into heads of {head}")
+        time = "time_guidance_embed.timestep_embedder.linear_1.weight"
+        config: Config = (
+            ("in_channels", channels),
+            ("out_channels", shapes.dims("proj_out.weight", 2)[0]),
+            ("num_layers", shapes.count(lambda n: f"transformer_blocks.{n}.attn.to_q.weight")),
+            (
+                "num_single_layers",
+                shapes.count(lambda n: f"single_transformer_blocks.{n}.attn.to_out.weight"),
+            ),
+            ("attention_head_dim", head),
+            ("num_attention_heads", width // head),
+            ("joint_attention_dim", shapes.dims("context_embedder.weight", 2)[1]),
+            ("timestep_guidance_channels", shapes.dims(time, 2)[1]),
+            ("mlp_ratio", hidden / width),
+            ("axes_dims_rope", (head // _AXES,) * _AXES),
+            (
+                "guidance_embeds",
+                "time_guidance_embed.guidance_embedder.linear_1.weight" in shapes,
+            ),
+        )
+        is_authors = _AUTHORS in header.layout.under(prefix)
+        return _recipe(header.layout, prefix, is_authors, config)
 
-    def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
-        """Return how to make one of the networks from a file that holds it.
+    def vae_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        """Return how to make the VAE from the tensors below `prefix`."""
+        return flux2_vae_recipe(header)
 
-        Raises:
-            MissingModel: the file lacks this part, or some of it, or comes without its tokenizer.
-            UnsupportedCheckpoint: its shapes do not fit together.
-        """
-        prefix = prefix_of(role, header, self.role_of)
-        if role == "vae":
-            recipe = flux2_vae_recipe(header)
-        elif role == "text_encoder":
-            recipe = self._text_recipe(header, prefix)
-        else:
-            recipe = _transformer(header, prefix)
-        check_complete(recipe, header)
-        return recipe
+    def vae(self, component: Component, memory: MemoryManager) -> Vae:
+        """Return what encodes and decodes."""
+        from sdforge.models.bundle import LatentFormat
+        from sdforge.models.flux2_vae import PatchedVae
 
-    def assemble(
-        self,
-        match: Match,
-        components: Mapping[str, Component],
-        memory: MemoryManager,
-        headers: Mapping[str, CheckpointHeader],
-    ) -> Parts:
-        """Return encoder, denoiser and VAE over the loaded networks."""
-        from sdforge.models.bundle import LatentFormat, Parts
+        own = LatentFormat(channels=CHANNELS, downscale=DOWNSCALE, scale=1.0)
+        return PatchedVae(component, memory, own, trace="vae-32")
+
+    def denoiser(self, component: Component) -> FlowDenoiser:
+        """Return what calls the denoiser."""
         from sdforge.models.denoiser import SEES_REFERENCE
         from sdforge.models.flow_denoiser import BY_SIZE_AND_STEPS, FlowDenoiser
         from sdforge.models.flux2_call import call_flux2
         from sdforge.models.flux2_text import TOKENS
-        from sdforge.models.flux2_vae import PatchedVae
-        from sdforge.models.preview import fit_preview
 
-        text = components["text_encoder"]
-        check_text_width(components["denoiser"], "joint_attention_dim", text)
-        own = LatentFormat(channels=CHANNELS, downscale=DOWNSCALE, scale=1.0)
-        vae = PatchedVae(components["vae"], memory, own, trace="vae-32")
-        return Parts(
-            latent_format=vae.latent_format.with_preview(*fit_preview(vae)),
-            text=self._text(text, memory, headers["text_encoder"]),
-            vae=vae,
-            denoiser=FlowDenoiser(
-                components["denoiser"],
-                call_flux2,
-                architecture=self.name,
-                shift=BY_SIZE_AND_STEPS,
-                usual_tokens=TOKENS,
-                sees=SEES_REFERENCE,
-            ),
+        return FlowDenoiser(
+            component,
+            call_flux2,
+            architecture=self.name,
+            shift=BY_SIZE_AND_STEPS,
+            usual_tokens=TOKENS,
+            sees=SEES_REFERENCE,
         )
-
-    def _text_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
-        raise NotImplementedError
-
-    def _text(
-        self, component: Component, memory: MemoryManager, header: CheckpointHeader
-    ) -> PromptText:
-        raise NotImplementedError
 
 
 class Flux2Klein(_Flux2):
@@ -167,12 +155,14 @@ class Flux2Klein(_Flux2):
             recommended=_BASE if is_base else _DISTILLED,
         )
 
-    def _text_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+    def text_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        """Return how to make the reader from the tensors below `prefix`."""
         return qwen_recipe(header, prefix, role="text_encoder", taps=_KLEIN_LAYERS)
 
-    def _text(
+    def text(
         self, component: Component, memory: MemoryManager, header: CheckpointHeader
     ) -> PromptText:
+        """Return what reads prompts."""
         from sdforge.models.flux2_text import KleinText
         from sdforge.models.tokenizers import qwen_tokenizer
 
@@ -205,15 +195,17 @@ class Flux2Dev(_Flux2):
             recommended=_DEV,
         )
 
-    def _text_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+    def text_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        """Return how to make the reader from the tensors below `prefix`."""
         from sdforge.models.carried_tokenizers import find_tokenizer
 
         find_tokenizer(header, _MISTRAL)
         return qwen_recipe(header, prefix, role="text_encoder", taps=_DEV_LAYERS)
 
-    def _text(
+    def text(
         self, component: Component, memory: MemoryManager, header: CheckpointHeader
     ) -> PromptText:
+        """Return what reads prompts."""
         from sdforge.models.carried_tokenizers import Marks, carried_tokenizer, find_tokenizer
         from sdforge.models.flux2_text import DevText
 
@@ -221,38 +213,6 @@ class Flux2Dev(_Flux2):
         marks = Marks("<s>", "</s>", "<pad>")
         source = find_tokenizer(header, _MISTRAL)
         return DevText(component, memory, partial(carried_tokenizer, source, marks, rows))
-
-
-def _transformer(header: CheckpointHeader, prefix: str) -> Recipe:
-    sources = _sources(header.layout, prefix)
-    shapes = Shapes(header, {name: one.shape for name, one in sources.items()}, "transformer")
-    width, channels = shapes.dims("x_embedder.weight", 2)
-    head = shapes.dims("transformer_blocks.0.attn.norm_q.weight", 1)[0]
-    hidden = shapes.dims("transformer_blocks.0.ff.linear_out.weight", 2)[1]
-    if width % head or head % (2 * _AXES):
-        raise shapes.misfit(f"its width {width} cannot be cut into heads of {head}")
-    time = "time_guidance_embed.timestep_embedder.linear_1.weight"
-    config: Config = (
-        ("in_channels", channels),
-        ("out_channels", shapes.dims("proj_out.weight", 2)[0]),
-        ("num_layers", shapes.count(lambda n: f"transformer_blocks.{n}.attn.to_q.weight")),
-        (
-            "num_single_layers",
-            shapes.count(lambda n: f"single_transformer_blocks.{n}.attn.to_out.weight"),
-        ),
-        ("attention_head_dim", head),
-        ("num_attention_heads", width // head),
-        ("joint_attention_dim", shapes.dims("context_embedder.weight", 2)[1]),
-        ("timestep_guidance_channels", shapes.dims(time, 2)[1]),
-        ("mlp_ratio", hidden / width),
-        ("axes_dims_rope", (head // _AXES,) * _AXES),
-        (
-            "guidance_embeds",
-            "time_guidance_embed.guidance_embedder.linear_1.weight" in shapes,
-        ),
-    )
-    is_authors = _AUTHORS in header.layout.under(prefix)
-    return _recipe(header.layout, prefix, is_authors, config)
 
 
 @lru_cache(maxsize=RECIPES_KEPT)

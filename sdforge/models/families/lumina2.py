@@ -20,26 +20,21 @@ from sdforge.models.families.building import (
     RECIPES_KEPT,
     SKELETONS_KEPT,
     Config,
-    check_complete,
-    check_text_width,
-    kl_vae_only,
     plain_sources,
-    prefix_of,
     skeleton_of,
 )
-from sdforge.models.families.flux import LATENT_CHANNELS, LATENT_DOWNSCALE, SCALE, SHIFT
 from sdforge.models.families.gemmas import gemma_recipe
-from sdforge.models.families.ldm import vae_recipe
 from sdforge.models.families.lumina2_keys import lumina2_sources
+from sdforge.models.families.one_reader import OneReader
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.layout import Layout
-from sdforge.models.parts import Part
 
 if TYPE_CHECKING:
     from sdforge.memory.component import Component
     from sdforge.memory.manager import MemoryManager
-    from sdforge.models.bundle import Parts
+    from sdforge.models.flow_denoiser import FlowDenoiser
     from sdforge.models.skeleton import Skeleton
+    from sdforge.models.text_encoder import PromptText
 
 _READER = "Gemma 2"
 _USUAL = Recommended(width=1024, height=1024, steps=30, cfg_scale=4.0, sampler="Euler")
@@ -48,13 +43,13 @@ _USUAL_TOKENS = 128
 _AUTHORS = "cap_embedder.1.weight"
 
 
-class Lumina2:
+class Lumina2(OneReader):
     """The family of Lumina-Image 2.0."""
 
     name = "lumina2"
     label = "Lumina 2"
-    roles = ("text_encoder", "denoiser", "vae")
-    optional: frozenset[str] = frozenset()
+    reader = "gemma2"
+    text_width = "cap_feat_dim"
     apart: Mapping[str, tuple[str, str]] = MappingProxyType(
         {
             "text_encoder": ("Gemma 2 text encoder", "gemma_2_2b_fp16.safetensors"),
@@ -75,97 +70,64 @@ class Lumina2:
             recommended=_USUAL,
         )
 
-    def role_of(self, part: Part) -> str | None:
-        """Return what a network of any file is to this family, None for no use."""
-        if part.role == "denoiser":
-            return "denoiser" if part.kind == self.name else None
-        if part.kind == "gemma2":
-            return "text_encoder"
-        return kl_vae_only(part, LATENT_CHANNELS)
-
-    def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
-        """Return how to make one of the networks from a file that holds it.
-
-        Raises:
-            MissingModel: the file lacks this part, or some of it, or comes without its tokenizer.
-            UnsupportedCheckpoint: its shapes do not fit together.
-        """
-        prefix = prefix_of(role, header, self.role_of)
-        if role == "vae":
-            recipe = vae_recipe(header, latent_channels=LATENT_CHANNELS, family=self.label)
-        elif role == "text_encoder":
-            from sdforge.models.carried_tokenizers import find_tokenizer
-
-            find_tokenizer(header, _READER)
-            recipe = gemma_recipe(header, prefix, role=role)
-        else:
-            recipe = _transformer(header, prefix)
-        check_complete(recipe, header)
-        return recipe
-
-    def assemble(
-        self,
-        match: Match,
-        components: Mapping[str, Component],
-        memory: MemoryManager,
-        headers: Mapping[str, CheckpointHeader],
-    ) -> Parts:
-        """Return encoder, denoiser and VAE over the loaded networks."""
-        from sdforge.models.bundle import LatentFormat, Parts
-        from sdforge.models.carried_tokenizers import Marks, carried_tokenizer, find_tokenizer
-        from sdforge.models.flow_denoiser import FlowDenoiser
-        from sdforge.models.lumina2_call import Lumina2Text, call_lumina2
-        from sdforge.models.preview import fit_preview
-        from sdforge.models.vae import Vae
-
-        text = components["text_encoder"]
-        check_text_width(components["denoiser"], "cap_feat_dim", text)
-        plain = LatentFormat(
-            channels=LATENT_CHANNELS, downscale=LATENT_DOWNSCALE, scale=SCALE, shift=SHIFT
-        )
-        vae = Vae(components["vae"], memory, plain)
-        tokenizer = partial(
-            carried_tokenizer,
-            find_tokenizer(headers["text_encoder"], _READER),
-            Marks("<bos>", "<eos>", "<pad>"),
-            text.master("model.embed_tokens.weight").holders[0].shape[0],
-        )
-        return Parts(
-            latent_format=plain.with_preview(*fit_preview(vae)),
-            text=Lumina2Text(text, memory, tokenizer),
-            vae=vae,
-            denoiser=FlowDenoiser(
-                components["denoiser"],
-                call_lumina2,
-                architecture=self.name,
-                shift=_SIGMA_SHIFT,
-                usual_tokens=_USUAL_TOKENS,
+    def transformer_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        """Return how to make the denoiser from the tensors below `prefix`."""
+        sources = _sources(header.layout, prefix)
+        shapes = Shapes(header, {name: one.shape for name, one in sources.items()}, "transformer")
+        width, numbers = shapes.dims("x_embedder.weight", 2)
+        head = shapes.dims("layers.0.attn.norm_q.weight", 1)[0]
+        keys = shapes.dims("layers.0.attn.to_k.weight", 2)[0]
+        if width % head or keys % head or width % keys or head % 6:
+            raise shapes.misfit(f"its widths {width} and {keys} cannot be cut into heads of {head}")
+        config: Config = (
+            ("in_channels", numbers // 4),
+            ("hidden_size", width),
+            ("num_layers", shapes.count(lambda layer: f"layers.{layer}.norm2.weight")),
+            (
+                "num_refiner_layers",
+                shapes.count(lambda layer: f"noise_refiner.{layer}.norm2.weight"),
             ),
+            ("num_attention_heads", width // head),
+            ("num_kv_heads", keys // head),
+            # A width of its own, which diffusers rounds a tenth of its usual one up to.
+            ("multiple_of", shapes.dims("layers.0.feed_forward.linear_1.weight", 2)[0]),
+            ("ffn_dim_multiplier", 0.1),
+            ("cap_feat_dim", shapes.dims("time_caption_embed.caption_embedder.1.weight", 2)[1]),
+            ("axes_dim_rope", (head // 3,) * 3),
+        )
+        return _recipe(header.layout, prefix, config)
+
+    def text_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        """Return how to make the reader from the tensors below `prefix`."""
+        from sdforge.models.carried_tokenizers import find_tokenizer
+
+        find_tokenizer(header, _READER)
+        return gemma_recipe(header, prefix, role="text_encoder")
+
+    def denoiser(self, component: Component) -> FlowDenoiser:
+        """Return what calls the denoiser."""
+        from sdforge.models.flow_denoiser import FlowDenoiser
+        from sdforge.models.lumina2_call import call_lumina2
+
+        return FlowDenoiser(
+            component,
+            call_lumina2,
+            architecture=self.name,
+            shift=_SIGMA_SHIFT,
+            usual_tokens=_USUAL_TOKENS,
         )
 
+    def text(
+        self, component: Component, memory: MemoryManager, header: CheckpointHeader
+    ) -> PromptText:
+        """Return what reads prompts."""
+        from sdforge.models.carried_tokenizers import Marks, carried_tokenizer, find_tokenizer
+        from sdforge.models.lumina2_call import Lumina2Text
 
-def _transformer(header: CheckpointHeader, prefix: str) -> Recipe:
-    sources = _sources(header.layout, prefix)
-    shapes = Shapes(header, {name: one.shape for name, one in sources.items()}, "transformer")
-    width, numbers = shapes.dims("x_embedder.weight", 2)
-    head = shapes.dims("layers.0.attn.norm_q.weight", 1)[0]
-    keys = shapes.dims("layers.0.attn.to_k.weight", 2)[0]
-    if width % head or keys % head or width % keys or head % 6:
-        raise shapes.misfit(f"its widths {width} and {keys} cannot be cut into heads of {head}")
-    config: Config = (
-        ("in_channels", numbers // 4),
-        ("hidden_size", width),
-        ("num_layers", shapes.count(lambda layer: f"layers.{layer}.norm2.weight")),
-        ("num_refiner_layers", shapes.count(lambda layer: f"noise_refiner.{layer}.norm2.weight")),
-        ("num_attention_heads", width // head),
-        ("num_kv_heads", keys // head),
-        # A width of its own, which diffusers rounds a tenth of its usual one up to.
-        ("multiple_of", shapes.dims("layers.0.feed_forward.linear_1.weight", 2)[0]),
-        ("ffn_dim_multiplier", 0.1),
-        ("cap_feat_dim", shapes.dims("time_caption_embed.caption_embedder.1.weight", 2)[1]),
-        ("axes_dim_rope", (head // 3,) * 3),
-    )
-    return _recipe(header.layout, prefix, config)
+        rows = component.master("model.embed_tokens.weight").holders[0].shape[0]
+        marks = Marks("<bos>", "<eos>", "<pad>")
+        source = find_tokenizer(header, _READER)
+        return Lumina2Text(component, memory, partial(carried_tokenizer, source, marks, rows))
 
 
 @lru_cache(maxsize=RECIPES_KEPT)

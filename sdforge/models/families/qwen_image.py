@@ -20,25 +20,24 @@ from sdforge.models.families.building import (
     RECIPES_KEPT,
     SKELETONS_KEPT,
     Config,
-    check_complete,
-    check_text_width,
     plain_sources,
-    prefix_of,
     skeleton_of,
 )
 from sdforge.models.families.fast_kinds import fast_kind, signs_of
 from sdforge.models.families.flux import rotation_axes
+from sdforge.models.families.one_reader import OneReader
 from sdforge.models.families.qwens import qwen_recipe
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.families.video_vaes import video_vae_recipe
 from sdforge.models.layout import Layout
-from sdforge.models.parts import Part
 
 if TYPE_CHECKING:
     from sdforge.memory.component import Component
     from sdforge.memory.manager import MemoryManager
-    from sdforge.models.bundle import Parts
+    from sdforge.models.flow_denoiser import FlowDenoiser
     from sdforge.models.skeleton import Skeleton
+    from sdforge.models.text_encoder import PromptText
+    from sdforge.models.vae import Vae
 
 LATENT_CHANNELS, LATENT_DOWNSCALE = 16, 8
 _SIDE = 1328
@@ -51,13 +50,13 @@ _EDIT = re.compile(r"(?<![a-z])edit(?![a-z])")
 _LAYERED = "time_text_embed.addition_t_embedding.weight"
 
 
-class QwenImage:
+class QwenImage(OneReader):
     """The family of Qwen-Image."""
 
     name = "qwen-image"
     label = "Qwen-Image"
-    roles = ("text_encoder", "denoiser", "vae")
-    optional: frozenset[str] = frozenset()
+    reader = "qwen2.5-vl"
+    vae_kind = "wan"
     apart: Mapping[str, tuple[str, str]] = MappingProxyType(
         {
             "text_encoder": ("Qwen2.5-VL text encoder", "qwen_2.5_vl_7b_fp8_scaled.safetensors"),
@@ -87,60 +86,65 @@ class QwenImage:
             ),
         )
 
-    def role_of(self, part: Part) -> str | None:
-        """Return what a network of any file is to this family, None for no use."""
-        if part.role == "denoiser":
-            return "denoiser" if part.kind == self.name else None
-        return {"qwen2.5-vl": "text_encoder", "wan": "vae"}.get(part.kind)
+    def transformer_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        """Return how to make the denoiser from the tensors below `prefix`."""
+        sources = plain_sources(header.layout, prefix)
+        shapes = Shapes(header, {name: one.shape for name, one in sources.items()}, "transformer")
+        width, numbers = shapes.dims("img_in.weight", 2)
+        head = shapes.dims("transformer_blocks.0.attn.norm_q.weight", 1)[0]
+        if width % head or head % 16:
+            raise shapes.misfit(f"its width {width} cannot be cut into heads of {head}")
+        config: Config = (
+            ("in_channels", numbers),
+            ("out_channels", shapes.dims("proj_out.weight", 2)[0] // 4),
+            (
+                "num_layers",
+                shapes.count(lambda number: f"transformer_blocks.{number}.img_mod.1.weight"),
+            ),
+            ("attention_head_dim", head),
+            ("num_attention_heads", width // head),
+            ("joint_attention_dim", shapes.dims("txt_in.weight", 2)[1]),
+            ("axes_dims_rope", rotation_axes(head)),
+        )
+        return _recipe(header.layout, prefix, config)
 
-    def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
-        """Return how to make one of the networks from a file that holds it.
+    def text_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        """Return how to make the reader from the tensors below `prefix`."""
+        return qwen_recipe(header, prefix, role="text_encoder", is_whole=True)
 
-        Raises:
-            MissingModel: the file lacks this part, or some of it.
-            UnsupportedCheckpoint: its shapes do not fit together.
-        """
-        prefix = prefix_of(role, header, self.role_of)
-        if role == "vae":
-            recipe = video_vae_recipe(header, prefix)
-        elif role == "text_encoder":
-            recipe = qwen_recipe(header, prefix, role=role, is_whole=True)
-        else:
-            recipe = _transformer(header, prefix)
-        check_complete(recipe, header)
-        return recipe
-
-    def assemble(
-        self,
-        match: Match,
-        components: Mapping[str, Component],
-        memory: MemoryManager,
-        headers: Mapping[str, CheckpointHeader],
-    ) -> Parts:
-        """Return encoder, denoiser and VAE over the loaded networks."""
-        from sdforge.models.bundle import LatentFormat, Parts
+    def denoiser(self, component: Component) -> FlowDenoiser:
+        """Return what calls the denoiser."""
         from sdforge.models.flow_denoiser import FlowDenoiser
-        from sdforge.models.preview import fit_preview
-        from sdforge.models.qwen_image_call import QwenImageText, call_qwen_image
+        from sdforge.models.qwen_image_call import call_qwen_image
+
+        return FlowDenoiser(
+            component,
+            call_qwen_image,
+            architecture=self.name,
+            shift=_SIGMA_SHIFT,
+            usual_tokens=_USUAL_TOKENS,
+        )
+
+    def text(
+        self, component: Component, memory: MemoryManager, header: CheckpointHeader
+    ) -> PromptText:
+        """Return what reads prompts."""
+        from sdforge.models.qwen_image_call import QwenImageText
         from sdforge.models.tokenizers import qwen_tokenizer
+
+        return QwenImageText(component, memory, qwen_tokenizer)
+
+    def vae_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        """Return how to make the VAE from the tensors below `prefix`."""
+        return video_vae_recipe(header, prefix)
+
+    def vae(self, component: Component, memory: MemoryManager) -> Vae:
+        """Return what encodes and decodes; the VAE itself gives latents of unit variance."""
+        from sdforge.models.bundle import LatentFormat
         from sdforge.models.vae import Vae
 
-        check_text_width(components["denoiser"], "joint_attention_dim", components["text_encoder"])
-        # The VAE itself gives latents of unit variance.
         plain = LatentFormat(channels=LATENT_CHANNELS, downscale=LATENT_DOWNSCALE, scale=1.0)
-        vae = Vae(components["vae"], memory, plain, trace="vae-qwen")
-        return Parts(
-            latent_format=plain.with_preview(*fit_preview(vae)),
-            text=QwenImageText(components["text_encoder"], memory, qwen_tokenizer),
-            vae=vae,
-            denoiser=FlowDenoiser(
-                components["denoiser"],
-                call_qwen_image,
-                architecture=self.name,
-                shift=_SIGMA_SHIFT,
-                usual_tokens=_USUAL_TOKENS,
-            ),
-        )
+        return Vae(component, memory, plain, trace="vae-qwen")
 
 
 def _variant(header: CheckpointHeader, found: Architecture) -> tuple[str, str | None]:
@@ -154,28 +158,6 @@ def _variant(header: CheckpointHeader, found: Architecture) -> tuple[str, str | 
     if variant == "standard":
         return variant, None
     return variant, f"Qwen-Image {variant} is recognised but not supported in this version"
-
-
-def _transformer(header: CheckpointHeader, prefix: str) -> Recipe:
-    sources = plain_sources(header.layout, prefix)
-    shapes = Shapes(header, {name: one.shape for name, one in sources.items()}, "transformer")
-    width, numbers = shapes.dims("img_in.weight", 2)
-    head = shapes.dims("transformer_blocks.0.attn.norm_q.weight", 1)[0]
-    if width % head or head % 16:
-        raise shapes.misfit(f"its width {width} cannot be cut into heads of {head}")
-    config: Config = (
-        ("in_channels", numbers),
-        ("out_channels", shapes.dims("proj_out.weight", 2)[0] // 4),
-        (
-            "num_layers",
-            shapes.count(lambda number: f"transformer_blocks.{number}.img_mod.1.weight"),
-        ),
-        ("attention_head_dim", head),
-        ("num_attention_heads", width // head),
-        ("joint_attention_dim", shapes.dims("txt_in.weight", 2)[1]),
-        ("axes_dims_rope", rotation_axes(head)),
-    )
-    return _recipe(header.layout, prefix, config)
 
 
 @lru_cache(maxsize=RECIPES_KEPT)

@@ -19,26 +19,21 @@ from sdforge.models.families.building import (
     RECIPES_KEPT,
     SKELETONS_KEPT,
     Config,
-    check_complete,
-    check_text_width,
-    kl_vae_only,
-    prefix_of,
     skeleton_of,
 )
 from sdforge.models.families.fast_kinds import fast_kind, signs_of
-from sdforge.models.families.flux import LATENT_CHANNELS, LATENT_DOWNSCALE, SCALE, SHIFT
-from sdforge.models.families.ldm import vae_recipe
+from sdforge.models.families.one_reader import OneReader
 from sdforge.models.families.qwens import qwen_recipe
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.families.z_image_keys import FUSED, PARTS, PLACES, STARTS
 from sdforge.models.layout import Layout
-from sdforge.models.parts import Part
 
 if TYPE_CHECKING:
     from sdforge.memory.component import Component
     from sdforge.memory.manager import MemoryManager
-    from sdforge.models.bundle import Parts
+    from sdforge.models.flow_denoiser import FlowDenoiser
     from sdforge.models.skeleton import Skeleton
+    from sdforge.models.text_encoder import PromptText
 
 _SIDE = 1024
 _SIGMA_SHIFT = 3.0
@@ -47,13 +42,13 @@ _USUAL = Recommended(width=_SIDE, height=_SIDE, steps=28, cfg_scale=4.0, sampler
 _USUAL_TOKENS = 128
 
 
-class ZImage:
+class ZImage(OneReader):
     """The family of Z-Image and Z-Image-Turbo."""
 
     name = "zimage"
     label = "Z-Image"
-    roles = ("text_encoder", "denoiser", "vae")
-    optional: frozenset[str] = frozenset()
+    reader = "qwen3"
+    text_width = "cap_feat_dim"
     apart: Mapping[str, tuple[str, str]] = MappingProxyType(
         {
             "text_encoder": ("Qwen3 text encoder", "qwen_3_4b.safetensors"),
@@ -75,88 +70,55 @@ class ZImage:
             recommended=_TURBO if kind else _USUAL,
         )
 
-    def role_of(self, part: Part) -> str | None:
-        """Return what a network of any file is to this family, None for no use."""
-        if part.role == "denoiser":
-            return "denoiser" if part.kind == self.name else None
-        if part.kind == "qwen3":
-            return "text_encoder"
-        return kl_vae_only(part, LATENT_CHANNELS)
+    def transformer_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        """Return how to make the denoiser from the tensors below `prefix`."""
+        sources = _sources(header.layout, prefix)
+        shapes = Shapes(header, {name: one.shape for name, one in sources.items()}, "transformer")
+        width, numbers = shapes.dims("all_x_embedder.2-1.weight", 2)
+        head = shapes.dims("layers.0.attention.norm_q.weight", 1)[0]
+        keys = shapes.dims("layers.0.attention.to_k.weight", 2)[0]
+        if width % head or keys % head or head % 16:
+            raise shapes.misfit(f"its widths {width} and {keys} cannot be cut into heads of {head}")
+        config: Config = (
+            ("in_channels", numbers // 4),
+            ("dim", width),
+            ("n_layers", shapes.count(lambda layer: f"layers.{layer}.attention_norm1.weight")),
+            (
+                "n_refiner_layers",
+                shapes.count(lambda layer: f"noise_refiner.{layer}.attention_norm1.weight"),
+            ),
+            ("n_heads", width // head),
+            ("n_kv_heads", keys // head),
+            ("cap_feat_dim", shapes.dims("cap_embedder.1.weight", 2)[1]),
+            ("axes_dims", _axes(head)),
+        )
+        return _recipe(header.layout, prefix, config)
 
-    def recipe(self, role: str, header: CheckpointHeader) -> Recipe:
-        """Return how to make one of the networks from a file that holds it.
+    def text_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
+        """Return how to make the reader from the tensors below `prefix`."""
+        return qwen_recipe(header, prefix, role="text_encoder")
 
-        Raises:
-            MissingModel: the file lacks this part, or some of it.
-            UnsupportedCheckpoint: its shapes do not fit together.
-        """
-        prefix = prefix_of(role, header, self.role_of)
-        if role == "vae":
-            recipe = vae_recipe(header, latent_channels=LATENT_CHANNELS, family=self.label)
-        elif role == "text_encoder":
-            recipe = qwen_recipe(header, prefix, role=role)
-        else:
-            recipe = _transformer(header, prefix)
-        check_complete(recipe, header)
-        return recipe
-
-    def assemble(
-        self,
-        match: Match,
-        components: Mapping[str, Component],
-        memory: MemoryManager,
-        headers: Mapping[str, CheckpointHeader],
-    ) -> Parts:
-        """Return encoder, denoiser and VAE over the loaded networks."""
-        from sdforge.models.bundle import LatentFormat, Parts
+    def denoiser(self, component: Component) -> FlowDenoiser:
+        """Return what calls the denoiser."""
         from sdforge.models.flow_denoiser import FlowDenoiser
-        from sdforge.models.preview import fit_preview
-        from sdforge.models.tokenizers import qwen_tokenizer
-        from sdforge.models.vae import Vae
         from sdforge.models.z_image_call import call_z_image
+
+        return FlowDenoiser(
+            component,
+            call_z_image,
+            architecture=self.name,
+            shift=_SIGMA_SHIFT,
+            usual_tokens=_USUAL_TOKENS,
+        )
+
+    def text(
+        self, component: Component, memory: MemoryManager, header: CheckpointHeader
+    ) -> PromptText:
+        """Return what reads prompts."""
+        from sdforge.models.tokenizers import qwen_tokenizer
         from sdforge.models.z_image_text import ZImageText
 
-        check_text_width(components["denoiser"], "cap_feat_dim", components["text_encoder"])
-        plain = LatentFormat(
-            channels=LATENT_CHANNELS, downscale=LATENT_DOWNSCALE, scale=SCALE, shift=SHIFT
-        )
-        vae = Vae(components["vae"], memory, plain)
-        return Parts(
-            latent_format=plain.with_preview(*fit_preview(vae)),
-            text=ZImageText(components["text_encoder"], memory, qwen_tokenizer),
-            vae=vae,
-            denoiser=FlowDenoiser(
-                components["denoiser"],
-                call_z_image,
-                architecture=self.name,
-                shift=_SIGMA_SHIFT,
-                usual_tokens=_USUAL_TOKENS,
-            ),
-        )
-
-
-def _transformer(header: CheckpointHeader, prefix: str) -> Recipe:
-    sources = _sources(header.layout, prefix)
-    shapes = Shapes(header, {name: one.shape for name, one in sources.items()}, "transformer")
-    width, numbers = shapes.dims("all_x_embedder.2-1.weight", 2)
-    head = shapes.dims("layers.0.attention.norm_q.weight", 1)[0]
-    keys = shapes.dims("layers.0.attention.to_k.weight", 2)[0]
-    if width % head or keys % head or head % 16:
-        raise shapes.misfit(f"its widths {width} and {keys} cannot be cut into heads of {head}")
-    config: Config = (
-        ("in_channels", numbers // 4),
-        ("dim", width),
-        ("n_layers", shapes.count(lambda layer: f"layers.{layer}.attention_norm1.weight")),
-        (
-            "n_refiner_layers",
-            shapes.count(lambda layer: f"noise_refiner.{layer}.attention_norm1.weight"),
-        ),
-        ("n_heads", width // head),
-        ("n_kv_heads", keys // head),
-        ("cap_feat_dim", shapes.dims("cap_embedder.1.weight", 2)[1]),
-        ("axes_dims", _axes(head)),
-    )
-    return _recipe(header.layout, prefix, config)
+        return ZImageText(component, memory, qwen_tokenizer)
 
 
 def _axes(head: int) -> tuple[int, int, int]:
