@@ -310,7 +310,7 @@ FIELDS: tuple[Field, ...] = (
     Field(
         name="image_cfg_scale", kind=float, default=None, label="Image CFG Scale",
         api="image_cfg_scale", infotext="Image CFG scale", minimum=0, maximum=3, step=0.05,
-        lowest=0, highest=100, only="img2img",
+        lowest=0, highest=100, only="img2img", elem_id="image_cfg_scale",
         help="For checkpoints that follow instructions; no effect on others.",
     ),
     Field(

@@ -123,6 +123,7 @@ class PageActions:
             "checkpoint": current.relative if current else "",
             "title": current.title if current else "",
             "family": (current.family if current else None) or "",
+            "variant": (current.variant if current else None) or "",
             "sizes": form.size_presets(recommended),
             "poll_ms": settings.live_preview_refresh_period,
             "sound": settings.notification_audio,

@@ -138,7 +138,7 @@ def default_values(tab: str) -> dict[str, Any]:
     if tab == TXT2IMG:
         values |= {"hires_cfg_scale": 0.0, "hires_distilled_cfg_scale": 0.0}
         return values | {HIRES_MODULES: [SAME_CHOICES]}
-    own = {MODE: MODE_PLAIN, SIZING: SIZE_TO, SCALE: 1.0, MASK_ALPHA: 0.0}
+    own = {MODE: MODE_PLAIN, SIZING: SIZE_TO, SCALE: 1.0, MASK_ALPHA: 0.0, "image_cfg_scale": 1.5}
     return values | own | dict(batch.DEFAULTS)
 
 

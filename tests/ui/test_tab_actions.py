@@ -245,6 +245,18 @@ def test_a_pictures_text_switches_hires_fix_and_the_refiner(backend: Backend) ->
     assert (plain["hires"], plain["refiner_on"]) == (False, False)
 
 
+def test_an_img2img_form_says_how_much_the_picture_weighs_where_a_checkpoint_asks(
+    backend: Backend,
+) -> None:
+    tab = backend.actions.tabs["img2img"]
+    sent = json.dumps({"init": stored_picture(backend).to_json()})
+    values = filled(backend, "img2img", **{PICTURES: sent})
+    assert tab._request(values).image_cfg_scale == 1.5
+    text = "a fox\nSteps: 2, Sampler: Euler, Seed: 1, Image CFG scale: 2.25, Version: x"
+    assert tab.read_prompt(values | {"prompt": text})["image_cfg_scale"] == 2.25
+    assert "image_cfg_scale" not in form.FORM_NAMES["txt2img"]
+
+
 def test_an_img2img_form_is_remembered(backend: Backend) -> None:
     tab = backend.actions.tabs["img2img"]
     kept = {"mode": "inpaint", "scale": 2.5, "masked_content": 2, "only_masked": True, "sizing": 3}

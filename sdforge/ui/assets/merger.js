@@ -196,7 +196,7 @@ export class MergerPanel {
   model(name, id, label, refresh) {
     const select = make("select", { data: { value: name }, onchange: () => this.set(name, select.value) });
     return make("div", { class: "extras-field merger-model", id }, make("label", {}, make("span", {}, label), select),
-      button("🔄", () => this.load(true), { id: refresh, class: "button small", title: "Look for model files again", "aria-label": "Look for model files again" }));
+      button("↻", () => this.load(true), { id: refresh, class: "button small", title: "Look for model files again", "aria-label": "Look for model files again" }));
   }
 
   select(name, id, label, choices) {

@@ -34,6 +34,7 @@ export class ServerStatus {
     this.chosen = facts;
     // Styles hide what means nothing to this kind of model.
     document.documentElement.dataset.family = facts.family;
+    document.documentElement.dataset.variant = facts.variant;
     this.ask();
   }
 

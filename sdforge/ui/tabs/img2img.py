@@ -57,6 +57,7 @@ def _parameters(frame: Frame) -> None:
     frame.batch()
     with gr.Row():
         frame.place("cfg_scale")
+        frame.place("image_cfg_scale")
         frame.place("distilled_cfg_scale")
         frame.place("denoising_strength")
     frame.seed()
