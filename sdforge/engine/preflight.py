@@ -7,6 +7,7 @@ from the memory report once the model thread has one, before that from the drive
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sdforge.core.device import Machine, survey
-from sdforge.core.errors import InvalidRequest, MissingModel
+from sdforge.core.errors import InvalidRequest, MissingModel, ModelError, UnknownName
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import Settings
 from sdforge.engine.job import Job
@@ -38,7 +39,7 @@ from sdforge.models.composition import files_of
 from sdforge.models.families import FAMILIES
 from sdforge.models.hashes import Stamp
 from sdforge.models.opening import open_model
-from sdforge.models.precision import precision_names
+from sdforge.models.precision import ITEMSIZE, precision_names
 from sdforge.models.sizes import model_sizes
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class Preflight:
         info = self._library.find(request.checkpoint)
         model, room, factor = self._sizes(settings, info), self._room(settings), self._factor()
         choice = self.mode_for(settings, request.checkpoint)
-        shape = _shape_of(request)
+        shape = replace(_shape_of(request), beside=self._beside(request))
         found = estimate(model, shape, room, choice.mode, factor)
         largest = recommend_size(model, shape, room, choice.mode, factor)
         return {
@@ -184,7 +185,7 @@ class Preflight:
             "mode_reason": choice.reason,
             "phases": [asdict(phase) for phase in found.phases],
             "peak_bytes": found.peak_bytes,
-            "weights_bytes": model.total_bytes,
+            "weights_bytes": model.total_bytes + sum(shape.beside),
             "budget": self._budget(room, found),
             "vae": found.vae_mode.describe(),
             "cond_batching": found.cond_batching,
@@ -218,6 +219,20 @@ class Preflight:
             beside = {role: path for role, path in files.items() if path != info.path}
         headers = {role: _header(path) for role, path in beside.items()}
         return model_sizes(info.family or "", _header(info.path), precision, beside=headers)
+
+    def _beside(self, request: GenerationRequest) -> tuple[int, ...]:
+        """Return the bytes of weights of each ControlNet; one that cannot serve is left out."""
+        itemsize = ITEMSIZE[precision_names(self.machine().device, self._flags)["denoiser"]]
+        found: dict[Path, int] = {}
+        for unit in request.control:
+            try:
+                info = self._library.controlnets.find(unit.model)
+                if unit.weight > 0 and info.error is None:
+                    tensors = _header(info.path).tensors.values()
+                    found[info.path] = itemsize * sum(math.prod(one.shape) for one in tensors)
+            except (UnknownName, ModelError):
+                continue
+        return tuple(found.values())
 
     def _room(self, settings: Settings) -> Room:
         room = room_of(self.machine(), settings.forge_inference_memory)

@@ -149,7 +149,10 @@ class ModelSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What is to be drawn, in pixels. `guided` runs the network for both prompts."""
+    """What is to be drawn, in pixels. `guided` runs the network for both prompts.
+
+    `beside` are the bytes of weights of each network that acts in every step: ControlNets.
+    """
 
     width: int
     height: int
@@ -157,6 +160,7 @@ class Shape:
     guided: bool = True
     tokens: int = 77
     from_image: bool = False
+    beside: tuple[int, ...] = ()
 
     def latent(self, downscale: int) -> tuple[int, int]:
         """Return (height, width) of the latents."""
@@ -241,10 +245,10 @@ def estimate(model: ModelSizes, shape: Shape, room: Room, mode: str, factor: Fac
         elif phase.streams:
             reasons.append(f"{phase.name}: weights that do not fit are streamed, which is slower")
     available = room.host_available_bytes
-    if available is not None and model.total_bytes > available:
+    weights = model.total_bytes + sum(shape.beside)
+    if available is not None and weights > available:
         problems.append(
-            f"the weights take {_mib(model.total_bytes)} of main memory, {_mib(available)} can be "
-            "had"
+            f"the weights take {_mib(weights)} of main memory, {_mib(available)} can be had"
         )
     if shape.guided and not batched:
         reasons.append("prompt and negative prompt run one after the other to save memory")
@@ -290,10 +294,10 @@ class _Work:
         pixels = height * width
         single = self._working(network, "denoise", self.shape.batch, pixels)
         both = self._working(network, "denoise", 2 * self.shape.batch, pixels)
+        separate = self._phase("denoise", network, single, self.shape.beside)
         if not self.shape.guided:
-            return self._phase("denoise", network, single), True
-        separate = self._phase("denoise", network, single)
-        together = self._phase("denoise", network, both)
+            return separate, True
+        together = self._phase("denoise", network, both, self.shape.beside)
         limit = self._limit
         if together.least_bytes <= limit and (self.mode in STREAMED or not together.streams):
             return together, True
@@ -346,9 +350,11 @@ class _Work:
         traced = network.activations(network.trace, network.kind, rows, pixels, self.shape.tokens)
         return int(traced * self.factor(network, phase))
 
-    def _phase(self, name: str, network: Network, working: int) -> Phase:
+    def _phase(
+        self, name: str, network: Network, working: int, beside: tuple[int, ...] = ()
+    ) -> Phase:
         if self.room.is_host:
-            weights = self.model.total_bytes
+            weights = self.model.total_bytes + sum(beside)
             peak = weights + working
             return Phase(
                 name=name,
@@ -359,15 +365,20 @@ class _Work:
             )
         allowed = self.room.budget(working).weights_bytes
         floor = network.total_bytes if self.mode in WHOLE else network.floor_bytes
+        # They take their place first, and are streamed as U-Nets are.
+        ring = _RING_UNITS * _UNIT_BYTES["unet"]
+        least = sum(beside if self.mode in WHOLE else (min(one, ring) for one in beside))
+        others = least if self.mode in STREAMED else min(sum(beside), max(allowed - floor, least))
+        allowed -= others
         active = floor if self.mode in STREAMED else min(network.total_bytes, max(allowed, floor))
         kept = 0 if self.mode in STREAMED | ALONE else self._kept(network, allowed - active)
         return Phase(
             name=name,
-            weights_bytes=active + kept,
+            weights_bytes=others + active + kept,
             working_bytes=working,
-            peak_bytes=active + kept + working,
-            least_bytes=floor + working,
-            streams=active < network.total_bytes,
+            peak_bytes=others + active + kept + working,
+            least_bytes=floor + least + working,
+            streams=active < network.total_bytes or others < sum(beside),
         )
 
     def _kept(self, active: Network, room: int) -> int:

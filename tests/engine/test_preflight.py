@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sdforge.core.control import ControlUnit
 from sdforge.core.errors import InvalidRequest, ModelError, UnknownName
 from sdforge.core.paths import Paths
 from sdforge.core.settings import SettingsStore
@@ -16,6 +18,7 @@ from sdforge.engine import Engine
 from sdforge.models.library import Library
 from tests.engine.fakes import FakeRunner, a_request
 from tests.tiny import make_checkpoint
+from tests.tiny_control import make_controlnet
 
 MIB = 2**20
 
@@ -63,6 +66,26 @@ def test_an_estimate_lists_phases_and_the_budget_without_loading(make: Any) -> N
     assert found["seconds"] is None
     assert runner.loads == []
     assert engine.jobs() == []
+
+
+def test_controlnets_count_beside_the_denoiser(make: Any, tmp_path: Path) -> None:
+    file = make_controlnet(tmp_path / "models" / "ControlNet" / "canny.safetensors")
+    engine, _ = make(forge_inference_memory=100)
+    plain = engine.estimate(a_request(checkpoint="tiny"))
+    unit = ControlUnit(model="canny")
+    found = engine.estimate(a_request(checkpoint="tiny", control=(unit,)))
+    more = found["weights_bytes"] - plain["weights_bytes"]
+    assert 0.9 < more / file.stat().st_size < 1
+    grown = [
+        now["weights_bytes"] - before["weights_bytes"]
+        for now, before in zip(found["phases"], plain["phases"], strict=True)
+    ]
+    assert grown == [0, more, 0]
+    for other in ((unit, unit), (unit, ControlUnit(model="nowhere"))):
+        again = engine.estimate(a_request(checkpoint="tiny", control=other))
+        assert again["weights_bytes"] == found["weights_bytes"]
+    off = engine.estimate(a_request(checkpoint="tiny", control=(replace(unit, weight=0.0),)))
+    assert off["weights_bytes"] == plain["weights_bytes"]
 
 
 def test_an_estimate_takes_milliseconds(make: Any) -> None:

@@ -145,6 +145,19 @@ def test_the_phases_come_in_order_with_the_weights_that_stay() -> None:
     assert low.phases[1].streams
 
 
+def test_networks_beside_take_room_in_the_steps_and_are_streamed_where_all_is() -> None:
+    sdxl = MODELS["sdxl"]
+    steered = replace(sdxl.shape, beside=(2386 * MIB,))
+    with_it = estimate(sdxl.sizes, steered, card(24), "medvram", FACTOR)
+    assert [phase.weights_bytes // MIB for phase in with_it.phases] == [1325, 4897 + 2386, 160]
+    low = estimate(sdxl.sizes, steered, card(24), "lowvram", FACTOR)
+    assert low.phases[1].weights_bytes == 2 * 3 * 64 * MIB
+    small = estimate(sdxl.sizes, steered, card(8), "normal", FACTOR)
+    assert small.fits and small.phases[1].streams
+    assert small.phases[1].peak_bytes <= 8 * GIB - 400 * MIB
+    assert not estimate(sdxl.sizes, steered, card(7), "always-gpu", FACTOR).fits
+
+
 def test_inference_memory_is_what_weights_leave_free() -> None:
     sdxl = MODELS["sdxl"]
     room = card(8, inference_bytes=6000 * MIB)
