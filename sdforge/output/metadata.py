@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdforge.output.foreign import Foreign, foreign_infotext
+from sdforge.output.infotext import parse_infotext
 from sdforge.output.png import is_png, read_png_text
 
 log = logging.getLogger(__name__)
@@ -79,9 +80,12 @@ def read_texts(source: Path | str | bytes) -> Texts:
 
 
 def _is_ours(items: dict[str, str]) -> bool:
-    """Whether there is an infotext already; Fooocus keeps JSON in its place."""
+    """Whether there is an infotext already; Fooocus keeps JSON in its place.
+
+    A prompt may begin with a brace too (`{red|green} apple`).
+    """
     text = items.get("parameters", "").strip()
-    return bool(text) and not text.startswith("{")
+    return bool(text) and (not text.startswith("{") or bool(parse_infotext(text).fields))
 
 
 def encode_user_comment(text: str) -> bytes:

@@ -329,9 +329,10 @@ def test_what_cannot_be_read_is_told(texts: dict[str, str], said: str) -> None:
 
 
 def test_an_infotext_beside_a_graph_counts_and_other_texts_are_left_alone() -> None:
-    ours = "a cat\nSteps: 5, Sampler: Euler, Seed: 1"
-    found = read_texts(picture(parameters=ours, prompt=json.dumps(PLAIN)))
-    assert (found.items["parameters"], found.foreign) == (ours, None)
+    for prompt in ("a cat", "{red|green} apple"):
+        ours = f"{prompt}\nSteps: 5, Sampler: Euler, Seed: 1"
+        found = read_texts(picture(parameters=ours, prompt=json.dumps(PLAIN)))
+        assert (found.items["parameters"], found.foreign) == (ours, None)
     assert read_texts(picture(prompt="a cat")).foreign is None
 
 
