@@ -12,6 +12,7 @@ from sdforge.models.bundle import ModelBundle
 from sdforge.models.checkpoint import read_header
 from sdforge.models.precision import precision_names
 from sdforge.models.sizes import model_sizes
+from tests.real_headers import flux2, flux2_vae
 from tests.tiny import Parts, make_checkpoint, sparse_checkpoint
 
 FULL = dict.fromkeys(("denoiser", "text_encoder", "vae"), "float32")
@@ -121,3 +122,13 @@ def test_flags_choose_the_types(
 def test_types_that_the_device_is_slow_at_become_32_bits() -> None:
     names = precision_names(device(fp16=False, bf16=False), {"all_in_fp16": True})
     assert set(names.values()) == {"float32"}
+
+
+def test_the_latent_pixels_of_flux2_are_larger_than_those_of_its_vae(tmp_path: Path) -> None:
+    header = read_header(sparse_checkpoint(tmp_path / "klein.safetensors", dict(flux2())))
+    vae = read_header(sparse_checkpoint(tmp_path / "vae.safetensors", flux2_vae()))
+    found = model_sizes("flux2-klein", header, HALF, beside={"vae": vae}).networks
+    assert [(one.trace, one.width, one.downscale) for one in found] == [
+        ("flux2-klein", 3072, 16),
+        ("vae-32", 128, 8),
+    ]
