@@ -82,8 +82,7 @@ def test_a_picture_tells_its_parameters_and_gives_them_to_a_form(
 def put_into_the_quick_row(page: Page, words: str, key: str) -> None:
     page.fill("#settings_search", "quicksettings")
     box = page.locator("#setting_quicksettings_list_row .multichoice")
-    if not box.get_attribute("open"):
-        page.click("#setting_quicksettings_list_value")
+    page.click("#setting_quicksettings_list_value")
     box.locator("input[type=search]").fill(words)
     box.locator(f"label:has(code:text-is('{key}')) input").check()
     page.keyboard.press("Escape")
