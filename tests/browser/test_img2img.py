@@ -23,6 +23,7 @@ pytestmark = pytest.mark.browser
 
 TAB = "button[role=tab]:has-text('img2img')"
 FRAME = "#img2img_image .frame:not([hidden]) img"
+CANVAS = "document.querySelector('#img2img_pictures canvas')"
 PREVIEW = "#img2img_live_preview:not([hidden]) img"
 
 
@@ -142,7 +143,7 @@ def test_inpainting_leaves_what_is_not_painted(visitor: Visitor, picture: Path) 
     assert changed[8:16, 8:20].mean() > 5
     page.reload()
     page.wait_for_selector(FRAME)
-    painted = "document.querySelector('#img2img_pictures canvas').getContext('2d')"
+    painted = f"{CANVAS}.getContext('2d', {{ willReadFrequently: true }})"
     page.wait_for_function(f"{painted}.getImageData(12, 12, 1, 1).data[3] > 200")
 
 
@@ -173,7 +174,7 @@ def test_a_sketch_is_drawn_from_and_remembered(
     assert (start[44:, 60:] == np.asarray(Image.open(picture))[44:, 60:]).all()
     page.reload()
     page.wait_for_selector(FRAME)
-    painted = "document.querySelector('#img2img_pictures canvas').getContext('2d')"
+    painted = f"{CANVAS}.getContext('2d', {{ willReadFrequently: true }})"
     page.wait_for_function(f"{painted}.getImageData(12, 12, 1, 1).data[1] === 255")
 
 

@@ -43,7 +43,7 @@ def pixels(page: Page) -> list[int]:
             await picture.decode();
             const canvas = document.createElement("canvas");
             [canvas.width, canvas.height] = [16, 16];
-            const pen = canvas.getContext("2d");
+            const pen = canvas.getContext("2d", { willReadFrequently: true });
             pen.drawImage(picture, 0, 0, 16, 16);
             return Array.from(pen.getImageData(0, 0, 16, 16).data);
         }"""
