@@ -7,6 +7,7 @@ through. Plain dicts in, plain values out; `foreign.py` reads the JSON and write
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import PureWindowsPath
 from typing import Any, TypeAlias
@@ -25,6 +26,7 @@ _SIDES = ("positive", "negative", "cond", "cond1", "cond2")
 _PICTURES = ("images", "image", "samples", "latent_image", "latent", "pixels")
 _MODELS = ("ckpt_name", "unet_name")
 _MAX_STEPS_BACK = 2000
+_MOST_SAMPLERS = 32
 # What the page of ComfyUI keeps by position, by the kind of node; "" is for the page alone.
 _WIDGETS: Mapping[str, tuple[str, ...]] = {
     "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
@@ -133,17 +135,17 @@ class _Reader:
 
     def _back(self, *starts: Node | None, only: tuple[str, ...] = ()) -> Iterator[Node]:
         """Yield nodes from some on back, nearest first, through all links or some only."""
-        waiting = [node for node in starts if node is not None]
+        waiting = deque(node for node in starts if node is not None)
         seen: set[int] = set()
         while waiting and len(seen) < _MAX_STEPS_BACK:
-            node = waiting.pop(0)
+            node = waiting.popleft()
             if id(node) in seen:
                 continue
             seen.add(id(node))
             yield node
-            for name, link in self._inputs(node).items():
-                if (found := self._node(link)) and (not only or name in only):
-                    waiting.append(found)
+            inputs = self._inputs(node)
+            links = (inputs.get(name) for name in only) if only else inputs.values()
+            waiting.extend(found for link in links if (found := self._node(link)))
 
     def _samplers(self) -> list[Node]:
         """Return what sampled the picture, last first; along latents and pictures only."""
@@ -151,8 +153,12 @@ class _Reader:
         starts = savers or list(self._graph.values())
         found = [node for node in self._back(*starts, only=_PICTURES) if self._is_sampler(node)]
         found = found or [node for node in self._graph.values() if self._is_sampler(node)]
-        # What comes after most others; pictures of earlier ones may be saved too.
-        return sorted(found, key=lambda node: -sum(map(self._is_sampler, self._upstream(node))))
+        # What comes after most others; pictures of earlier ones may be saved too. No infotext says
+        # more than two, and for each all that lies before it is walked.
+        return sorted(
+            found[:_MOST_SAMPLERS],
+            key=lambda node: -sum(map(self._is_sampler, self._upstream(node))),
+        )
 
     def _upstream(self, node: Node) -> Iterator[Node]:
         return self._back(node, only=_PICTURES)

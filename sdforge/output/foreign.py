@@ -18,6 +18,8 @@ from sdforge.output.infotext import FEWEST_PAIRS, joined_infotext
 _FOOOCUS_LORA = re.compile(r"lora_combined_\d+")
 _NUMBERS = re.compile(r"\d+")
 _LONGEST_JSON = 8 * 2**20
+# The graph is walked back from many of its nodes.
+_MOST_NODES = 1000
 # What the reading of JSON of any shape may raise; all of it means that it is not what it seemed.
 _WRONG_SHAPE = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
 
@@ -84,6 +86,8 @@ def _comfyui_text(items: Mapping[str, str]) -> str:
 
 def _comfyui(made: Any, items: Mapping[str, str]) -> Said:
     graph = made if comfyui.is_graph(made) else comfyui.graph_of_workflow(made)
+    if len(graph) > _MOST_NODES:
+        raise Unreadable(f"has {len(graph)} nodes; at most {_MOST_NODES} are read")
     said = comfyui.said_by(graph)
     if said is None:
         kinds = sorted({str(node.get("class_type")) for node in graph.values()})

@@ -66,12 +66,12 @@ def beside_of(
             pixels, mask = _seen(start, one)
             make = inpainting_channels if sees == SEES_MASK else fill_channels
             channels = make(
-                pixels, mask, lambda rows: _encoded(context, bundle, rows), weight=weight
+                pixels, mask, lambda rows: encoded(context, bundle, rows), weight=weight
             )
         elif sees == SEES_REFERENCE:
-            channels = _encoded(context, bundle, _seen(start, one)[0])
+            channels = encoded(context, bundle, _seen(start, one)[0])
         elif channels is None:
-            channels = _own(bundle, _encoded(context, bundle, _seen(start, one)[0]))
+            channels = _own(bundle, encoded(context, bundle, _seen(start, one)[0]))
         if len(channels) < count:
             channels = channels.expand(count, -1, -1, -1)
     scale = context.request.image_cfg_scale if sees == SEES_PICTURE else None
@@ -118,7 +118,7 @@ def _seen(start: Start, one: Pass) -> tuple[Tensor, Tensor]:
     return pixels, torch.ones_like(pixels[:, :1]) if mask is None else mask
 
 
-def _encoded(context: RunContext, bundle: ModelBundle, pixels: Tensor) -> Tensor:
+def encoded(context: RunContext, bundle: ModelBundle, pixels: Tensor) -> Tensor:
     """Return latents of pictures, one after another: a batch of large ones might not fit."""
     with bundle.vae.stoppable(context.check_cancelled):
         rows = [bundle.vae.encode(row, tiling=context.tiling) for row in pixels.split(1)]

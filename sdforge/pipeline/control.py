@@ -24,6 +24,7 @@ from sdforge.models.adapters.controlnet_library import ControlNetInfo
 from sdforge.models.adapters.controlnet_shapes import IP_ADAPTER, TRANSFORMER
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.clip_vision import clip_input, vision_bytes
+from sdforge.pipeline.beside import encoded
 from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.img2img import InitPictures, open_input
 from sdforge.pipeline.passes import Pass
@@ -56,7 +57,7 @@ class ControlUnits:
         self._units = {number: unit for number, unit in units if unit.weight > 0}
         self._seen: dict[tuple[int, int, int], _Seen] = {}
         self._said: dict[int, Tensor] = {}
-        self._encoded: dict[tuple[int, ...], Tensor] = {}
+        self._encoded: dict[tuple[object, ...], Tensor] = {}
         self._infos: dict[int, ControlNetInfo] = {}
 
     def __bool__(self) -> bool:
@@ -120,6 +121,7 @@ class ControlUnits:
             seen = replace(seen, hint=hint)
         elif info.layout == TRANSFORMER:
             seen = replace(seen, hint=self._latents(number, seen.hint, bundle))
+        kind = _kind(number, unit, component.module, info)
         lease = context.memory.lease(component, working_bytes=working_bytes)
         network = stack.enter_context(lease)
         self._infos[number] = info
@@ -131,7 +133,7 @@ class ControlUnits:
             network=network,
             hint=seen.hint.to(device),
             mask=None if seen.mask is None else seen.mask.to(device),
-            kind=_kind(number, unit, network, info),
+            kind=kind,
             is_soft=unit.control_mode != BALANCED
             or (one.name == "hires" and preprocessor.softens_hires),
         )
@@ -150,11 +152,11 @@ class ControlUnits:
 
     def _latents(self, number: int, hint: Tensor, bundle: ModelBundle) -> Tensor:
         """Return the latents of what a unit sees, which is all that transformers see of it."""
-        key = (number, *hint.shape[-2:])
+        key = (bundle.key, number, *hint.shape[-2:])
         if key not in self._encoded:
             with self._context.stage("input"):
                 # What is to be repainted is black to these networks; others see it below black.
-                self._encoded[key] = bundle.vae.encode(hint.clamp(min=0))
+                self._encoded[key] = encoded(self._context, bundle, hint.clamp(min=0))
         return self._encoded[key]
 
     def _clip_look(

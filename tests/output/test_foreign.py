@@ -311,6 +311,10 @@ def test_novelai_of_every_age() -> None:
         ({"prompt": '{"3": {"class_type"'}, "ComfyUI's data is no whole JSON: "),
         ({"prompt": "{}"}, "ComfyUI's data has a shape that is not known here"),
         ({"prompt": json.dumps({"1": node("LoadImage", image="x.png")})}, "only LoadImage"),
+        (
+            {"prompt": json.dumps({str(one): node("KSampler") for one in range(1001)})},
+            "has 1001 nodes; at most 1000 are read",
+        ),
         ({"workflow": '{"nodes": 5}'}, "ComfyUI's data has a shape"),
         ({"prompt": '{"a":' * 5000}, "ComfyUI's data is no whole JSON: "),
         ({"invokeai_metadata": "[1]"}, "InvokeAI's data has a shape"),
