@@ -44,6 +44,8 @@ _LOOK_SECONDS = 0.5
 # https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1 and IANA's registry.
 _TOO_BIG, _TRY_AGAIN_LATER = 1009, 1013
 _MOST_REASON_BYTES = 120
+# A client that takes nothing must not hold its place for ever.
+_CLOSE_SECONDS = 5
 
 
 def router(context: ApiContext) -> APIRouter:
@@ -102,7 +104,7 @@ class _Connection:
             text, data = message.get("text"), message.get("bytes")
             size = len(data) if data is not None else len(text or "")
             if size > (MOST_PICTURE_BYTES if data is not None else _MOST_TEXT_BYTES):
-                await self._socket.close(_TOO_BIG, "the message is too large")
+                await self._refuse(_TOO_BIG, "the message is too large")
                 return
             try:
                 if data is not None:
@@ -111,6 +113,14 @@ class _Connection:
                     await self._obey(text or "")
             except SdforgeError as error:
                 await self._say(Problem(**error_message(error, None)))
+
+    async def _refuse(self, code: int, reason: str) -> None:
+        """End the connection and say why.
+
+        The other task finds it closed before the message has left, and would end this one with it.
+        """
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            await self._socket.close(code, reason)
 
     async def _obey(self, text: str) -> None:
         message = parse(text)
