@@ -176,7 +176,11 @@ class Preflight:
         info = self._library.find(request.checkpoint)
         model, room, factor = self._sizes(settings, info), self._room(settings), self._factor()
         choice = self.mode_for(settings, request.checkpoint)
-        shape = replace(_shape_of(request), beside=self._beside(request))
+        shape = replace(
+            _shape_of(request),
+            beside=self._beside(request),
+            references=int(info.refers and bool(request.init_images)),
+        )
         found = estimate(model, shape, room, choice.mode, factor)
         largest = recommend_size(model, shape, room, choice.mode, factor)
         return {

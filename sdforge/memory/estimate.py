@@ -152,6 +152,8 @@ class Shape:
     """What is to be drawn, in pixels. `guided` runs the network for both prompts.
 
     `beside` are the bytes of weights of each network that acts in every step: ControlNets.
+    `references` counts the pictures of the drawn size that the network is shown behind each drawn
+    one, `referred` are the pixels of others.
     """
 
     width: int
@@ -161,6 +163,13 @@ class Shape:
     tokens: int = 77
     from_image: bool = False
     beside: tuple[int, ...] = ()
+    references: int = 0
+    referred: int = 0
+
+    def seen_pixels(self, downscale: int) -> int:
+        """Return the latent pixels that the denoiser sees for each picture."""
+        height, width = self.latent(downscale)
+        return height * width * (1 + self.references) + self.referred // downscale**2
 
     def latent(self, downscale: int) -> tuple[int, int]:
         """Return (height, width) of the latents."""
@@ -290,8 +299,7 @@ class _Work:
     def denoise(self) -> tuple[Phase, bool]:
         """Cond and uncond in one forward where that costs no residency, else one by one."""
         (network,) = self.model.of("denoiser")
-        height, width = self.shape.latent(network.downscale)
-        pixels = height * width
+        pixels = self.shape.seen_pixels(network.downscale)
         single = self._working(network, "denoise", self.shape.batch, pixels)
         both = self._working(network, "denoise", 2 * self.shape.batch, pixels)
         separate = self._phase("denoise", network, single, self.shape.beside)
@@ -301,14 +309,8 @@ class _Work:
         limit = self._limit
         if together.least_bytes <= limit and (self.mode in STREAMED or not together.streams):
             return together, True
-        return (
-            (together, True)
-            if separate.streams and together.least_bytes <= limit
-            else (
-                separate,
-                False,
-            )
-        )
+        fits = separate.streams and together.least_bytes <= limit
+        return (together, True) if fits else (separate, False)
 
     def vae(self, way: str) -> tuple[Phase, VaeMode]:
         """Return the VAE's phase, in the largest tiles that fit."""

@@ -27,7 +27,8 @@ _FIRST_BETA, _LAST_BETA = 0.00085, 0.012
 _LAST_KEPT = 4.8973451890853435e-08
 # What networks of these variants see beside the noisy latents.
 SEES_MASK, SEES_PICTURE = "mask and picture", "picture"
-# The same for Flux: Fill's mask keeps all its pixels, Kontext's picture lies behind the noise.
+# The same for transformers: Fill's mask keeps all its pixels, pictures to refer to lie behind the
+# noise.
 SEES_FINE_MASK, SEES_REFERENCE = "picture and fine mask", "reference"
 SEES = {"inpainting": SEES_MASK, "instruct-pix2pix": SEES_PICTURE}
 
@@ -39,8 +40,9 @@ class Conditioning:
     `against` says of each row whether it is of a negative prompt; () for none. `numbers` are told
     the network beside the text, (rows, count), in fp32 whatever it computes in: sizes for SDXL, the
     distilled CFG scale for Flux. `beside` are further input channels (rows, channels, height/8,
-    width/8) of networks that see more than noise. With `is_sequence` the text is a part of what
-    attends, so that repeating it would change something.
+    width/8) of networks that see more than noise, `references` latents of pictures to refer to,
+    each of its own size. With `is_sequence` the text is a part of what attends, so that repeating
+    it would change something.
     """
 
     hidden: torch.Tensor
@@ -48,6 +50,7 @@ class Conditioning:
     against: tuple[bool, ...] = ()
     numbers: torch.Tensor | None = None
     beside: torch.Tensor | None = None
+    references: tuple[torch.Tensor, ...] = ()
     is_sequence: bool = False
 
     @property
@@ -100,6 +103,7 @@ class Conditioning:
             against=self.against[start:stop],
             numbers=numbers,
             beside=beside,
+            references=tuple(shown[start:stop] for shown in self.references),
         )
 
     @staticmethod
@@ -260,6 +264,8 @@ class DenoiserModel:
         width: int,
         tokens: int = 0,
         factor: float = START_DENOISER,
+        *,
+        referred: int = 0,
     ) -> int:
         """Estimate the activations of one `predict`: what was traced, with a careful factor.
 
@@ -269,17 +275,15 @@ class DenoiserModel:
             width: of the latents.
             tokens: of the prompt; 0 for as many as are usual.
             factor: from traced to real bytes, as `Calibration` learned it.
+            referred: latent pixels of the pictures that each row refers to, all together.
         """
-        return int(self.traced_bytes(batch, height, width, tokens) * factor)
-
-    def traced_bytes(self, batch: int, height: int, width: int, tokens: int = 0) -> int:
-        """Return the traced activations alone, for `Calibration` to multiply or learn from."""
-        return activation_bytes(
+        traced = activation_bytes(
             self.architecture,
             kind=self.kind,
             width=self._width,
-            latent_pixels=height * width,
+            latent_pixels=height * width + referred,
             rows=batch,
             tokens=tokens or self.usual_tokens,
             itemsize=self.dtype.itemsize,
         )
+        return int(traced * factor)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sdforge.memory.component import Component
-from sdforge.models.denoiser import SEES_REFERENCE, Conditioning, DenoiserModel
+from sdforge.models.denoiser import Conditioning, DenoiserModel
 
 _TIMESTEPS = 1000
 
@@ -69,11 +69,6 @@ class FlowDenoiser(DenoiserModel):
     def t_to_sigma(self, t: float) -> float:
         """Return the sigma of a timestep without shift."""
         return (min(max(t, 0.0), _TIMESTEPS - 1.0) + 1) / _TIMESTEPS
-
-    def traced_bytes(self, batch: int, height: int, width: int, tokens: int = 0) -> int:
-        """Return the traced activations; a picture to refer to counts as much as the drawn one."""
-        rows = 2 * height if self.sees == SEES_REFERENCE else height
-        return super().traced_bytes(batch, rows, width, tokens)
 
     @torch.inference_mode()
     def predict(

@@ -19,23 +19,22 @@ def call_flux2(
 ) -> torch.Tensor:
     """Return the velocity for latents (rows, channels, height, width).
 
-    What the network is shown beside them is a picture to refer to, whose patches lie behind those
-    that are drawn.
+    Patches of pictures to refer to lie behind those that are drawn.
     """
     rows, columns = x.shape[-2:]
-    text, beside, told = conditioning.hidden, conditioning.beside, conditioning.numbers
-    seen, where = _patches(x), _places(rows, columns, 0, x.device)
-    if beside is not None:
-        shown = beside.to(x)
-        behind = _places(shown.shape[2], shown.shape[3], _REFERENCE_TIME, x.device)
-        seen, where = torch.cat([seen, _patches(shown)], dim=1), torch.cat([where, behind])
+    text, told = conditioning.hidden, conditioning.numbers
+    seen, where = [_patches(x)], [_places(rows, columns, 0, x.device)]
+    for number, shown in enumerate(conditioning.references, start=1):
+        seen.append(_patches(shown.to(x)))
+        tall, wide = shown.shape[-2:]
+        where.append(_places(tall, wide, _REFERENCE_TIME * number, x.device))
     words = torch.zeros(text.shape[1], 4, device=x.device)
     words[:, 3] = torch.arange(text.shape[1], device=x.device)
     (answer,) = module(
-        hidden_states=seen,
+        hidden_states=torch.cat(seen, dim=1),
         encoder_hidden_states=text,
         timestep=torch.full((len(x),), sigma, device=x.device),
-        img_ids=where,
+        img_ids=torch.cat(where),
         txt_ids=words,
         guidance=None if told is None else told[:, 0],
         return_dict=False,

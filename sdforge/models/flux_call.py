@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -16,24 +18,20 @@ def call_flux(
 ) -> torch.Tensor:
     """Return the velocity for latents (rows, channels, height, width).
 
-    What the network is shown beside them has either as many channels, and is a picture to refer to
-    whose patches lie behind those that are drawn; or others, which lie within them.
+    Patches of pictures to refer to lie behind those that are drawn, further input channels within
+    them. A second picture to refer to has its place right of the first or below it, whichever is
+    nearer to a square.
     """
     height, width = x.shape[-2:]
     shown = padded_to_patches(x)
     rows, columns = (side // PATCH for side in shown.shape[-2:])
     tokens, device = conditioning.hidden.shape[1], x.device
     where = places(rows, columns, device)
-    beside = conditioning.beside
-    if beside is None:
-        seen = patches(shown)
-    elif beside.shape[1] == x.shape[1]:
-        seen = torch.cat([patches(shown), patches(padded_to_patches(beside.to(x)))], dim=1)
-        behind = where.clone()
-        behind[:, 0] = 1
-        where = torch.cat([where, behind])
-    else:
-        seen = patches(torch.cat([shown, padded_to_patches(beside.to(x))], dim=1))
+    if conditioning.beside is not None:
+        shown = torch.cat([shown, padded_to_patches(conditioning.beside.to(x))], dim=1)
+    pictures = [padded_to_patches(picture.to(x)) for picture in conditioning.references]
+    seen = torch.cat([patches(shown), *map(patches, pictures)], dim=1)
+    where = torch.cat([where, *_laid_out(pictures)])
     told = conditioning.numbers
     (answer,) = module(
         hidden_states=seen,
@@ -47,6 +45,20 @@ def call_flux(
     )
     drawn = answer[:, : rows * columns]
     return from_patches(drawn, rows, columns)[..., :height, :width]
+
+
+def _laid_out(pictures: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield the places of patches of pictures to refer to."""
+    below = right = 0
+    for picture in pictures:
+        rows, columns = (side // PATCH for side in picture.shape[-2:])
+        goes_right = rows + below > columns + right
+        found = places(rows, columns, picture.device)
+        found[:, 0] = 1
+        found[:, 2 if goes_right else 1] += right if goes_right else below
+        yield found
+        below = max(below, rows + (0 if goes_right else below))
+        right = max(right, columns + (right if goes_right else 0))
 
 
 def padded_to_patches(x: torch.Tensor) -> torch.Tensor:

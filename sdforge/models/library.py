@@ -59,6 +59,7 @@ class CheckpointInfo:
     reason: str = ""
     error: str | None = None
     recommended: Recommended = Recommended()
+    refers: bool = False
 
     @property
     def short_hash(self) -> str | None:
@@ -371,6 +372,7 @@ def _read_info(plain: CheckpointInfo) -> CheckpointInfo:
         prediction=match.prediction,
         reason=match.reason,
         recommended=recommended(header.metadata, match.recommended),
+        refers=match.refers,
         error=f"{plain.path.name}: {match.problem}" if match.problem else None,
     )
 

@@ -30,20 +30,33 @@ from sdforge.pipeline.passes import Pass, Start
 class Beside:
     """Further input channels for each picture of a batch, (batch, channels, height/8, width/8).
 
+    `references` are latents of pictures to refer to, of any size, a row for each picture drawn.
     With an `image_scale` other than 1 guidance also leads away from what the network says when it
     sees no picture (Brooks et al. 2022, arXiv:2211.09800, equation 3).
     """
 
-    channels: Tensor
+    channels: Tensor | None = None
     image_scale: float = 1.0
+    references: tuple[Tensor, ...] = ()
 
     @property
     def guides(self) -> bool:
         """Whether the network is asked without the picture, too."""
         return self.image_scale != 1.0
 
-    def of_rows(self, rows: Sequence[int], *, blind_from: int) -> Tensor:
+    @property
+    def referred(self) -> int:
+        """Latent pixels of the pictures to refer to, all together."""
+        return sum(picture.shape[-2] * picture.shape[-1] for picture in self.references)
+
+    def references_of(self, rows: Sequence[int]) -> tuple[Tensor, ...]:
+        """Return the pictures that rows refer to."""
+        return tuple(shown[[row % len(shown) for row in rows]] for shown in self.references)
+
+    def of_rows(self, rows: Sequence[int], *, blind_from: int) -> Tensor | None:
         """Return the channels of rows; rows from `blind_from` on see nothing."""
+        if self.channels is None:
+            return None
         found = self.channels[[row % len(self.channels) for row in rows]]
         if any(row >= blind_from for row in rows):
             sees = found.new_tensor([row < blind_from for row in rows])
@@ -58,8 +71,11 @@ def beside_of(
     sees = bundle.denoiser.sees
     if not sees or (sees == SEES_REFERENCE and start.seen is None):
         return None
+    count = context.request.batch_size
     with context.stage("input", batch):
-        count = context.request.batch_size
+        if sees == SEES_REFERENCE:
+            shown = encoded(context, bundle, _seen(start, one)[0])
+            return Beside(references=(shown.expand(count, -1, -1, -1),))
         channels = _edited(bundle, one, start) if sees == SEES_PICTURE else None
         if sees in (SEES_MASK, SEES_FINE_MASK):
             weight = context.settings.inpainting_mask_weight
@@ -68,8 +84,6 @@ def beside_of(
             channels = make(
                 pixels, mask, lambda rows: encoded(context, bundle, rows), weight=weight
             )
-        elif sees == SEES_REFERENCE:
-            channels = encoded(context, bundle, _seen(start, one)[0])
         elif channels is None:
             channels = _own(bundle, encoded(context, bundle, _seen(start, one)[0]))
         if len(channels) < count:

@@ -14,6 +14,7 @@ from sdforge.core.events import StepDone
 from sdforge.core.extension import DenoiseContext, Guided, MaskBlend
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import OPTIONS, Settings
+from sdforge.memory.calibration import START_DENOISER
 from sdforge.memory.lease import Lease
 from sdforge.models.adapters.lora_patches import NetworksOverSteps
 from sdforge.models.bundle import ModelBundle
@@ -185,7 +186,7 @@ class _Walk:
             conditioning, one.cfg_scale, batched=settings.batch_cond_uncond, beside=self.beside
         )
         units = self._units(stack, rows, x)
-        needed = bundle.denoiser.working_bytes(rows, x.shape[-2], x.shape[-1])
+        needed = self._needed(rows, x)
         through = place_hypernetworks(
             context.memory, bundle, self.ready.hypernetworks, stack, needed
         )
@@ -230,8 +231,14 @@ class _Walk:
         if not self.control:
             return []
         bundle = self.ready.bundle
-        needed = bundle.denoiser.working_bytes(rows, x.shape[-2], x.shape[-1])
+        needed = self._needed(rows, x)
         return self.control.placed(self.one, bundle, stack, needed)
+
+    def _needed(self, rows: int, x: Tensor, factor: float = START_DENOISER) -> int:
+        referred = 0 if self.beside is None else self.beside.referred
+        return self.ready.bundle.denoiser.working_bytes(
+            rows, x.shape[-2], x.shape[-1], factor=factor, referred=referred
+        )
 
     def _lease(self, rows: int, x: Tensor, units: Sequence[PlacedUnit]) -> Lease:
         """Return the lease for a forward of `rows` rows; cond and uncond may have to go apart."""
@@ -241,7 +248,7 @@ class _Walk:
         latents = x.shape[-2] * x.shape[-1]
 
         def needed(count: int) -> int:
-            own = denoiser.working_bytes(count, x.shape[-2], x.shape[-1], factor=factor)
+            own = self._needed(count, x, factor)
             said = sum(said_bytes(unit.network, count, latents, denoiser.dtype) for unit in units)
             return own + said
 

@@ -251,6 +251,9 @@ class PromptDenoiser:
             return None
         return self._beside.of_rows(rows, blind_from=first + pictures)
 
+    def _referred(self, rows: Sequence[int]) -> tuple[Tensor, ...]:
+        return () if self._beside is None else self._beside.references_of(rows)
+
     def _padded(self, layers: list[list[Conditioning]], negatives: int) -> list[list[Conditioning]]:
         """Bring prompts to the same length as A1111's two options do."""
         empty = self._conditioning.empty
@@ -284,6 +287,7 @@ class PromptDenoiser:
                     Conditioning.stack([cond for _, cond in group]),
                     against=tuple(number >= first for number, _ in group),
                     beside=self._shown([number for number, _ in group], pictures, first),
+                    references=self._referred([number for number, _ in group]),
                 ),
                 None if is_whole else tuple(number for number, _ in group),
             )

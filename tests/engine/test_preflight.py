@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 
+from scripts.tiny_models import text, transformers, vae
+from scripts.tiny_models.files import with_prefix
 from sdforge.core.control import ControlUnit
 from sdforge.core.errors import InvalidRequest, ModelError, UnknownName
+from sdforge.core.inputs import InputImage
 from sdforge.core.paths import Paths
 from sdforge.core.settings import SettingsStore
 from sdforge.engine import Engine
 from sdforge.models.library import Library
 from tests.engine.fakes import FakeRunner, a_request
-from tests.tiny import make_checkpoint
+from tests.tiny import make_checkpoint, sparse_checkpoint
 from tests.tiny_control import make_controlnet
 
 MIB = 2**20
@@ -204,3 +207,25 @@ def test_a_preset_brings_its_gpu_weights(make: Any) -> None:
     with pytest.raises(InvalidRequest, match="device's 512"):
         engine.change_settings({"forge_inference_memory": 513, "jpeg_quality": 3})
     assert engine.settings.current.jpeg_quality == 80
+
+
+def test_a_picture_to_refer_to_counts_only_where_one_is_given(make: Any, tmp_path: Path) -> None:
+    shapes = {
+        **with_prefix("model.diffusion_model.", transformers.flux2()),
+        **with_prefix("vae.", vae.flux2_vae()),
+        **with_prefix("text_encoders.qwen3_4b.transformer.", text.qwen3(layers=28)),
+    }
+    sparse_checkpoint(tmp_path / "models" / "Stable-diffusion" / "klein.safetensors", shapes)
+    engine, _ = make(forge_inference_memory=100)
+
+    def working(checkpoint: str, **values: Any) -> int:
+        request = a_request(checkpoint=checkpoint, width=512, height=512, cfg_scale=1.0, **values)
+        phases = {phase["name"]: phase for phase in engine.estimate(request)["phases"]}
+        return int(phases["denoise"]["working_bytes"])
+
+    picture: dict[str, Any] = {
+        "init_images": (InputImage("0" * 64, 8, 8),),
+        "denoising_strength": 1.0,
+    }
+    assert 1.4 < working("klein", **picture) / working("klein") < 2.1
+    assert working("tiny", **picture) == working("tiny")

@@ -32,7 +32,8 @@ class Match:
     `prediction` is what the denoiser's network puts out: 'epsilon' or 'v', 'flow' in flow models,
     None where nothing in the file tells. `problem` says why this version cannot run the file
     although it recognises it. `recommended` are the defaults of its kind; metadata beats them.
-    `is_zero_terminal` says that training went up to pure noise.
+    `is_zero_terminal` says that training went up to pure noise. A model that `refers` is shown the
+    picture of img2img behind what it draws.
     """
 
     family: str
@@ -42,6 +43,7 @@ class Match:
     problem: str | None = None
     recommended: Recommended = Recommended()
     is_zero_terminal: bool = False
+    refers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,7 @@ class Flux1:
             prediction="flow",
             reason=reason,
             problem=problem,
+            refers=variant == "kontext",
             recommended=Recommended(
                 width=_SIDE,
                 height=_SIDE,

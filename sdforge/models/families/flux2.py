@@ -152,6 +152,7 @@ class Flux2Klein(_Flux2):
             prediction="flow",
             reason=f"{found.label}: {found.reason}"
             + ("; a base model, going by its name" if is_base else ""),
+            refers=True,
             recommended=_BASE if is_base else _DISTILLED,
         )
 
@@ -192,6 +193,7 @@ class Flux2Dev(_Flux2):
             variant=found.variant,
             prediction="flow",
             reason=f"{found.label}: {found.reason}",
+            refers=True,
             recommended=_DEV,
         )
 

@@ -94,6 +94,8 @@ def test_klein_changes_a_picture_as_diffusers_does(
     wanted = theirs(pipe, guidance_scale=1.0, image=picture)
     assert (ours.latents - wanted).abs().max() < 1e-5 * wanted.abs().max()
     assert (theirs(pipe, guidance_scale=1.0) - wanted).abs().max() > 0.1
+    needed = ours.bundle.denoiser.working_bytes
+    assert 1.4 < needed(1, 64, 64, referred=64 * 64) / needed(1, 64, 64) < 2.1
 
 
 def test_one_file_may_hold_everything_and_so_may_a_folder(
