@@ -21,9 +21,11 @@ from sdforge.models.families import FAMILIES  # noqa: E402
 from sdforge.sweeps.axis_table import axes  # noqa: E402
 from tests.api.contract.page import contract_page  # noqa: E402
 from tests.api.payload_effects import BOTH, EFFECTS, REFUSED, SAME, Effect  # noqa: E402
+from tests.models.families import lora_layers  # noqa: E402
 from tests.models.families.shown import SHOWN  # noqa: E402
 
 AXES_START, AXES_END = "<!-- axes: written by scripts/docs.py -->", "<!-- /axes -->"
+LAYERS_START, LAYERS_END = "<!-- layers: written by scripts/docs.py -->", "<!-- /layers -->"
 TREE_START, TREE_END = "<!-- tree: written by scripts/docs.py -->", "<!-- end of tree -->"
 
 
@@ -166,6 +168,27 @@ def _test_words(test: str) -> str:
     return test.partition("::")[2].removeprefix("test_").replace("_", " ")
 
 
+def lora_page() -> str:
+    """Return docs/lora.md with a fresh table of how layers are spelled."""
+    text = (ROOT / "docs" / "lora.md").read_text(encoding="utf-8")
+    before, _, rest = text.partition(LAYERS_START)
+    after = rest.partition(LAYERS_END)[2]
+    lines = ["| family | kohya | authors | diffusers |", "|---|---|---|---|"]
+    for name, family in lora_layers.FAMILIES.items():
+        encoders = [layer for layer in family.layers if layer.role != "denoiser"]
+        for layer in (family.layers[0], *encoders):
+            spelled = [
+                f"`{names[0]}`" + (", …" if len(names) > 1 else "") if names else ""
+                for names in map(
+                    layer.names, (lora_layers.KOHYA, lora_layers.AUTHORS, lora_layers.DIFFUSERS)
+                )
+            ]
+            label = FAMILIES.get(name).label if layer is family.layers[0] else ""
+            lines.append(f"| {label} | {' | '.join(spelled)} |")
+    table = "\n".join(lines)
+    return f"{before}{LAYERS_START}\n{table}\n{LAYERS_END}{after}"
+
+
 def sweeps_page() -> str:
     """Return docs/sweeps.md with a fresh table of axes."""
     text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
@@ -196,6 +219,7 @@ def main() -> int:
         ROOT / "docs" / "payload-fields.md": payload_page(),
         ROOT / "docs" / "conformance.md": contract_page(),
         ROOT / "docs" / "sweeps.md": sweeps_page(),
+        ROOT / "docs" / "lora.md": lora_page(),
         ROOT / "docs" / "families.md": families_page(),
         ROOT / "README.md": readme_page(),
     }

@@ -103,8 +103,10 @@ def _oft(side: _Side, form: str) -> Tensors:
 
 
 def _boft(side: _Side, form: str) -> Tensors:
-    stages = int(math.log2(side.out // 4)) + 1
-    return {"oft_blocks": side.draw(stages, side.out // 4, 4, 4), "alpha": torch.tensor(0.0)}
+    # As many blocks as the butterfly can halve, of at least four rows.
+    count = (side.out // 4) & -(side.out // 4)
+    size, stages = side.out // count, int(math.log2(count)) + 1
+    return {"oft_blocks": side.draw(stages, count, size, size), "alpha": torch.tensor(0.0)}
 
 
 def _glora(side: _Side, form: str) -> Tensors:

@@ -9,6 +9,7 @@ taking weights off the device, and taking patches off, copies nothing back.
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -22,6 +23,26 @@ from sdforge.memory.arena import Arena
 Decode = Callable[[torch.Tensor], torch.Tensor]
 # A weight in fp32 → the weight with something added, such as a LoRA. Called on the compute device.
 Patch = Callable[[torch.Tensor], torch.Tensor]
+# A host tensor → the same where a network computes.
+Fetch = Callable[[torch.Tensor], torch.Tensor]
+
+
+class PatchAmong(ABC):
+    """A patch that looks at other weights of the network too, as they are without patches.
+
+    For adapters of a matrix that is one in their file and several here.
+    """
+
+    @property
+    @abstractmethod
+    def beside(self) -> tuple[str, ...]:
+        """Names of the parameters that it looks at; () for none, then it is called as others."""
+
+    @abstractmethod
+    def __call__(
+        self, weight: torch.Tensor, others: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Return the changed weight; all tensors are fp32 and lie where `weight` does."""
 
 
 @dataclass(eq=False, slots=True)
@@ -144,15 +165,28 @@ class Component:
         """Whether any are in force."""
         return bool(self._patches)
 
-    def read(self, master: Master, stored: torch.Tensor) -> torch.Tensor:
-        """Return what the network computes with: `stored` decoded and patched, where it lies."""
+    def read(
+        self, master: Master, stored: torch.Tensor, fetch: Fetch | None = None
+    ) -> torch.Tensor:
+        """Return what the network computes with: `stored` decoded and patched, where it lies.
+
+        `fetch` brings other masters there, where a patch looks at them; None where they are.
+        """
         value = stored if master.decode is None else master.decode(stored)
         patch = self.patch_of(master)
         if patch is None:
             return value
         # In fp32 and rounded once, wherever and whenever it happens: so every memory mode gives
         # the same weights.
-        return patch(value.float()).to(value.dtype)
+        beside = patch.beside if isinstance(patch, PatchAmong) else ()
+        if not beside or not isinstance(patch, PatchAmong):
+            return patch(value.float()).to(value.dtype)
+        others = {name: self._fetched(self.master(name), fetch) for name in beside}
+        return patch(value.float(), others).to(value.dtype)
+
+    def _fetched(self, master: Master, fetch: Fetch | None) -> torch.Tensor:
+        stored = master.stored if fetch is None else fetch(master.stored)
+        return (stored if master.decode is None else master.decode(stored)).float()
 
     def release(self) -> None:
         """Drop the weights, on the host too, even if somebody still holds the module.

@@ -178,7 +178,7 @@ class Execution:
                     else shown_in(place, offset, master.stored)
                 )
                 if self._residency.is_read_on_use(master):
-                    stored = self._residency.component.read(master, stored)
+                    stored = self._residency.read(master, stored)
                     cast += stored.numel() * stored.element_size()
                 master.show(stored)
             self.cast_peak_bytes = max(self.cast_peak_bytes, cast)
@@ -199,7 +199,7 @@ class Execution:
             for master in self._tree.root:
                 if self._residency.is_read_on_use(master):
                     home = self._residency.home(master)
-                    master.show(self._residency.component.read(master, home))
+                    master.show(self._residency.read(master, home))
 
     def _show_home(self) -> None:
         with torch.inference_mode(mode=False), torch.no_grad():

@@ -36,6 +36,9 @@ class Residency(Protocol):
     def holds(self, master: Master) -> bool:
         """Tell whether it can be computed with, as it lies or after decoding."""
 
+    def read(self, master: Master, stored: torch.Tensor) -> torch.Tensor:
+        """Return what the network computes with: `stored` decoded and patched, where it lies."""
+
     def is_read_on_use(self, master: Master) -> bool:
         """Tell whether it has to be decoded or patched whenever its unit runs."""
 
@@ -129,7 +132,7 @@ class DeviceResidency:
         patch = self._patch(master)
         if patch is not None:
             with self._device.computing():
-                copy = self.component.read(master, copy)
+                copy = self.read(master, copy)
         self._copies[master.index] = (copy, patch)
         master.show(copy)
 
@@ -154,6 +157,10 @@ class DeviceResidency:
     def holds(self, master: Master) -> bool:
         """Tell whether there is a copy."""
         return master.index in self._copies
+
+    def read(self, master: Master, stored: torch.Tensor) -> torch.Tensor:
+        """Return what the network computes with, from what lies on the device."""
+        return self.component.read(master, stored, self._device.upload)
 
     def is_read_on_use(self, master: Master) -> bool:
         """Packed weights are; plain ones when they stream and are patched."""
@@ -233,6 +240,10 @@ class HostResidency:
     def holds(self, master: Master) -> bool:
         """Return true: the host holds everything."""
         return True
+
+    def read(self, master: Master, stored: torch.Tensor) -> torch.Tensor:
+        """Return what the network computes with."""
+        return self.component.read(master, stored)
 
     def is_read_on_use(self, master: Master) -> bool:
         """Packed weights are."""

@@ -15,7 +15,7 @@ from torch import nn
 
 from sdforge.memory.arena import aligned_bytes
 from sdforge.memory.budget import MIB
-from sdforge.memory.component import Component, Master
+from sdforge.memory.component import Component, Master, PatchAmong
 from sdforge.memory.interleave import UnitSize, stream_order
 
 # Smaller units hide copies better, until the hooks' own time counts: simulated for SDXL and Flux.
@@ -99,6 +99,10 @@ def _cast_bytes(component: Component, unit: Unit) -> int:
             size += math.ceil(master.stored_bytes * growth)
         elif component.patch_of(master) is not None:
             size += master.stored_bytes * PATCHED_FACTOR
+        patch = component.patch_of(master)
+        for name in patch.beside if isinstance(patch, PatchAmong) else ():
+            # Their numbers in fp32, what the adapter makes of them, and the rows beside each other.
+            size += 4 * component.master(name).stored.numel() * PATCHED_FACTOR
     return size
 
 

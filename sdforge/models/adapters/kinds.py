@@ -228,9 +228,13 @@ class Dora:
         """Tell whether base and magnitude do."""
         return self.base.fits(shape) and self.magnitude.numel() == shape[self._axis(shape)]
 
+    @property
+    def is_by_row(self) -> bool:
+        """Whether each row's length is set, and not each input channel's."""
+        return not (self.magnitude.ndim > 1 and self.magnitude.shape[0] == 1)
+
     def _axis(self, shape: Shape) -> int:
-        is_row = self.magnitude.ndim > 1 and self.magnitude.shape[0] == 1
-        return 1 if is_row and (shape[0] != 1 or self.magnitude.numel() > 1) else 0
+        return 1 if not self.is_by_row and (shape[0] != 1 or self.magnitude.numel() > 1) else 0
 
     def apply(self, weight: torch.Tensor, multiplier: float) -> torch.Tensor:
         """Return the weight moved by `multiplier` of the way."""
@@ -345,45 +349,3 @@ class Boft:
         if self.rescale is not None:
             rows = rows * (1 + multiplier * (_as(self.rescale, weight).reshape(-1, 1) - 1))
         return rows.reshape(weight.shape)
-
-
-@dataclass(frozen=True, eq=False)
-class RowsOf(Sum):
-    """Rows `start` to `stop` of an adapter that was trained on `total` rows.
-
-    For layers that are one in the file and several in the network: fused q, k and v.
-    """
-
-    whole: Sum
-    start: int
-    stop: int
-    total: int
-
-    def fits(self, shape: Shape) -> bool:
-        """Tell whether the rows are as many and the whole fits too."""
-        return self.stop - self.start == shape[0] and self.whole.fits((self.total, *shape[1:]))
-
-    def delta(self, shape: Shape, like: torch.Tensor) -> torch.Tensor:
-        """Return the rows of the whole delta."""
-        return self.whole.delta((self.total, *shape[1:]), like)[self.start : self.stop]
-
-
-@dataclass(frozen=True, eq=False)
-class OnRows:
-    """An adapter for rows `start` to `stop` of a weight, the reverse of `RowsOf`."""
-
-    part: Kind
-    start: int
-    stop: int
-
-    def fits(self, shape: Shape) -> bool:
-        """Tell whether the part fits its rows."""
-        return self.stop <= shape[0] and self.part.fits((self.stop - self.start, *shape[1:]))
-
-    def apply(self, weight: torch.Tensor, multiplier: float) -> torch.Tensor:
-        """Return the weight with these rows changed."""
-        changed = weight.clone()
-        changed[self.start : self.stop] = self.part.apply(
-            weight[self.start : self.stop], multiplier
-        )
-        return changed

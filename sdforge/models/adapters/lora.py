@@ -17,15 +17,17 @@ from sdforge.core.errors import SdforgeError
 from sdforge.memory.component import Component
 from sdforge.models.adapters.embedding import Embedding, bundled_embedding
 from sdforge.models.adapters.embedding_library import width_problem
-from sdforge.models.adapters.kinds import Kind, OnRows, RowsOf, Sum
+from sdforge.models.adapters.kinds import Kind, Sum
 from sdforge.models.adapters.lora_family import LABELS
 from sdforge.models.adapters.lora_file import LoraFile, read_lora
 from sdforge.models.adapters.lora_keys import KeyTable, Target, key_table
 from sdforge.models.adapters.lora_library import LoraInfo, LoraLibrary
 from sdforge.models.adapters.lora_patches import Fitted, NetworksOverSteps, set_patches
 from sdforge.models.adapters.network_use import NetworkUse
+from sdforge.models.adapters.row_kinds import AmongRows, HalvesSwapped, RowsOf
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.hashes import Stamp
+from sdforge.models.shift_first import ShiftFirst
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +100,8 @@ class LoraPatcher:
             layers = {role: _layers(part) for role, part in bundle.components.items()}
             layers.pop("vae", None)
             rows = {role: _rows(bundle.components[role]) for role in layers}
-            self._table = key_table(bundle.family, layers, rows)
+            modulations = _modulations(bundle.components["denoiser"])
+            self._table = key_table(bundle.family, layers, rows, modulations)
         found, missing = self._find(uses)
         key = tuple((use, info.path, _stamp(info)) for use, info in found)
         if self._last is None or self._last[0] != (key, missing):
@@ -195,14 +198,10 @@ class LoraPatcher:
                 unmatched.append(name)
                 continue
             layers += 1
-            for target in targets:
-                for part, kind in (("weight", change.weight), ("bias", change.bias)):
-                    if kind is not None:
-                        changes.append((target, f"{target.layer}.{part}", name, kind))
-        fitting = tuple(
-            (target, parameter, name, _on_rows(kind, target))
-            for target, parameter, name, kind in changes
-        )
+            for part, kind in (("weight", change.weight), ("bias", change.bias)):
+                if kind is not None:
+                    changes += _on_rows(name, part, kind, targets)
+        fitting = tuple(changes)
         self._check(bundle, info, file, fitting)
         notes: tuple[str, ...] = ()
         if unmatched:
@@ -274,10 +273,22 @@ def _stamp(info: LoraInfo) -> Stamp:
         return info.stamp
 
 
-def _on_rows(kind: Kind, target: Target) -> Kind:
-    if target.of_rows is not None and isinstance(kind, Sum):
-        kind = RowsOf(kind, *target.of_rows)
-    return kind if target.to_rows is None else OnRows(kind, *target.to_rows)
+def _on_rows(
+    name: str, part: str, kind: Kind, targets: Sequence[Target]
+) -> Iterator[tuple[Target, str, str, Kind]]:
+    """Yield what an adapter does to each of the layers that the file means by one name."""
+    parameters = tuple(f"{target.layer}.{part}" for target in targets)
+    for target, parameter in zip(targets, parameters, strict=True):
+        fitting = kind
+        if target.of_rows is not None:
+            fitting = (
+                RowsOf(kind, *target.of_rows)
+                if isinstance(kind, Sum)
+                else AmongRows(kind, *target.of_rows, parameters)
+            )
+        elif target.has_halves_swapped:
+            fitting = HalvesSwapped(kind)
+        yield target, parameter, name, fitting
 
 
 def _layers(component: Component) -> list[str]:
@@ -293,6 +304,15 @@ def _rows(component: Component) -> dict[str, int]:
     """Return how many rows the matrix of each linear layer has."""
     named = component.module.named_modules()
     return {name: part.out_features for name, part in named if isinstance(part, nn.Linear)}
+
+
+def _modulations(component: Component) -> dict[str, bool]:
+    """Return the layers that give a scale and a shift, and whether the shift comes first."""
+    return {
+        f"{name}.linear": isinstance(part, ShiftFirst)
+        for name, part in component.module.named_modules()
+        if isinstance(part, ShiftFirst) or type(part).__name__ == "AdaLayerNormContinuous"
+    }
 
 
 def _shape(component: Component, parameter: str) -> tuple[int, ...] | None:

@@ -13,7 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from sdforge.models.families.flux_keys import FLUX2, authors_names, fused_names
+from sdforge.models.families.flux_keys import (
+    FLUX2,
+    GUIDE,
+    GUIDE_LAYERS,
+    authors_names,
+    fused_names,
+)
 from sdforge.models.families.lumina2_keys import authors_lumina2_names, fused_lumina2_names
 from sdforge.models.families.sd3_keys import authors_sd3_names, fused_sd3_names
 from sdforge.models.families.z_image_keys import authors_z_image_names, fused_z_image_names
@@ -27,13 +33,13 @@ class Target:
         role: of the component.
         layer: its name there, without `.weight`.
         of_rows: rows (start, stop, total) of what the file holds, where that is several layers.
-        to_rows: rows (start, stop) of the layer, where it is several of the file's.
+        has_halves_swapped: the first half of its rows is the second one in the file.
     """
 
     role: str
     layer: str
     of_rows: tuple[int, int, int] | None = None
-    to_rows: tuple[int, int] | None = None
+    has_halves_swapped: bool = False
 
 
 # A spelling yields names for a layer; a network has several spellings, each with its prefixes.
@@ -75,6 +81,7 @@ def key_table(
     family: str,
     layers: Mapping[str, Iterable[str]],
     rows: Mapping[str, Mapping[str, int]] | None = None,
+    modulations: Mapping[str, bool] | None = None,
 ) -> KeyTable:
     """Return the table of a bundle.
 
@@ -82,6 +89,8 @@ def key_table(
         family: the bundle's.
         layers: by role, the names of layers that have a weight.
         rows: by role, the rows of layers that are matrices.
+        modulations: the denoiser's layers that give a scale and a shift; whether the shift comes
+            first, as in the authors' names. Under diffusers' names the scale does.
     """
     targets: dict[str, tuple[Target, ...]] = {}
     spellings = SPELLINGS.get(family, SPELLINGS[""])
@@ -89,9 +98,12 @@ def key_table(
         known = frozenset(names)
         for spelling in spellings.get(role, ()):
             for layer, spelled in spelling.names(known).items():
+                is_shift_first = (modulations or {}).get(layer) if role == "denoiser" else None
                 for name in spelled:
+                    is_swapped = is_shift_first is not None and is_shift_first == (name == layer)
+                    found = (Target(role, layer, has_halves_swapped=is_swapped),)
                     for prefix in spelling.prefixes:
-                        targets.setdefault(prefix + flatten(name), (Target(role, layer),))
+                        targets.setdefault(prefix + flatten(name), found)
             if spelling.fused is not None and rows is not None:
                 for name, parts in spelling.fused(rows.get(role, {})).items():
                     found = tuple(Target(role, layer, of_rows=share) for layer, share in parts)
@@ -125,6 +137,14 @@ def plain_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
 def flux_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
     """Return diffusers' and the authors' names of the layers of Flux's transformer."""
     return _both(layers, authors_names(layers))
+
+
+def chroma_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
+    """Return diffusers' and the authors' names of the layers of Chroma's transformer."""
+    guide = {layer: layer for layer in layers if layer.startswith(GUIDE)}
+    for own, other in GUIDE_LAYERS.items():
+        guide = {layer: name.replace(other, own) for layer, name in guide.items()}
+    return _both(layers, authors_names(layers) | guide)
 
 
 def flux2_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
@@ -286,7 +306,10 @@ SPELLINGS: dict[str, dict[str, tuple[Spelling, ...]]] = {
     "flux": {
         "denoiser": (replace(_TRANSFORMER, names=flux_names, fused=fused_names),),
         "text_encoder": (Spelling((*_FIRST_CLIP, "lora_te_"), clip_names),),
-        "text_encoder_2": (Spelling(("lora_te2_", "text_encoder_2_", "t5xxl_"), plain_names),),
+        "text_encoder_2": (
+            # kohya's numbers T5 as SD 3's, OneTrainer as diffusers does.
+            Spelling(("lora_te3_", "lora_te2_", "text_encoder_2_", "t5xxl_"), plain_names),
+        ),
     },
     "flux2": _FLUX2,
     "flux2-klein": _FLUX2,
@@ -297,9 +320,11 @@ SPELLINGS: dict[str, dict[str, tuple[Spelling, ...]]] = {
         "text_encoder_3": (Spelling(("lora_te3_", "text_encoder_3_", "t5xxl_"), plain_names),),
     },
     "chroma": {
-        "denoiser": (replace(_TRANSFORMER, names=flux_names, fused=fused_names),),
+        "denoiser": (replace(_TRANSFORMER, names=chroma_names, fused=fused_names),),
         "text_encoder": (
-            Spelling(("lora_te_", "lora_te1_", "text_encoder_", "t5xxl_"), plain_names),
+            Spelling(
+                ("lora_te_", "lora_te1_", "lora_te3_", "text_encoder_", "t5xxl_"), plain_names
+            ),
         ),
     },
     "lumina2": {

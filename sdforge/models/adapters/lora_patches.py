@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
-from sdforge.models.adapters.kinds import Kind, Lora
+from sdforge.memory.component import PatchAmong
+from sdforge.models.adapters.kinds import Kind
 from sdforge.models.adapters.lora_file import LoraFile
 from sdforge.models.adapters.lora_keys import Target, original_unet_name
 from sdforge.models.adapters.network_use import NetworkUse
+from sdforge.models.adapters.row_kinds import AmongRows, first_ranks
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.hashes import Stamp
 
@@ -41,19 +43,38 @@ class _Change:
     multiplier: float
     rank: int | None
     kind: Kind = field(compare=False)
+    beside: tuple[tuple[str, tuple[_Change, ...]], ...] = ()
+    """Parameters whose rows it needs as well, and what changes these before it."""
 
 
 @dataclass(frozen=True)
-class LayerPatch:
+class LayerPatch(PatchAmong):
     """What several adapters make of a weight, one after the other."""
 
     changes: tuple[_Change, ...]
 
-    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The parameters whose rows are needed as well."""
+        return tuple(dict.fromkeys(name for one in self.changes for name, _ in one.beside))
+
+    def __call__(
+        self, weight: torch.Tensor, others: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
         """Return the changed weight, in fp32 as it came."""
         for change in self.changes:
-            weight = change.kind.apply(weight, change.multiplier)
+            kind = change.kind
+            if change.beside and isinstance(kind, AmongRows):
+                kind = kind.reading(partial(_whole, change, others or {}))
+            weight = kind.apply(weight, change.multiplier)
         return weight
+
+
+def _whole(
+    change: _Change, others: Mapping[str, torch.Tensor], weight: torch.Tensor
+) -> torch.Tensor:
+    """Return all rows that a change needs, as those before it left them."""
+    return torch.cat([LayerPatch(before)(others[name], others) for name, before in change.beside])
 
 
 class NetworksOverSteps:
@@ -95,15 +116,21 @@ def set_patches(
         if name.endswith(".weight")
     )
     for use, fit in used:
+        before: dict[tuple[str, ...], tuple[tuple[str, tuple[_Change, ...]], ...]] = {}
         for target, parameter, name, kind in fit.changes:
             if target.role not in changes:
                 continue
             multiplier = use.multiplier(target.role, partial(original, target.layer))
             if multiplier == 0:
                 continue
-            cut = kind.cut(use.dyn) if isinstance(kind, Lora) and use.dyn else kind
+            cut = first_ranks(kind, use.dyn) if use.dyn else kind
             change = _Change(fit.stamp, name, multiplier, use.dyn, cut)
-            changes[target.role].setdefault(parameter, []).append(change)
+            known = changes[target.role]
+            if isinstance(kind, AmongRows) and kind.reads_beside:
+                # Told once for all parts of a matrix: the parts before are changed by then.
+                found = tuple((one, tuple(known.get(one, ()))) for one in kind.parameters)
+                change = replace(change, beside=before.setdefault(kind.parameters, found))
+            known.setdefault(parameter, []).append(change)
     for role, by_parameter in changes.items():
         patches = {name: LayerPatch(tuple(row)) for name, row in by_parameter.items()}
         bundle.components[role].set_patches(patches, key=_key(patches))

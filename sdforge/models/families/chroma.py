@@ -25,7 +25,7 @@ from sdforge.models.families.building import (
 )
 from sdforge.models.families.fast_kinds import fast_kind, signs_of
 from sdforge.models.families.flux import rotation_axes
-from sdforge.models.families.flux_keys import flux_sources
+from sdforge.models.families.flux_keys import GUIDE, GUIDE_LAYERS, flux_sources
 from sdforge.models.families.one_reader import OneReader
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.families.t5s import t5_recipe
@@ -45,8 +45,7 @@ _STEPS, _CFG_SCALE = 26, 4.0
 # Forge's: Flux's rule of shifting with its exponent fixed at 1 (docs/decisions/0135).
 _SIGMA_SHIFT = math.e
 _USUAL_TOKENS = 128
-_GUIDE = "distilled_guidance_layer."
-_GUIDE_NAMES = {".in_layer.": ".linear_1.", ".out_layer.": ".linear_2.", ".scale": ".weight"}
+_GUIDE_NAMES = {**GUIDE_LAYERS, ".scale": ".weight"}
 
 
 class Chroma(OneReader):
@@ -94,7 +93,7 @@ class Chroma(OneReader):
         head = shapes.dims("transformer_blocks.0.attn.norm_q.weight", 1)[0]
         if width % head or head % 16:
             raise shapes.misfit(f"its width {width} cannot be cut into heads of {head}")
-        hidden, numbers = shapes.dims(f"{_GUIDE}in_proj.weight", 2)
+        hidden, numbers = shapes.dims(f"{GUIDE}in_proj.weight", 2)
         config: Config = (
             ("in_channels", channels),
             ("out_channels", shapes.dims("proj_out.weight", 2)[0]),
@@ -112,7 +111,7 @@ class Chroma(OneReader):
             ("axes_dims_rope", rotation_axes(head)),
             ("approximator_num_channels", numbers),
             ("approximator_hidden_dim", hidden),
-            ("approximator_layers", shapes.count(lambda number: f"{_GUIDE}norms.{number}.weight")),
+            ("approximator_layers", shapes.count(lambda number: f"{GUIDE}norms.{number}.weight")),
         )
         return _recipe(header.layout, prefix, config)
 
@@ -194,7 +193,7 @@ def _sources(layout: Layout, prefix: str) -> Mapping[str, Source]:
     first = names["img_in.weight"]
     found = flux_sources(layout, prefix, layout.tensors[first].shape[0])
     for name, key in names.items():
-        if name.startswith(_GUIDE):
+        if name.startswith(GUIDE):
             for own, other in _GUIDE_NAMES.items():
                 name = name.replace(own, other)
             found[name] = Source(key, layout.tensors[key].shape)

@@ -96,6 +96,9 @@ FLUX2 = Names(
     },
     fused=_QKV,
 )
+# Chroma's modulations come from one network; the authors' names in it → diffusers'.
+GUIDE = "distilled_guidance_layer."
+GUIDE_LAYERS = {".in_layer": ".linear_1", ".out_layer": ".linear_2"}
 _TARGET = re.compile(r"(single_)?transformer_blocks\.(\d+)\.(.+)")
 _BLOCK = re.compile(r"(double|single)_blocks\.(\d+)\.(.+)\.(weight|bias|scale)")
 

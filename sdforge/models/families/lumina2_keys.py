@@ -40,6 +40,21 @@ _LAYERS = {
     "feed_forward.linear_2": "feed_forward.w2",
     "feed_forward.linear_3": "feed_forward.w3",
 }
+_BLOCK_NORMS = {
+    "norm1.norm": "attention_norm1",
+    "norm2": "attention_norm2",
+    "attn.norm_q": "attention.q_norm",
+    "attn.norm_k": "attention.k_norm",
+}
+# The same outside of blocks: beginnings.
+_ENDS = {
+    "norm_out.linear_1": "final_layer.adaLN_modulation.1",
+    "norm_out.linear_2": "final_layer.linear",
+    "time_caption_embed.caption_embedder": "cap_embedder",
+    "time_caption_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_caption_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+}
+_CONTEXT_NORM = re.compile(r"(context_refiner\.\d+)\.norm1")
 _BLOCK = re.compile(r"((?:layers|noise_refiner|context_refiner)\.\d+)\.(.+)")
 
 
@@ -75,10 +90,17 @@ def _cut(name: str, key: str, shape: tuple[int, ...], width: int) -> Iterator[tu
 def authors_lumina2_names(layers: Iterable[str]) -> dict[str, str]:
     """Return the authors' name of each of diffusers' layers that is whole in their files."""
     found = {}
+    inner = _LAYERS | _BLOCK_NORMS
     for layer in layers:
         match = _BLOCK.fullmatch(layer)
-        if match is not None and match[2] in _LAYERS:
-            found[layer] = f"{match[1]}.{_LAYERS[match[2]]}"
+        if match is not None and match[2] in inner:
+            found[layer] = f"{match[1]}.{inner[match[2]]}"
+        elif bare := _CONTEXT_NORM.fullmatch(layer):
+            found[layer] = f"{bare[1]}.attention_norm1"
+        else:
+            start = next((one for one in _ENDS if f"{layer}.".startswith(f"{one}.")), None)
+            if start is not None:
+                found[layer] = _ENDS[start] + layer.removeprefix(start)
     return found
 
 

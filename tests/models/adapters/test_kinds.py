@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sdforge.models.adapters.kinds import Lora, OnRows, RowsOf
+from sdforge.models.adapters.kinds import Lora
 from sdforge.models.adapters.lora_file import LayerChange, read_lora
+from sdforge.models.adapters.row_kinds import HalvesSwapped, RowsOf, first_ranks
 from tests.tiny_lora import CONV_KINDS, LINEAR_KINDS, Shape, Tensors, adapter
 
 LINEAR, CONV = (16, 24), (16, 24, 3, 3)
@@ -249,7 +250,7 @@ def test_biases_change_with_their_layer(read: Read) -> None:
     assert torch.allclose(change.apply(torch.ones(16), 0.5), 1 + 0.5 * parts["diff_b"])
 
 
-def test_parts_of_a_fused_layer_are_taken_and_put_by_rows(read: Read) -> None:
+def test_parts_of_a_fused_layer_are_taken_by_rows(read: Read) -> None:
     fused = (48, 24)
     whole = read(adapter("lora", fused)).weight
     assert isinstance(whole, Lora)
@@ -262,12 +263,8 @@ def test_parts_of_a_fused_layer_are_taken_and_put_by_rows(read: Read) -> None:
     assert torch.allclose(torch.cat(rows), whole.apply(weight, 1.0), atol=1e-6)
     assert RowsOf(whole, 0, 16, 48).fits((16, 24))
     assert not RowsOf(whole, 0, 16, 64).fits((16, 24))
-
-    small = read(adapter("lora", (16, 24))).weight
-    assert small is not None
-    put = OnRows(small, 16, 32)
-    assert put.fits(fused)
-    got = put.apply(weight, 1.0)
-    assert torch.equal(got[:16], weight[:16])
-    assert torch.equal(got[32:], weight[32:])
-    assert torch.allclose(got[16:32], small.apply(weight[16:32], 1.0))
+    cut = first_ranks(RowsOf(whole, 16, 32, 48), 1).apply(weight[16:32], 1.0)
+    assert torch.allclose(cut, whole.cut(1).apply(weight, 1.0)[16:32], atol=1e-6)
+    swapped = first_ranks(HalvesSwapped(whole), 1).apply(weight, 1.0)
+    wanted = whole.cut(1).apply(torch.cat([weight[24:], weight[:24]]), 1.0)
+    assert torch.allclose(swapped, torch.cat([wanted[24:], wanted[:24]]), atol=1e-6)

@@ -86,7 +86,7 @@ SHOWN: tuple[Shown, ...] = (
         more=(
             "test_sd3.py::test_one_file_may_hold_everything_and_so_may_a_folder",
             "test_sd3.py::test_missing_parts_are_named_and_t5_is_none_of_them",
-            "test_sd3.py::test_a_lora_in_either_spelling_reaches_its_rows",
+            "test_loras.py::test_every_kind_acts_on_the_layers_of_every_family",
         ),
     ),
     Shown(
@@ -117,7 +117,7 @@ SHOWN: tuple[Shown, ...] = (
             "test_flux2.py::test_klein_changes_a_picture_as_diffusers_does",
             "test_flux2.py::test_fp8_weights_draw_what_their_numbers_draw",
             "test_flux2.py::test_tiles_of_a_large_picture_are_the_whole_picture",
-            "test_flux2.py::test_a_lora_in_every_spelling_reaches_its_rows",
+            "test_loras.py::test_every_kind_acts_on_the_layers_of_every_family",
         ),
     ),
     Shown(
@@ -142,7 +142,7 @@ SHOWN: tuple[Shown, ...] = (
         latents="test_chroma.py::test_chroma_draws_what_diffusers_draws",
         modes="test_chroma.py::test_memory_modes_draw_the_same",
         headers="test_chroma.py::test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
-        more=("test_chroma.py::test_a_lora_in_flux_names_reaches_its_layers",),
+        more=("test_loras.py::test_every_kind_acts_on_the_layers_of_every_family",),
     ),
     Shown(
         family="zimage",
@@ -154,7 +154,7 @@ SHOWN: tuple[Shown, ...] = (
         headers="test_z_image.py::test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
         more=(
             "test_z_image.py::test_one_file_may_hold_everything_and_so_may_a_folder",
-            "test_z_image.py::test_a_lora_in_every_spelling_reaches_its_rows",
+            "test_loras.py::test_every_kind_acts_on_the_layers_of_every_family",
         ),
     ),
     Shown(
@@ -167,7 +167,7 @@ SHOWN: tuple[Shown, ...] = (
         "test_a_full_size_file_is_recognised_and_its_recipe_is_complete",
         more=(
             "test_qwen_image.py::test_missing_parts_are_named",
-            "test_qwen_image.py::test_a_lora_in_every_spelling_reaches_its_layers",
+            "test_loras.py::test_every_kind_acts_on_the_layers_of_every_family",
         ),
     ),
     Shown(
@@ -183,7 +183,7 @@ SHOWN: tuple[Shown, ...] = (
             "test_lumina2.py::test_one_file_may_hold_everything",
             "test_lumina2.py::test_without_a_tokenizer_the_file_that_would_do_is_named",
             "test_lumina2.py::test_an_own_instruction_takes_the_place_of_the_usual_one",
-            "test_lumina2.py::test_a_lora_in_either_spelling_reaches_its_rows",
+            "test_loras.py::test_every_kind_acts_on_the_layers_of_every_family",
         ),
     ),
 )

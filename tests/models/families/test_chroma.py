@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from scripts.tiny_models import adapters, text, transformers, vae
+from scripts.tiny_models import text, transformers, vae
 from scripts.tiny_models.files import random_tensors, write_safetensors
 from sdforge.core.errors import MissingModel
 from sdforge.models.checkpoint import read_header
@@ -84,25 +84,6 @@ def test_memory_modes_draw_the_same(files: dict[str, Path], draw: Draw) -> None:
     wanted = draw(files["chroma"], mode="normal", **values).latents
     for mode in ("medvram", "lowvram"):
         assert torch.equal(draw(files["chroma"], mode=mode, **values).latents, wanted), mode
-
-
-def test_a_lora_in_flux_names_reaches_its_layers(files: dict[str, Path], draw: Draw) -> None:
-    layers = {"double_blocks.0.img_attn.qkv": (192, 64), "single_blocks.0.linear2": (64, 320)}
-    values: dict[str, Any] = {"modules": beside(files), "steps": 1}
-    plain = draw(files["chroma"], prompt=PROMPT, **values)
-    pipeline = plain.pipeline
-    folder = pipeline.parts.paths.loras[0]
-    write_safetensors(folder / "mine.safetensors", adapters.kohya(layers), "F32")
-    pipeline.parts.library.loras.refresh()
-    said = f"{PROMPT} <lora:mine:1>"
-    modules = [file.name for file in beside(files).values()]
-    settings = {"forge_additional_modules": modules}
-    pipeline.draw(settings=settings, prompt=said, prompts=(said,), steps=1)
-    assert not [event for event in pipeline.events if type(event).__name__ == "Notice"]
-    component = plain.bundle.components["denoiser"]
-    for layer in ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.proj_out"):
-        master = component.master(f"{layer}.weight")
-        assert not torch.equal(component.read(master, master.stored), master.stored), layer
 
 
 def test_missing_parts_are_named(files: dict[str, Path], draw: Draw) -> None:

@@ -357,7 +357,7 @@ _ROWS = {
 
 @pytest.mark.parametrize(
     ("spelling", "packed"),
-    [("kohya", ""), ("peft", ""), ("authors", ""), ("kohya", "Q4_0"), ("authors", "Q8_0")],
+    [("peft", ""), ("kohya", "Q4_0"), ("authors", "Q8_0")],
 )
 def test_a_lora_in_every_spelling_reaches_its_rows(
     files: dict[str, Path], draw: Draw, tmp_path: Path, spelling: str, packed: str

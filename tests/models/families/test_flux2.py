@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from scripts.tiny_models import adapters, text, transformers, vae
+from scripts.tiny_models import text, transformers, vae
 from scripts.tiny_models.files import random_tensors, write_safetensors, write_scaled_fp8
 from sdforge.core.errors import MissingModel
 from sdforge.models.checkpoint import read_header
@@ -207,62 +207,3 @@ def test_fp8_weights_draw_what_their_numbers_draw(
     kept = {master.stored.dtype for master in drawn.bundle.components["denoiser"].masters}
     assert torch.float8_e4m3fn in kept
     assert torch.equal(drawn.latents, draw(plain, **values).latents)
-
-
-# Layers of diffusers' network, the authors' names of the matrices that hold them, and which rows.
-_LORA_ROWS = {
-    "transformer_blocks.0.attn.to_k": ("double_blocks.0.img_attn.qkv", slice(64, 128)),
-    "transformer_blocks.0.attn.add_v_proj": ("double_blocks.0.txt_attn.qkv", slice(128, 192)),
-    "transformer_blocks.0.attn.to_out.0": ("double_blocks.0.img_attn.proj", slice(None)),
-    "transformer_blocks.0.ff_context.linear_in": ("double_blocks.0.txt_mlp.0", slice(None)),
-    "single_transformer_blocks.1.attn.to_qkv_mlp_proj": ("single_blocks.1.linear1", slice(None)),
-    "single_stream_modulation.linear": ("single_stream_modulation.lin", slice(None)),
-    "proj_out": ("final_layer.linear", slice(None)),
-}
-
-
-@pytest.mark.parametrize("spelling", ["kohya", "authors", "diffusers"])
-def test_a_lora_in_every_spelling_reaches_its_rows(
-    files: dict[str, Path], draw: Draw, spelling: str
-) -> None:
-    """Each layer's weight is the file's with the rows of up × down that are its own, to 1e-5."""
-    plain = draw(files["klein"], modules=beside(files), prompt=PROMPT, steps=1)
-    component, pipeline = plain.bundle.components["denoiser"], plain.pipeline
-    weights = load_file(files["klein"])
-    names = {layer: whole for layer, (whole, _) in _LORA_ROWS.items()}
-    if spelling == "diffusers":
-        names = {layer: layer for layer in _LORA_ROWS}
-    shapes = {
-        _spelled(name, spelling): (
-            tuple(component.master(f"{layer}.weight").stored.shape)
-            if spelling == "diffusers"
-            else tuple(weights[f"{name}.weight"].shape)
-        )
-        for layer, name in names.items()
-    }
-    made = adapters.kohya(shapes)
-    folder = pipeline.parts.paths.loras[0]
-    write_safetensors(folder / "mine.safetensors", made, "F32")
-    pipeline.parts.library.loras.refresh()
-    said = f"{PROMPT} <lora:mine:0.5>"
-    modules = [file.name for file in beside(files).values()]
-    pipeline.draw(
-        settings={"forge_additional_modules": modules}, prompt=said, prompts=(said,), steps=1
-    )
-    assert not [event for event in pipeline.events if type(event).__name__ == "Notice"]
-    for layer, (whole, rows) in _LORA_ROWS.items():
-        part = slice(None) if spelling == "diffusers" else rows
-        lead = _spelled(names[layer], spelling)
-        up, down = made[f"{lead}.lora_up.weight"], made[f"{lead}.lora_down.weight"]
-        delta = (up[part] @ down) * (made[f"{lead}.alpha"] / len(down))
-        master = component.master(f"{layer}.weight")
-        wanted = weights[f"{whole}.weight"][rows] + 0.5 * delta
-        assert torch.allclose(component.read(master, master.stored), wanted, atol=1e-5), layer
-
-
-def _spelled(name: str, spelling: str) -> str:
-    return {
-        "kohya": "lora_unet_" + name.replace(".", "_"),
-        "authors": f"diffusion_model.{name}",
-        "diffusers": f"transformer.{name}",
-    }[spelling]

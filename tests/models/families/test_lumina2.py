@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from scripts.tiny_models import text, transformers, vae, words
 from scripts.tiny_models.files import random_tensors, write_safetensors
 from sdforge.core.errors import CorruptCheckpoint, MissingModel
-from sdforge.models.adapters.lora_keys import key_table
 from sdforge.models.checkpoint import read_header
 from sdforge.models.detect import detect
 from sdforge.models.families import FAMILIES
@@ -153,25 +152,3 @@ def test_a_full_size_file_is_recognised_and_its_recipe_is_complete(tmp_path: Pat
     config = recipe.skeleton.example.config
     assert config["axes_dim_rope"] == (32, 32, 32)
     assert (config["num_attention_heads"], config["num_kv_heads"]) == (24, 8)
-
-
-def test_a_lora_in_either_spelling_reaches_its_rows(files: dict[str, Path]) -> None:
-    recipe = FAMILIES.get("lumina2").recipe("denoiser", read_header(files["lumina2"]))
-    rows = {
-        name.removesuffix(".weight"): shape[0]
-        for name, shape in recipe.skeleton.shapes.items()
-        if name.endswith(".weight") and len(shape) == 2
-    }
-    table = key_table("lumina2", {"denoiser": rows}, {"denoiser": rows})
-    for name in (
-        "transformer.layers.0.attn.to_q",
-        "lora_unet_layers_1_feed_forward_w2",
-        "diffusion_model.context_refiner.0.attention.out",
-    ):
-        assert len(table.find(name)) == 1, name
-    fused = table.find("lora_unet_layers_0_attention_qkv")
-    assert [(one.layer.rpartition(".")[2], one.of_rows) for one in fused] == [
-        ("to_q", (0, 48, 96)),
-        ("to_k", (48, 72, 96)),
-        ("to_v", (72, 96, 96)),
-    ]

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from scripts.tiny_models import adapters, text, transformers, vae
+from scripts.tiny_models import text, transformers, vae
 from scripts.tiny_models.files import random_tensors, with_prefix, write_safetensors
 from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
 from sdforge.models.checkpoint import read_header
@@ -128,46 +127,3 @@ def test_the_editing_models_are_recognised_by_name_and_refused(tmp_path: Path) -
     for name in ("qwen_image_edit_2509_bf16", "Qwen-Image-Edit"):
         match = detect(read_header(sparse_checkpoint(tmp_path / f"{name}.safetensors", shapes)))
         assert (match.variant, bool(match.problem)) == ("edit", True), name
-
-
-_LORA_SHAPES = {
-    "img_in": (64, 64),
-    "time_text_embed.timestep_embedder.linear_1": (64, 256),
-    "transformer_blocks.0.attn.to_out.0": (64, 64),
-    "transformer_blocks.0.attn.add_q_proj": (64, 64),
-    "transformer_blocks.0.img_mlp.net.0.proj": (256, 64),
-    "transformer_blocks.0.txt_mod.1": (384, 64),
-}
-
-
-@pytest.mark.parametrize("spelling", ["kohya", "diffusers", "prefixed"])
-def test_a_lora_in_every_spelling_reaches_its_layers(
-    files: dict[str, Path], draw: Draw, spelling: str
-) -> None:
-    """Each layer's weight is the file's with half of up × down on it, to 1e-5."""
-
-    def spelled(name: str) -> str:
-        if spelling == "kohya":
-            return "lora_unet_" + name.replace(".", "_")
-        return ("transformer." if spelling == "diffusers" else "diffusion_model.") + name
-
-    plain = draw(files["qwen"], modules=beside(files), prompt=PROMPT, steps=1)
-    component, pipeline = plain.bundle.components["denoiser"], plain.pipeline
-    made = adapters.kohya({spelled(name): shape for name, shape in _LORA_SHAPES.items()})
-    folder = pipeline.parts.paths.loras[0]
-    write_safetensors(folder / "mine.safetensors", made, "F32")
-    pipeline.parts.library.loras.refresh()
-    said = f"{PROMPT} <lora:mine:0.5>"
-    modules = [file.name for file in beside(files).values()]
-    pipeline.draw(
-        settings={"forge_additional_modules": modules}, prompt=said, prompts=(said,), steps=1
-    )
-    assert not [event for event in pipeline.events if type(event).__name__ == "Notice"]
-    weights = load_file(files["qwen"])
-    for name in _LORA_SHAPES:
-        lead = spelled(name)
-        up, down = made[f"{lead}.lora_up.weight"], made[f"{lead}.lora_down.weight"]
-        delta = (up @ down) * (made[f"{lead}.alpha"] / len(down))
-        master = component.master(f"{name}.weight")
-        wanted = weights[f"{name}.weight"] + 0.5 * delta
-        assert torch.allclose(component.read(master, master.stored), wanted, atol=1e-5), name

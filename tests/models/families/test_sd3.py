@@ -192,27 +192,3 @@ def test_a_full_size_file_is_recognised_and_its_recipe_is_complete(
     config = recipe.skeleton.example.config
     assert config["num_attention_heads"] == depth
     assert config["pos_embed_max_size"] == arguments.get("places", 192)
-
-
-def test_a_lora_in_either_spelling_reaches_its_rows(bare: Path) -> None:
-    from sdforge.models.adapters.lora_keys import key_table
-
-    recipe = FAMILIES.get("sd3").recipe("denoiser", read_header(bare))
-    rows = {
-        name.removesuffix(".weight"): shape[0]
-        for name, shape in recipe.skeleton.shapes.items()
-        if name.endswith(".weight") and len(shape) == 2
-    }
-    table = key_table("sd3", {"denoiser": rows}, {"denoiser": rows})
-    for name in (
-        "transformer.transformer_blocks.0.attn.to_q",
-        "lora_unet_joint_blocks_0_x_block_mlp_fc1",
-        "diffusion_model.joint_blocks.1.x_block.attn.proj",
-    ):
-        assert len(table.find(name)) == 1, name
-    fused = table.find("lora_unet_joint_blocks_0_context_block_attn_qkv")
-    assert [(one.layer.rpartition(".")[2], one.of_rows) for one in fused] == [
-        ("add_q_proj", (0, 64, 192)),
-        ("add_k_proj", (64, 128, 192)),
-        ("add_v_proj", (128, 192, 192)),
-    ]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scripts.tiny_models import adapters, text, transformers, vae
+from scripts.tiny_models import text, transformers, vae
 from scripts.tiny_models.files import random_tensors, write_safetensors
 from sdforge.core.errors import MissingModel
 from sdforge.models.checkpoint import read_header
@@ -125,61 +125,3 @@ def test_a_full_size_file_is_recognised_and_its_recipe_is_complete(
     unused = set(header.tensors) - {source.key for source in recipe.sources.values()}
     assert not unused
     assert recipe.skeleton.example.config["axes_dims"] == (32, 48, 48)
-
-
-# Layers of diffusers' network, their names in files of the authors' spelling, and which rows of
-# these they are.
-_LORA_ROWS = {
-    "layers.0.attention.to_q": ("layers.0.attention.qkv", slice(0, 96)),
-    "layers.0.attention.to_v": ("layers.0.attention.qkv", slice(192, 288)),
-    "layers.1.attention.to_out.0": ("layers.1.attention.out", slice(None)),
-    "layers.1.feed_forward.w1": ("layers.1.feed_forward.w1", slice(None)),
-    "all_final_layer.2-1.linear": ("final_layer.linear", slice(None)),
-}
-_WHOLE_SHAPES = {
-    "layers.0.attention.qkv": (288, 96),
-    "layers.1.attention.out": (96, 96),
-    "layers.1.feed_forward.w1": (256, 96),
-    "final_layer.linear": (64, 96),
-}
-
-
-def _spelled(name: str, spelling: str) -> str:
-    return {
-        "kohya": "lora_unet_" + name.replace(".", "_"),
-        "authors": f"diffusion_model.{name}",
-        "diffusers": f"transformer.{name}",
-    }[spelling]
-
-
-@pytest.mark.parametrize("spelling", ["kohya", "authors", "diffusers"])
-def test_a_lora_in_every_spelling_reaches_its_rows(
-    files: dict[str, Path], draw: Draw, spelling: str
-) -> None:
-    """Each layer's weight is the file's with the rows of up × down that are its own, to 1e-5."""
-    plain = draw(files["z_image"], modules=beside(files), prompt=PROMPT, steps=1)
-    component, pipeline = plain.bundle.components["denoiser"], plain.pipeline
-    shapes = _WHOLE_SHAPES
-    if spelling == "diffusers":
-        shapes = {
-            layer: (component.master(f"{layer}.weight").stored.shape[0], 96) for layer in _LORA_ROWS
-        }
-    made = adapters.kohya({_spelled(name, spelling): shape for name, shape in shapes.items()})
-    folder = pipeline.parts.paths.loras[0]
-    write_safetensors(folder / "mine.safetensors", made, "F32")
-    pipeline.parts.library.loras.refresh()
-    said = f"{PROMPT} <lora:mine:0.5>"
-    modules = [file.name for file in beside(files).values()]
-    pipeline.draw(
-        settings={"forge_additional_modules": modules}, prompt=said, prompts=(said,), steps=1
-    )
-    assert not [event for event in pipeline.events if type(event).__name__ == "Notice"]
-    weights = load_file(files["z_image"])
-    for layer, (whole, rows) in _LORA_ROWS.items():
-        name, part = (layer, slice(None)) if spelling == "diffusers" else (whole, rows)
-        lead = _spelled(name, spelling)
-        up, down = made[f"{lead}.lora_up.weight"], made[f"{lead}.lora_down.weight"]
-        delta = (up[part] @ down) * (made[f"{lead}.alpha"] / len(down))
-        master = component.master(f"{layer}.weight")
-        wanted = weights[f"{whole}.weight"][rows] + 0.5 * delta
-        assert torch.allclose(component.read(master, master.stored), wanted, atol=1e-5), layer
