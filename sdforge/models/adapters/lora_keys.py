@@ -101,9 +101,9 @@ def key_table(
                 is_shift_first = (modulations or {}).get(layer) if role == "denoiser" else None
                 for name in spelled:
                     is_swapped = is_shift_first is not None and is_shift_first == (name == layer)
-                    found = (Target(role, layer, has_halves_swapped=is_swapped),)
+                    target = Target(role, layer, has_halves_swapped=is_swapped)
                     for prefix in spelling.prefixes:
-                        targets.setdefault(prefix + flatten(name), found)
+                        targets.setdefault(prefix + flatten(name), (target,))
             if spelling.fused is not None and rows is not None:
                 for name, parts in spelling.fused(rows.get(role, {})).items():
                     found = tuple(Target(role, layer, of_rows=share) for layer, share in parts)
