@@ -1,4 +1,4 @@
-"""What an extension is: named values and nine hooks, each of which returns something new.
+"""What an extension is: named values and ten hooks, each of which returns something new.
 
 An extension (A1111's "script") declares its values as `Field`s; the page, the REST API, infotext
 and the docs read them from there. Hooks are called by the engine (`on_request`, `expand`) and by
@@ -126,6 +126,27 @@ class MaskBlend:
     sigma: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inversion:
+    """Noise for img2img that leads to its picture: found by walking from the picture to noise.
+
+    Attributes:
+        prompt: what the picture shows; None for the prompt that it is drawn with.
+        negative_prompt: what goes with `prompt`.
+        steps: of the way up.
+        cfg_scale: strength of guidance on the way up.
+        randomness: share of the seed's noise that is mixed in, 0 to 1.
+        at_own_level: slopes are those where a step begins, not those where it ends.
+    """
+
+    prompt: str | None = None
+    negative_prompt: str = ""
+    steps: int = 50
+    cfg_scale: float = 1.0
+    randomness: float = 0.0
+    at_own_level: bool = False
+
+
 class Extension:
     """Base of all extensions: its hooks change nothing.
 
@@ -162,6 +183,10 @@ class Extension:
     def expand(self, request: GenerationRequest, values: Values) -> list[GenerationRequest]:
         """Return the requests that make up this one, a grid's cells for example."""
         return [request]
+
+    def inversion(self, request: GenerationRequest, values: Values) -> Inversion | None:
+        """Return how the noise of img2img is found in its picture; None for that of the seed."""
+        return None
 
     def on_conditioning(self, context: DenoiseContext, conditioning: Any, values: Values) -> Any:
         """Return the encoded prompts to use, of the kind that was given."""

@@ -37,10 +37,17 @@ from sdforge.pipeline.refiner import Leg, check_same_latents, legs
 from sdforge.sampling.guidance import UncondSkips
 from sdforge.sampling.model_sigmas import ModelSigmas
 from sdforge.sampling.noise import ImageNoise
-from sdforge.sampling.registry import SAMPLERS, Noise, SamplerOptions, SamplerSpec, StepInfo
+from sdforge.sampling.registry import (
+    SAMPLERS,
+    Noise,
+    SamplerFunction,
+    SamplerOptions,
+    SamplerSpec,
+    StepInfo,
+)
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """The batch was cancelled or skipped; the latents so far are kept outside."""
 
 
@@ -92,9 +99,10 @@ def denoise_batch(
         return DenoisedBatch(start.latents, is_complete=True, bundle=first)
     noise = image_noise(context, first, batch, (one.height, one.width))
     x = start.noised(noise.initial(), sigmas[0], spec, settings, is_flow=first.denoiser.is_flow)
-    watcher = _Watcher(context, one, len(sigmas) - 1, first, x, batch)
+    watcher = Watcher(context, one, len(sigmas) - 1, first, x, batch)
     step_noise = noise.brownian(_least_positive(sigmas), sigmas[0]) if spec.brownian else noise
     levels = one.noise_levels(first.denoiser)
+    hooks = Hooks(context.extensions)
     parts = legs(one, sigmas, levels, by_steps=settings.refiner_switch_by_sample_steps)
     for leg in parts:
         if leg.checkpoint != one.checkpoint:
@@ -102,25 +110,35 @@ def denoise_batch(
             check_same_latents(first, ready.bundle)
             if settings.diffusers_move_base:
                 context.memory.evict_all()
-        beside = beside_of(context, ready.bundle, one, start, batch)
-        is_last = leg is parts[-1]
-        walk = _Walk(context, one, leg, sigmas, ready, start, batch, is_last, control, beside)
+        walk = Walk(
+            context=context,
+            one=one,
+            leg=leg,
+            sigmas=sigmas,
+            ready=ready,
+            start=start,
+            batch=batch,
+            function=spec.function,
+            hooks=hooks,
+            is_last=leg is parts[-1],
+            control=control,
+            beside=beside_of(context, ready.bundle, one, start, batch),
+        )
         try:
             x = walk.run(x, step_noise, watcher)
-        except _Stopped:
+        except Stopped:
             return DenoisedBatch(watcher.last, is_complete=False, bundle=ready.bundle)
     if ready.bundle is not first and settings.diffusers_move_refiner:
         context.memory.evict_all()
     if start.mask is None or start.latents is None:
         return DenoisedBatch(x, is_complete=True, bundle=ready.bundle)
-    hooks = Hooks(context.extensions)
     blend = MaskBlend(drawn=x, source=start.latents, mask=start.mask, sigma=0.0)
     x = hooks.blended(blend)
     shown = hooks.overlay(replace(blend, drawn=x))
     return DenoisedBatch(x, is_complete=True, bundle=ready.bundle, shown=shown)
 
 
-class _Watcher:
+class Watcher:
     """Tells of steps, makes previews, and stops the walk when somebody asked for it."""
 
     def __init__(
@@ -135,7 +153,7 @@ class _Watcher:
         self.last = x
 
     def step(self, info: StepInfo) -> None:
-        """Take note of a step, numbered in the pass; raises `_Stopped`."""
+        """Take note of a step, numbered in the pass; raises `Stopped`."""
         context, one = self._context, self._pass
         self.last = info.denoised
         step = info.index + 1
@@ -153,11 +171,11 @@ class _Watcher:
         if preview is not None:
             context.emit(preview)
         if context.control.cancelled or context.control.skip_batch:
-            raise _Stopped
+            raise Stopped
 
 
-@dataclass(frozen=True, eq=False)
-class _Walk:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Walk:
     """One leg of a pass: a lease of its network, extensions, and the sampler's function."""
 
     context: RunContext
@@ -167,21 +185,23 @@ class _Walk:
     ready: Ready
     start: Start
     batch: int
-    is_last: bool
+    function: SamplerFunction
+    hooks: Hooks
+    is_last: bool = False
     control: ControlUnits | None = None
     beside: Beside | None = None
 
-    def run(self, x: Tensor, noise: Noise, watcher: _Watcher) -> Tensor:
+    def run(self, x: Tensor, noise: Noise, watcher: Watcher) -> Tensor:
         """Return the latents at the end of the leg."""
         with ExitStack() as stack:
             return self._run(x, noise, watcher, stack)
 
-    def _run(self, x: Tensor, noise: Noise, watcher: _Watcher, stack: ExitStack) -> Tensor:
+    def _run(self, x: Tensor, noise: Noise, watcher: Watcher, stack: ExitStack) -> Tensor:
         context, one, leg = self.context, self.one, self.leg
         request, settings = context.request, context.settings
         bundle, conditioning = self.ready.bundle, self.ready.conditioning
         spec = SAMPLERS.get(one.sampler)
-        hooks = Hooks(context.extensions)
+        hooks = self.hooks
         rows = rows_at_once(
             conditioning, one.cfg_scale, batched=settings.batch_cond_uncond, beside=self.beside
         )
@@ -223,7 +243,7 @@ class _Walk:
             options = _options(request, settings, spec, one.noise_levels(bundle.denoiser))
             tiled = _edited(module, tiling=context.tiling)
             with torch.inference_mode(), tiled, through.around(module):
-                latents = spec.function(denoiser, x, leg.sigmas, noise, on_step, options)
+                latents = self.function(denoiser, x, leg.sigmas, noise, on_step, options)
                 return hooks.latents(told, latents) if self.is_last else latents
 
     def _units(self, stack: ExitStack, rows: int, x: Tensor) -> list[PlacedUnit]:

@@ -31,8 +31,9 @@ from sdforge.pipeline.hires import GivenStart, HiresStart
 from sdforge.pipeline.hooks import Hooks
 from sdforge.pipeline.hypernetworks import used_hypernetworks
 from sdforge.pipeline.img2img import InitPictures
+from sdforge.pipeline.inversion import InvertedStart, invert_batch, prompts_of_inversion
 from sdforge.pipeline.networks import apply_networks, network_infotext
-from sdforge.pipeline.passes import HIRES, Pass, Start, plan_passes
+from sdforge.pipeline.passes import HIRES, INVERSION, Pass, Start, plan_passes
 from sdforge.pipeline.prompts import BatchPrompts, batch_prompts
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ class _Run:
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
-        self._passes = plan_passes(context.request, context.settings)
+        inversion = Hooks(context.extensions).inversion(context.request)
+        self._passes = plan_passes(context.request, context.settings, inversion)
         # The title and the modules that the bundle was loaded by.
         self._loaded: tuple[str, Sequence[str] | None] = ("", None)
         self._bundle: ModelBundle | None = None
@@ -129,19 +131,25 @@ class _Run:
     def batch(self, batch: int) -> Iterator[ImageResult]:
         """Yield the pictures of one batch."""
         denoised: DenoisedBatch | None = None
+        saves_first = self._context.settings.save_images_before_highres_fix
         for one in self._passes:
-            make_start: StartMaker = self._start
-            if one.name == HIRES and denoised is None:
-                make_start = GivenStart(self._context, one).of
-            elif denoised is not None:
-                if self._context.settings.save_images_before_highres_fix:
-                    yield from self._decoded(denoised, batch, suffix=BEFORE_HIRES)
-                make_start = HiresStart(self._context, one, denoised, batch).of
-            denoised = self._run(one, batch, make_start)
+            if one.name == HIRES and denoised is not None and saves_first:
+                yield from self._decoded(denoised, batch, suffix=BEFORE_HIRES)
+            denoised = self._run(one, batch, self._start_maker(one, denoised, batch))
             if not denoised.is_complete:
                 break
         if denoised is not None:
             yield from self._decoded(denoised, batch)
+
+    def _start_maker(self, one: Pass, before: DenoisedBatch | None, batch: int) -> StartMaker:
+        """Return what makes a pass's start of the pictures and of the pass before it, if any."""
+        if one.name == HIRES and before is None:
+            return GivenStart(self._context, one).of
+        if before is None:
+            return self._start
+        if one.name == HIRES:
+            return HiresStart(self._context, one, before, batch).of
+        return InvertedStart(self._context, self._passes[0], before, self._start).of
 
     def _run(self, one: Pass, batch: int, make_start: StartMaker) -> DenoisedBatch:
         """Run a pass; where memory runs out between two forwards, all of it again, leaner."""
@@ -157,6 +165,8 @@ class _Run:
         def attempt() -> DenoisedBatch:
             # A refiner may have taken the first checkpoint's place when the pass begins again.
             ready = prepare(one.checkpoint)
+            if one.name == INVERSION:
+                return invert_batch(context, one, ready, start, batch)
             return denoise_batch(context, one, ready, start, batch, prepare, self._control)
 
         def hint() -> str:
@@ -185,7 +195,10 @@ class _Run:
         """Return a checkpoint with the batch's prompts; nothing is done twice in a row."""
         context = self._context
         bundle = self._load(title, one.modules)
-        prompts = batch_prompts(context.request, batch, hires=one.name == HIRES)
+        if one.inversion is not None:
+            prompts = prompts_of_inversion(context, one.inversion, batch)
+        else:
+            prompts = batch_prompts(context.request, batch, hires=one.name == HIRES)
         last = self._encoded
         if last and last.ready.bundle is bundle and (last.one, last.prompts) == (one, prompts):
             return last.ready

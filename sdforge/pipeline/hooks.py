@@ -12,6 +12,7 @@ from sdforge.core.extension import (
     Active,
     DenoiseContext,
     Guided,
+    Inversion,
     MaskBlend,
     NetworkEdit,
     StepState,
@@ -35,6 +36,13 @@ class Hooks:
     def __bool__(self) -> bool:
         """Whether there are any."""
         return bool(self._active)
+
+    def inversion(self, request: GenerationRequest) -> Inversion | None:
+        """Return how the noise of img2img is found in its picture; None for that of the seeds."""
+        if not request.init_images:
+            return None
+        found = (one.extension.inversion(request, one.values) for one in self._active)
+        return next((one for one in found if one is not None), None)
 
     def conditioning(
         self, context: DenoiseContext, conditioning: BatchConditioning

@@ -1,5 +1,7 @@
 """The passes of a batch, as data: txt2img and img2img have one, hires fix has a second.
 
+Where noise is found in a picture, a pass that walks up comes first (`inversion.py`).
+
 A pass is one walk of a sampler down its sigmas, from noise or from latents at a strength; so the
 three kinds of job are the same code. `denoise.py` runs passes, `img2img.py` and `hires.py` make
 what they start with. Rules for steps are A1111's.
@@ -12,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from sdforge.core.extension import Inversion
 from sdforge.core.request import DEFAULT_DISTILLED_CFG_SCALE, GenerationRequest
 from sdforge.core.settings import Settings
 from sdforge.models.denoiser import DenoiserModel
@@ -23,7 +26,7 @@ from sdforge.sampling.sigmas import make_sigmas
 
 Seen = Callable[[], tuple[torch.Tensor, "torch.Tensor | None"]]
 
-BASE, HIRES = "base", "hires"
+BASE, HIRES, INVERSION = "base", "hires", "inversion"
 # A1111 never starts from noise alone in img2img.
 _MOST_STRENGTH = 0.999
 # Doing all steps at a strength means a schedule of so many times more; this bounds it.
@@ -35,7 +38,7 @@ class Pass:
     """One walk of a sampler.
 
     Attributes:
-        name: "base" or "hires".
+        name: "base", "hires" or "inversion".
         checkpoint: title of what draws it.
         modules: files that bring its VAE and text encoders; None for those of the settings.
         width: in pixels.
@@ -52,6 +55,7 @@ class Pass:
         first_pass_calls: in a second pass the denoiser's calls of the first, for the prompts' time.
         steps_before: of earlier passes in the same batch, for progress.
         steps_after: of later ones.
+        inversion: what an "inversion" is asked for.
     """
 
     name: str = BASE
@@ -71,6 +75,7 @@ class Pass:
     first_pass_calls: int | None = None
     steps_before: int = 0
     steps_after: int = 0
+    inversion: Inversion | None = None
 
     @property
     def calls_per_step(self) -> int:
@@ -136,6 +141,7 @@ class Start:
     Attributes:
         latents: (batch, channels, height/8, width/8); None for noise alone.
         noise_scale: of the first noise.
+        noise: to begin with in place of that of the seeds, in the shape of `latents`.
         mask: (batch or 1, 1, height/8, width/8), 1 where to repaint; None for everywhere.
         seen: returns the pictures (batch or 1, 3, height, width) from 0 to 1 and their masks, for
             networks that see them; None where there are none.
@@ -143,6 +149,7 @@ class Start:
 
     latents: torch.Tensor | None = None
     noise_scale: float = 1.0
+    noise: torch.Tensor | None = None
     mask: torch.Tensor | None = None
     seen: Seen | None = None
 
@@ -163,13 +170,35 @@ class Start:
             # The exact deviation of noised latents of variance 1, or what A1111 takes for it.
             is_exact = not is_flow and (spec.timesteps or settings.sgm_noise_multiplier)
             return noise * ((1.0 + sigma**2) ** 0.5 if is_exact else sigma)
-        noise = noise * self.noise_scale
+        noise = (noise if self.noise is None else self.noise) * self.noise_scale
         kept = 1.0 - sigma if is_flow else 1.0
         return self.latents * kept + noise * (sigma + settings.img2img_extra_noise)
 
 
-def plan_passes(request: GenerationRequest, settings: Settings) -> tuple[Pass, ...]:
-    """Return the passes of each batch of a resolved request."""
+def plan_passes(
+    request: GenerationRequest, settings: Settings, inversion: Inversion | None = None
+) -> tuple[Pass, ...]:
+    """Return the passes of each batch of a resolved request, first one that finds its noise."""
+    passes = _drawing_passes(request, settings)
+    if inversion is None or passes[0].name != BASE:
+        return passes
+    up = replace(
+        passes[0],
+        name=INVERSION,
+        sampler="Euler",
+        schedule="Uniform",
+        steps=inversion.steps,
+        cfg_scale=inversion.cfg_scale,
+        strength=None,
+        refiner="",
+        steps_after=sum(one.planned_steps for one in passes),
+        inversion=inversion,
+    )
+    later = (replace(one, steps_before=one.steps_before + up.steps) for one in passes)
+    return (up, *later)
+
+
+def _drawing_passes(request: GenerationRequest, settings: Settings) -> tuple[Pass, ...]:
     if request.width is None or request.height is None or request.cfg_scale is None:
         raise ValueError("the request was not resolved: its size or CFG scale is open")
     # Frames of live mode leave it open: what draws them is not told it.

@@ -163,3 +163,41 @@ def test_deep_shrink_holds_a_picture_of_twice_the_size_together(
     )
     assert abs(covered - wanted) < 0.5 * abs(without - wanted)
     assert abs(kept - edge) < 0.5 * abs(spilt - edge)
+
+
+def test_img2img_alternative_finds_the_noise_of_a_picture_and_keeps_its_layout(
+    client: TestClient,
+) -> None:
+    """A small owl below on the left, where the model would not put one."""
+    own, other = (f"an owl, twemoji style, {colour} background" for colour in ("blue", "green"))
+    (large,), _ = post(client, "txt2img", prompt=own, seed=77)
+    background = tuple(int(level) for level in large[2, 2])
+    picture = Image.new("RGB", (128, 128), background)
+    picture.paste(Image.fromarray(large).resize((80, 80)), (0, 48))
+    source = np.asarray(picture)
+
+    def redrawn(args: list[Any] | None = None, **values: Any) -> Pixels:
+        if args is not None:
+            values |= {"script_name": "img2img alternative test", "script_args": args}
+        (made,), _ = post(client, init_images=[encoded(picture)], cfg_scale=1, **values)
+        return made
+
+    def away(made: Pixels) -> float:
+        return float(np.abs(made.astype(int) - source).mean())
+
+    def middle(made: Pixels) -> npt.NDArray[np.float64]:
+        """Return (y, x) of the middle of what stands before the background."""
+        frame = np.concatenate([made[0], made[-1], made[:, 0], made[:, -1]]).astype(int)
+        thing = np.abs(made - np.median(frame, axis=0)).max(-1) > 60
+        return np.argwhere(thing).mean(axis=0)
+
+    plain = redrawn(prompt=own, denoising_strength=1.0)
+    for adjusted in (False, True):
+        again = redrawn(["", True, True, own, "", True, 10, True, 1.0, 0, adjusted])
+        assert away(again) < 0.5 * away(plain)
+    changed = redrawn(["", True, False, own, "", True, 10, True, 1.0, 0, False], prompt=other)
+    unlike = redrawn(prompt=other, denoising_strength=1.0)
+    off, far = (np.linalg.norm(middle(one) - middle(source)) for one in (changed, unlike))
+    assert off < 0.5 * far
+    # The background, bluest of all in the picture, is green.
+    assert source[4, 4].argmax() == 2 and changed[4, 4].argmax() == 1

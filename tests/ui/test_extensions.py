@@ -64,7 +64,8 @@ def test_a_tab_has_its_own_scripts_and_extensions() -> None:
         set(extensions.of_tab(KNOWN, tab).names()) for tab in ("txt2img", "img2img")
     )
     assert img2img - txt2img == {
-        "sd_upscale", "loopback", "outpainting_mk2", "poor_mans_outpainting", "soft_inpainting",
+        "sd_upscale", "loopback", "img2img_alternative", "outpainting_mk2",
+        "poor_mans_outpainting", "soft_inpainting",
     }  # fmt: skip
     assert "freeu" in txt2img
     assert not any(name.startswith("loopback") for name in extensions.default_values(

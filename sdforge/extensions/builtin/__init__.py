@@ -7,6 +7,7 @@ from sdforge.extensions.builtin.cfg_rescale import CfgRescale
 from sdforge.extensions.builtin.cfg_zero import CfgZero
 from sdforge.extensions.builtin.dynamic_thresholding import DynamicThresholding
 from sdforge.extensions.builtin.freeu import FreeU
+from sdforge.extensions.builtin.img2img_alternative import Img2imgAlternative
 from sdforge.extensions.builtin.kohya_hrfix import KohyaHrFix
 from sdforge.extensions.builtin.loopback import Loopback
 from sdforge.extensions.builtin.outpainting_mk2 import OutpaintingMk2
@@ -33,6 +34,7 @@ BUILTIN: tuple[type[Extension], ...] = (
     SoftInpainting,
     SdUpscale,
     Loopback,
+    Img2imgAlternative,
     OutpaintingMk2,
     PoorMansOutpainting,
 )
