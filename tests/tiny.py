@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,15 @@ class Parts:
     provider: ModelProvider
 
 
+def link(source: Path | str, place: Path | str) -> None:
+    """Have a file that is never written to again in another place too, as `shutil.copy` does."""
+    place = Path(place)
+    try:
+        os.link(source, place / Path(source).name if place.is_dir() else place)
+    except OSError:  # another file system
+        shutil.copy(source, place)
+
+
 def tiny_server_parts(
     data: Path,
     *checkpoints: Path,
@@ -95,6 +105,7 @@ def tiny_server_parts(
     device: Device | None = None,
     unit_cap_bytes: int | None = None,
     attention: Attend | None = None,
+    put: Callable[[Path | str, Path | str], object] = shutil.copy,
 ) -> Parts:
     """Return the parts over the folder `data`, with copies of `checkpoints` as its models."""
     import torch
@@ -102,8 +113,11 @@ def tiny_server_parts(
     paths = Paths.under(data)
     paths.checkpoints[0].mkdir(parents=True, exist_ok=True)
     for checkpoint in checkpoints:
-        copy = shutil.copytree if checkpoint.is_dir() else shutil.copy
-        copy(checkpoint, paths.checkpoints[0] / checkpoint.name)
+        place = paths.checkpoints[0] / checkpoint.name
+        if checkpoint.is_dir():
+            shutil.copytree(checkpoint, place, copy_function=put)
+        else:
+            put(checkpoint, place)
     library = Library(paths)
     memory = MemoryManager(device or HostDevice(8 * GIB), unit_cap_bytes=unit_cap_bytes)
     full = Precision(torch.float32, torch.float32, torch.float32)

@@ -2,7 +2,7 @@ import gc
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,15 +44,6 @@ def files(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> dict[st
         "velocity": make_checkpoint(folder / "velocity.safetensors", seed=0, metadata=v),
         "vae": make_checkpoint(folder / "other.safetensors", seed=3, prefix="first_stage_model."),
     }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_collection(loaded: Parts) -> Iterator[None]:
-    """Keep the libraries' million objects out of the collections that releasing models asks for."""
-    assert loaded.provider.current
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

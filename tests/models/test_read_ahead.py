@@ -1,6 +1,5 @@
 """The next checkpoint is read while one works: real tiny files, real threads."""
 
-import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,15 +30,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         make_checkpoint(folder / f"{name}.safetensors", seed=seed, dtype="F16")
         for seed, name in enumerate(NAMES)
     ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_collection(loaded: Parts) -> Iterator[None]:
-    """Keep the libraries' million objects out of the collections that releasing models asks for."""
-    assert loaded.provider.current
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from sdforge.memory.simulated import SimulatedDevice
 from sdforge.models.bundle import ModelBundle
 from sdforge.pipeline import decode
 from tests.pipeline.conftest import Pipeline
-from tests.tiny import tiny_server_parts
+from tests.tiny import link, tiny_server_parts
 
 # Cuts the tiny networks into some dozens of units, where the mode streams.
 CAP = 100_000
@@ -61,11 +60,11 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
     ) -> Drawn:
         device = SimulatedDevice(device_bytes) if mode else None
         data = tmp_path / f"run{next(numbers)}"
-        parts = tiny_server_parts(data, *files, device=device, unit_cap_bytes=CAP)
+        parts = tiny_server_parts(data, *files, device=device, unit_cap_bytes=CAP, put=link)
         for folder, file in (modules or {}).items():
             place = parts.paths.models / folder.partition(":")[0]
             place.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, place)
+            link(file, place)
         # A tokenizer lies beside and is not chosen.
         names = [file.name for file in (modules or {}).values() if file.suffix != ".json"]
         pipeline = Pipeline(parts)
@@ -78,7 +77,7 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
             unit, shown, file = control
             place = parts.paths.controlnets[0]
             place.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, place)
+            link(file, place)
             values |= {"control": (replace(unit, image=pipeline.put(shown)),)}
         pipeline.draw(settings=chosen | (settings or {}), **values)
         return Drawn(seen[-1], parts.provider.get("", modules=names), pipeline, device)
