@@ -179,6 +179,9 @@ CATALOGUE: dict[str, Write] = {
     "diffusion_models/qwen-image.safetensors": _file(
         lambda: with_prefix(UNET, transformers.qwen_image(context=32)), "BF16"
     ),
+    "diffusion_models/qwen-image-edit.safetensors": _file(
+        lambda: with_prefix(UNET, transformers.qwen_image(context=32)), "BF16"
+    ),
     "diffusion_models/lumina2.safetensors": _file(transformers.lumina2, "BF16"),
     "VAE/sd.safetensors": _file(lambda: vae.vae(vae.SD)),
     "VAE/ae.safetensors": _file(lambda: vae.vae(vae.SIXTEEN)),
@@ -190,7 +193,9 @@ CATALOGUE: dict[str, Write] = {
     "text_encoder/t5xxl.safetensors": _file(text.t5),
     "text_encoder/qwen3.safetensors": _file(lambda: text.qwen3(width=64), "BF16"),
     "text_encoder/qwen3-deep.safetensors": _file(lambda: text.qwen3(layers=28), "BF16"),
-    "text_encoder/qwen25-vl.safetensors": _file(text.qwen25, "BF16"),
+    "text_encoder/qwen25-vl.safetensors": _file(
+        lambda: {**text.qwen25(), **text.qwen_vision()}, "BF16"
+    ),
     "text_encoder/mistral.safetensors": _mistral,
     "text_encoder/gemma2.safetensors": _gemma2,
     "text_encoder/t5xxl-fp8.safetensors": _file(text.t5, "F8_E4M3"),

@@ -108,6 +108,28 @@ def qwen25(width: int = 32, layers: int = 2, heads: int = 2, head: int = 16) -> 
     return shapes
 
 
+def qwen_vision(width: int = 32, layers: int = 2, hidden: int = 96, out: int = 32) -> Shapes:
+    """What Qwen2.5-VL sees with: patches of two frames, fused queries, keys and values."""
+    shapes: Shapes = {"visual.patch_embed.proj.weight": (width, 3, 2, 14, 14)}
+
+    def linear(name: str, rows: int, columns: int) -> None:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (rows, columns), (rows,)
+
+    for number in range(layers):
+        block = f"visual.blocks.{number}"
+        for norm in ("norm1", "norm2"):
+            shapes[f"{block}.{norm}.weight"] = (width,)
+        linear(f"{block}.attn.qkv", 3 * width, width)
+        linear(f"{block}.attn.proj", width, width)
+        linear(f"{block}.mlp.gate_proj", hidden, width)
+        linear(f"{block}.mlp.up_proj", hidden, width)
+        linear(f"{block}.mlp.down_proj", width, hidden)
+    shapes["visual.merger.ln_q.weight"] = (width,)
+    linear("visual.merger.mlp.0", 4 * width, 4 * width)
+    linear("visual.merger.mlp.2", out, 4 * width)
+    return shapes
+
+
 def mistral(
     width: int = 32, layers: int = 31, heads: int = 2, head: int = 16, rows: int = 400
 ) -> Shapes:

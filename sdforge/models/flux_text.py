@@ -95,6 +95,7 @@ class FluxText:
     """The text encoders of Flux."""
 
     tells_sides = False
+    sees_pictures = False
 
     def __init__(self, clip: TextEncoder, t5: T5Text, *, is_guided: bool) -> None:
         """Take both; `is_guided` models are told the distilled CFG scale."""

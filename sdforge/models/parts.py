@@ -28,6 +28,10 @@ _KL_VAE = "decoder.conv_in.weight"
 # Beside the tensors of a KL autoencoder.
 _FLUX2_VAE = "bn.running_mean"
 _VIDEO_VAE = ("decoder.conv1.weight", "decoder.mid_block.resnets.0.norm1.gamma")
+# Of what language models see with: in transformers' names, and in a file of its own by llama.cpp.
+_VISION, _VISION_END, _VISION_GGUF = (
+    "patch_embed.proj.weight", "merger.ln_q.weight", "v.patch_embd.weight",
+)  # fmt: skip
 _CLIPS: Mapping[int, tuple[str, str]] = {
     768: ("clip_l", "CLIP-L"),
     1024: ("clip_h", "CLIP-H"),
@@ -39,8 +43,8 @@ _CLIPS: Mapping[int, tuple[str, str]] = {
 class Part:
     """One network in a file.
 
-    `role` is 'denoiser', 'vae' or 'text_encoder'; `kind` tells networks of a role apart ('clip_l',
-    't5', 'kl-16', a family for denoisers); its tensors are those below `prefix`.
+    `role` is 'denoiser', 'vae', 'text_encoder' or 'vision'; `kind` tells networks of a role apart
+    ('clip_l', 't5', 'kl-16', a family for denoisers); its tensors are those below `prefix`.
     """
 
     role: str
@@ -53,7 +57,7 @@ class Part:
 @lru_cache(maxsize=64)
 def parts(layout: Layout) -> tuple[Part, ...]:
     """Return the networks in a file, the denoiser first."""
-    return (*_denoisers(layout), *_text_encoders(layout), *_vaes(layout))
+    return (*_denoisers(layout), *_text_encoders(layout), *_vaes(layout), *_visions(layout))
 
 
 def types(layout: Layout, prefix: str = "") -> Counter[str]:
@@ -155,6 +159,17 @@ def _vae(layout: Layout, key: str, info: TensorInfo) -> Part | None:
             lead = key.removesuffix(ending)
             return Part(role="vae", kind="wan", label="VAE of Wan and Qwen-Image", prefix=lead)
     return None
+
+
+def _visions(layout: Layout) -> Iterator[Part]:
+    for key, info in layout.tensors.items():
+        lead = key.removesuffix(_VISION)
+        is_known = key.endswith(_VISION) and f"{lead}{_VISION_END}" in layout.tensors
+        is_film = len(info.shape) == 5
+        if (is_known and is_film) or (key == _VISION_GGUF and f"{key}.1" in layout.tensors):
+            prefix = lead if is_known else ""
+            label = "vision part of Qwen2.5-VL"
+            yield Part(role="vision", kind="qwen2.5-vl-vision", label=label, prefix=prefix)
 
 
 def missing_roles(layout: Layout) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ class PlainText:
 
     is_guided = False
     tells_sides = False
+    sees_pictures = False
 
     def __init__(self, component: Component) -> None:
         """Take the network."""

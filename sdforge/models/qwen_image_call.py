@@ -36,22 +36,29 @@ _ACTIVATION_FACTOR = 24
 def call_qwen_image(
     module: nn.Module, x: torch.Tensor, sigma: float, conditioning: Conditioning
 ) -> torch.Tensor:
-    """Return the velocity for latents (rows, channels, height, width)."""
+    """Return the velocity for latents (rows, channels, height, width).
+
+    Patches of pictures to refer to lie behind those that are drawn.
+    """
     height, width = x.shape[-2:]
     padded = padded_to_patches(x)
     rows, columns = (side // PATCH for side in padded.shape[-2:])
+    pictures = [padded_to_patches(picture.to(x)) for picture in conditioning.references]
+    shapes = [(1, *(side // PATCH for side in one.shape[-2:])) for one in (padded, *pictures)]
     (answer,) = module(
-        hidden_states=patches(padded),
+        hidden_states=torch.cat([patches(padded), *map(patches, pictures)], dim=1),
         encoder_hidden_states=conditioning.hidden,
         timestep=torch.full((len(x),), sigma, device=x.device),
-        img_shapes=[[(1, rows, columns)]] * len(x),
+        img_shapes=[shapes] * len(x),
         return_dict=False,
     )
-    return from_patches(answer, rows, columns)[..., :height, :width]
+    return from_patches(answer[:, : rows * columns], rows, columns)[..., :height, :width]
 
 
 class Places(nn.Module):
-    """Rotations by place: the picture around zero, the text behind it on the diagonal.
+    """Rotations by place: pictures around zero, the text behind them on the diagonal.
+
+    The first place says which picture it is.
 
     The same as diffusers' `QwenEmbedRope`, which keeps tables in a cache that outlives the model.
     """
@@ -69,14 +76,15 @@ class Places(nn.Module):
         device: torch.device,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return complex rotations of patches and of tokens: (count, half of a head's width)."""
-        ((_, height, width),) = shapes[0]
-        rows = torch.arange(height, device=device) - (height - height // 2)
-        columns = torch.arange(width, device=device) - (width - width // 2)
-        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
-        picture = torch.cat([torch.zeros_like(grid[:, :1]), grid], dim=1)
-        first = max(height // 2, width // 2)
+        pictures = []
+        for number, (_, height, width) in enumerate(shapes[0]):
+            rows = torch.arange(height, device=device) - (height - height // 2)
+            columns = torch.arange(width, device=device) - (width - width // 2)
+            grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+            pictures.append(torch.cat([torch.full_like(grid[:, :1], number), grid], dim=1))
+        first = max(max(height // 2, width // 2) for _, height, width in shapes[0])
         text = torch.arange(first, first + max_txt_seq_len, device=device)
-        return self._turns(picture), self._turns(text[:, None].expand(-1, 3))
+        return self._turns(torch.cat(pictures)), self._turns(text[:, None].expand(-1, 3))
 
     def _turns(self, places: torch.Tensor) -> torch.Tensor:
         parts = []

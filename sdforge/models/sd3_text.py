@@ -23,6 +23,7 @@ class Sd3Text:
 
     is_guided = False
     tells_sides = False
+    sees_pictures = False
 
     def __init__(
         self, clips: Sequence[TextEncoder], t5: T5Text | None, *, width: int, least: int

@@ -25,6 +25,7 @@ class SdxlText:
 
     is_guided = False
     tells_sides = False
+    sees_pictures = False
 
     def __init__(self, *encoders: TextEncoder, has_aesthetic_score: bool = False) -> None:
         """Take CLIP-L and CLIP-G, or CLIP-G alone; the last one gives the pooled text."""

@@ -7,12 +7,13 @@ cannot run: names decide which part a tensor belongs to, shapes count the bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from sdforge.memory.estimate import ModelSizes, Network
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.formats.ggml_types import BLOCK_TYPES
 from sdforge.models.layout import TensorInfo
+from sdforge.models.parts import parts
 from sdforge.models.precision import ITEMSIZE
 
 # Role → prefixes of its tensors; what begins with none of them is a denoiser saved alone.
@@ -34,11 +35,18 @@ _FIRST_LAYERS = (
     "all_x_embedder.2-1.weight", "conv_in.weight",
 )  # fmt: skip
 _DIT = frozenset(
-    {"sd3", "flux", "chroma", "zimage", "qwen-image", "flux2", "flux2-klein", "lumina2"}
-)
+    {
+        "sd3", "flux", "chroma", "zimage", "qwen-image", "qwen-image-edit", "flux2", "flux2-klein",
+        "lumina2",
+    }
+)  # fmt: skip
 # Families whose denoiser sees patches of the VAE's latents as its latent pixels.
 _PATCHED = frozenset({"flux2", "flux2-klein"})
 _LATENT_CHANNELS = 4
+_SEEING = frozenset({"qwen-image-edit"})
+_VISION_WIDTH = 1280
+# Families whose networks compute what another one's do.
+_SAME_TRACE = {"sd15": "sd1", "qwen-image-edit": "qwen-image"}
 
 
 def model_sizes(
@@ -56,20 +64,23 @@ def model_sizes(
         precision: type of numbers by role, as `precision_names` returns them.
         beside: headers of other files that a part comes from, by its role.
     """
-    parts = _parts(header)
-    texts = [parts["text_encoder"]]
+    own = _parts(header)
+    texts = [own["text_encoder"]]
     for role, other in (beside or {}).items():
+        if role == "vision":
+            continue
         kind = "vae" if role == "vae" else "text_encoder"
         found = _parts(other, alone=kind)[kind]
         if role == "vae":
-            parts["vae"] = found
+            own["vae"] = found
         else:
             texts.append(found)
     text_itemsize = ITEMSIZE[precision["text_encoder"]]
     networks = [
-        *_denoiser(family, parts["denoiser"], ITEMSIZE[precision["denoiser"]]),
+        *_denoiser(family, own["denoiser"], ITEMSIZE[precision["denoiser"]]),
         *(network for tensors in texts for network in _text_encoders(tensors, text_itemsize)),
-        *_vae(parts["vae"], ITEMSIZE[precision["vae"]]),
+        *_visions(family, (header, *(beside or {}).values()), text_itemsize),
+        *_vae(own["vae"], ITEMSIZE[precision["vae"]]),
     ]
     return ModelSizes(family=family, networks=tuple(networks))
 
@@ -109,7 +120,7 @@ def _denoiser(family: str, tensors: Tensors, itemsize: int) -> Iterator[Network]
     first = next((tensors[name] for name in _FIRST_LAYERS if name in tensors), None)
     yield Network(
         role="denoiser",
-        trace={"sd15": "sd1"}.get(family, family),
+        trace=_SAME_TRACE.get(family, family),
         kind="dit" if family in _DIT else "unet",
         total_bytes=_bytes(tensors, itemsize),
         width=first.shape[0] if first and first.shape else 320,
@@ -145,6 +156,29 @@ def _text_encoders(tensors: Tensors, itemsize: int) -> Iterator[Network]:
             kind="text",
             total_bytes=_bytes(mine, itemsize),
             width=width,
+            itemsize=itemsize,
+        )
+
+
+def _visions(family: str, headers: Iterable[CheckpointHeader], itemsize: int) -> Iterator[Network]:
+    """Yield what a text encoder sees pictures with, for families that show it some."""
+    held = {
+        part: header
+        for header in headers
+        for part in parts(header.layout)
+        if part.role == "vision" and family in _SEEING
+    }
+    for part, header in list(held.items())[-1:]:
+        tensors = {
+            name: header.layout.tensors[key]
+            for name, key in header.layout.under(part.prefix).items()
+        }
+        yield Network(
+            role="text_encoder",
+            trace=part.label,
+            kind="text",
+            total_bytes=_bytes(tensors, itemsize),
+            width=_VISION_WIDTH,
             itemsize=itemsize,
         )
 

@@ -7,10 +7,12 @@ weights. What encoders of a family do together is in `sdxl_text.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 
 from sdforge.core.errors import InvalidRequest
 from sdforge.core.settings import Settings
@@ -39,6 +41,19 @@ class Chunk(Protocol):
         """Emphasis of each token; 1 is none."""
 
 
+@dataclass(frozen=True)
+class ShownPicture:
+    """An RGB picture that a prompt is about; two of the same pixels, by `digest`, are equal."""
+
+    digest: str
+    image: Image.Image = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, image: Image.Image) -> ShownPicture:
+        """Take a picture as it is shown."""
+        return cls(sha256(repr(image.size).encode() + image.tobytes()).hexdigest(), image)
+
+
 class PromptReader(Protocol):
     """One prompt, which each encoder of a model reads in its own way."""
 
@@ -53,6 +68,10 @@ class PromptReader(Protocol):
     @property
     def is_negative(self) -> bool:
         """Whether it is a negative prompt, where encoders tell the sides apart; else False."""
+
+    @property
+    def pictures(self) -> Sequence[ShownPicture]:
+        """Pictures that it is about, where the encoder sees such; else none."""
 
     def chunks(self, tokenizer: EmbeddingTokenizer) -> Sequence[Chunk]:
         """Return windows of 77 tokens, at least one."""
@@ -101,6 +120,10 @@ class PromptText(Protocol):
     def tells_sides(self) -> bool:
         """Whether a negative prompt is read in another way than a prompt of the same words."""
 
+    @property
+    def sees_pictures(self) -> bool:
+        """Whether a prompt is read together with the pictures that it is about."""
+
     def use_embeddings(self, entries: Sequence[Entry]) -> None:
         """Let prompts name these embeddings, in place of those before."""
 
@@ -139,6 +162,7 @@ class TextEncoder:
 
     is_guided = False
     tells_sides = False
+    sees_pictures = False
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ of it, needs no text encoder. Keys are plain values, entries are small tensors o
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from sdforge.core.settings import Settings
 from sdforge.models.adapters.embedding_library import EmbeddingTokenizer
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.denoiser import Conditioning
-from sdforge.models.text_encoder import PromptReader, Situation
+from sdforge.models.text_encoder import PromptReader, ShownPicture, Situation
 from sdforge.models.tokenizers import Tokenizer
 from sdforge.pipeline.prompts import BatchPrompts
 from sdforge.prompt.composition import Part, split_parts
@@ -23,6 +23,7 @@ from sdforge.prompt.schedule import Timeline, index_at, schedule
 from sdforge.prompt.tokens import Chunk, chunk_prompt, weigh_tokens
 
 # One text of SD 1.x is 236 kB in fp32, one of SDXL 631 kB, one of a T5 of 256 tokens 4 MiB.
+Pictures = tuple[ShownPicture, ...]
 CACHE_BYTES = 64 * 2**20
 
 
@@ -94,6 +95,13 @@ class BatchConditioning:
         """Pictures in the batch."""
         return len(self.uncond)
 
+    @cached_property
+    def sequence_tokens(self) -> int:
+        """Tokens of the longest text that attends as a part of the picture; 0 where none does."""
+        timed = [*(one for part in self.parts for one in part), *self.uncond]
+        conds = [cond for one in timed for cond in one.conds if cond.is_sequence]
+        return max((cond.tokens for cond in conds), default=0)
+
 
 @dataclass(frozen=True)
 class PromptText:
@@ -103,6 +111,7 @@ class PromptText:
     emphasis: str
     comma_backtrack: int
     is_negative: bool = False
+    pictures: tuple[ShownPicture, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -134,6 +143,7 @@ class PromptEncoder:
         timeline: Timeline,
         situation: Situation,
         read: Callable[[PromptText], PromptReader] = lambda prompt: prompt,
+        pictures: Sequence[Pictures] = (),
     ) -> None:
         """Take what prompts are encoded with.
 
@@ -144,7 +154,10 @@ class PromptEncoder:
             timeline: that of the denoiser's calls.
             situation: that of the prompts.
             read: wraps a text that is encoded now, to watch how it is read.
+            pictures: that the prompt of each picture of the batch is about, from the first again
+                where there are fewer; () for none.
         """
+        self._pictures: Sequence[Pictures] = pictures if bundle.text.sees_pictures else ()
         self._read = read
         self._cache = cache
         self._bundle = bundle
@@ -159,31 +172,39 @@ class PromptEncoder:
         filled = [[*parts, *[Part(parts[0].text, 0.0)] * (most - len(parts))] for parts in pictures]
         return BatchConditioning(
             parts=tuple(
-                tuple(self._timed(parts[number].text) for parts in filled) for number in range(most)
+                tuple(self._timed(parts[number].text, row) for row, parts in enumerate(filled))
+                for number in range(most)
             ),
             weights=tuple(
                 tuple(parts[number].weight for parts in filled) for number in range(most)
             ),
-            uncond=tuple(self._timed(prompt, is_negative=True) for prompt in prompts.negative),
+            uncond=tuple(
+                self._timed(prompt, row, is_negative=True)
+                for row, prompt in enumerate(prompts.negative)
+            ),
             empty=self._encoded("") if self._settings.pad_cond_uncond else None,
             blank=self._encoded("") if with_blank else None,
         )
 
-    def _timed(self, prompt: str, *, is_negative: bool = False) -> TimedConditioning:
+    def _timed(self, prompt: str, row: int, *, is_negative: bool = False) -> TimedConditioning:
+        about = self._pictures[row % len(self._pictures)] if self._pictures else ()
         texts = schedule(prompt, self._timeline)
         # A text that comes again is one object, which the denoiser's rows are remembered by.
         encoded = {
-            timed.text: self._encoded(timed.text, is_negative=is_negative) for timed in texts
+            timed.text: self._encoded(timed.text, about, is_negative=is_negative) for timed in texts
         }
         return TimedConditioning(
             tuple(timed.end for timed in texts), tuple(encoded[timed.text] for timed in texts)
         )
 
-    def _encoded(self, text: str, *, is_negative: bool = False) -> Conditioning:
+    def _encoded(
+        self, text: str, about: Pictures = (), *, is_negative: bool = False
+    ) -> Conditioning:
         settings, encoder = self._settings, self._bundle.text
         # Without need of it, the same words on both sides are encoded once.
         tells = is_negative and encoder.tells_sides
-        prompt = PromptText(text, settings.emphasis, settings.comma_padding_backtrack, tells)
+        backtrack = settings.comma_padding_backtrack
+        prompt = PromptText(text, settings.emphasis, backtrack, tells, about)
         skips = (settings.CLIP_stop_at_last_layers, settings.sdxl_clip_l_skip)
         encoded = self._cache.get(
             self._bundle,

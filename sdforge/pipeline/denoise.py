@@ -255,9 +255,11 @@ class Walk:
         return self.control.placed(self.one, bundle, stack, needed)
 
     def _needed(self, rows: int, x: Tensor, factor: float = START_DENOISER) -> int:
+        denoiser = self.ready.bundle.denoiser
+        tokens = max(denoiser.usual_tokens, self.ready.conditioning.sequence_tokens)
         referred = 0 if self.beside is None else self.beside.referred
-        return self.ready.bundle.denoiser.working_bytes(
-            rows, x.shape[-2], x.shape[-1], factor=factor, referred=referred
+        return denoiser.working_bytes(
+            rows, x.shape[-2], x.shape[-1], tokens, factor, referred=referred
         )
 
     def _lease(self, rows: int, x: Tensor, units: Sequence[PlacedUnit]) -> Lease:

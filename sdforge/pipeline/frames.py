@@ -33,6 +33,7 @@ from sdforge.models.tokenizers import Tokenizer
 from sdforge.pipeline.conditioning import (
     BatchConditioning,
     ConditioningCache,
+    Pictures,
     PromptEncoder,
     PromptText,
 )
@@ -92,6 +93,10 @@ class _TimedPrompt:
     @property
     def is_negative(self) -> bool:
         return self.prompt.is_negative
+
+    @property
+    def pictures(self) -> Pictures:
+        return self.prompt.pictures
 
     def chunks(self, tokenizer: EmbeddingTokenizer) -> Sequence[Chunk]:
         with self.clock.stage("tokenise"):
@@ -220,6 +225,9 @@ class FramePainter:
             one.timeline(old=settings.use_old_scheduling),
             situation,
             lambda prompt: _TimedPrompt(prompt, clock),
+            InitPictures(context).shown
+            if context.request.init_images and bundle.text.sees_pictures
+            else (),
         )
 
         def attempt() -> BatchConditioning:

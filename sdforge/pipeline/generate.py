@@ -15,7 +15,7 @@ from sdforge.memory.ladder import size_hint, weight_rungs
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.text_encoder import Situation
 from sdforge.pipeline.beside import beside_infotext
-from sdforge.pipeline.conditioning import BatchConditioning, PromptEncoder
+from sdforge.pipeline.conditioning import BatchConditioning, Pictures, PromptEncoder
 from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.control import ControlUnits
 from sdforge.pipeline.decode import decode_batch
@@ -85,15 +85,22 @@ def load_bundle(
 
 
 def encode_batch(
-    context: RunContext, bundle: ModelBundle, prompts: BatchPrompts, one: Pass, batch: int
+    context: RunContext,
+    bundle: ModelBundle,
+    prompts: BatchPrompts,
+    one: Pass,
+    batch: int,
+    pictures: Sequence[Pictures] = (),
 ) -> BatchConditioning:
-    """Return the conditioning of a batch in a pass."""
+    """Return the conditioning of a batch in a pass; `pictures` are what its prompts are about."""
     settings, memory = context.settings, context.memory
     timeline = one.timeline(old=settings.use_old_scheduling)
     situation = Situation(
         width=one.width, height=one.height, distilled_cfg_scale=one.distilled_cfg_scale
     )
-    encoder = PromptEncoder(context.conditioning, bundle, settings, timeline, situation)
+    encoder = PromptEncoder(
+        context.conditioning, bundle, settings, timeline, situation, pictures=pictures
+    )
 
     def attempt() -> BatchConditioning:
         return encoder.batch(prompts, with_blank=bool(context.extensions))
@@ -209,12 +216,17 @@ class _Run:
         ]
         ready = Ready(
             bundle,
-            encode_batch(context, bundle, prompts, one, batch),
+            encode_batch(context, bundle, prompts, one, batch, self._shown(bundle)),
             applied.over_steps,
             used_hypernetworks(context, bundle, prompts.networks),
         )
         self._encoded = _Encoded(one, prompts, ready)
         return ready
+
+    def _shown(self, bundle: ModelBundle) -> Sequence[Pictures]:
+        if self._pictures is None or not bundle.text.sees_pictures:
+            return ()
+        return self._pictures.shown
 
     def _load(self, title: str, modules: Sequence[str] | None) -> ModelBundle:
         if self._bundle is None or (title, modules) != self._loaded:

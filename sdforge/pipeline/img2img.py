@@ -5,6 +5,8 @@ What a mask does to pixels is `inpaint.py`'s; the sampling itself knows nothing 
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 from sdforge.core.events import Notice
 from sdforge.core.inputs import InputImage
 from sdforge.models.bundle import LatentFormat, ModelBundle
+from sdforge.models.text_encoder import ShownPicture
 from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.inpaint import Prepared, prepare
 from sdforge.pipeline.passes import Start
@@ -64,6 +67,13 @@ class InitPictures:
         """The first picture as it is redrawn, and its mask (L)."""
         prepared = self._prepared[0]
         return prepared.image, prepared.mask
+
+    @cached_property
+    def shown(self) -> list[tuple[ShownPicture, ...]]:
+        """What each picture's prompt is about, as it is drawn over."""
+        request = self._context.request
+        size = request.width or 0, request.height or 0
+        return [(ShownPicture.of(one.image.resize(size)),) for one in self._prepared]
 
     def start(self, bundle: ModelBundle, batch: int) -> Start:
         """Return what a batch starts with."""

@@ -24,12 +24,17 @@ LABELS = {
     "chroma": "Chroma",
     "zimage": "Z-Image",
     "qwen-image": "Qwen-Image",
+    "qwen-image-edit": "Qwen-Image-Edit",
     "lumina2": "Lumina 2",
 }
 
 
 # Families whose layers another one's files may name as well: Chroma's blocks are Flux.1's.
-_AKIN: Mapping[str, tuple[str, ...]] = {"chroma": ("flux",), "flux2-klein": ("flux2",)}
+_AKIN: Mapping[str, tuple[str, ...]] = {
+    "chroma": ("flux",),
+    "flux2-klein": ("flux2",),
+    "qwen-image-edit": ("qwen-image",),
+}
 
 
 @dataclass(frozen=True, slots=True)

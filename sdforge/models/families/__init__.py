@@ -13,6 +13,7 @@ from sdforge.models.families.flux import Flux1
 from sdforge.models.families.flux2 import Flux2Dev, Flux2Klein
 from sdforge.models.families.lumina2 import Lumina2
 from sdforge.models.families.qwen_image import QwenImage
+from sdforge.models.families.qwen_image_edit import QwenImageEdit
 from sdforge.models.families.sd import StableDiffusion1
 from sdforge.models.families.sd2 import StableDiffusion2
 from sdforge.models.families.sd3 import StableDiffusion3
@@ -32,6 +33,7 @@ for _family in (
     Chroma(),
     ZImage(),
     QwenImage(),
+    QwenImageEdit(),
     Lumina2(),
 ):
     FAMILIES.add(_family.name, _family)

@@ -38,7 +38,7 @@ class OneReader:
 
     name: str
     label: str
-    roles = ("text_encoder", "denoiser", "vae")
+    roles: tuple[str, ...] = ("text_encoder", "denoiser", "vae")
     optional: frozenset[str] = frozenset()
     reader: str
     text_width = "joint_attention_dim"

@@ -6,7 +6,6 @@ arXiv:2508.02324.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
@@ -30,6 +29,7 @@ from sdforge.models.families.qwens import qwen_recipe
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.families.video_vaes import video_vae_recipe
 from sdforge.models.layout import Layout
+from sdforge.models.parts import Part
 
 if TYPE_CHECKING:
     from sdforge.memory.component import Component
@@ -45,8 +45,6 @@ _STEPS, _CFG_SCALE = 20, 2.5
 # What ComfyUI's published workflow sets (docs/decisions/0136).
 _SIGMA_SHIFT = 3.1
 _USUAL_TOKENS = 128
-# Nothing in the transformer of an editing model differs; its files say it in their names.
-_EDIT = re.compile(r"(?<![a-z])edit(?![a-z])")
 _LAYERED = "time_text_embed.addition_t_embedding.weight"
 
 
@@ -54,6 +52,8 @@ class QwenImage(OneReader):
     """The family of Qwen-Image."""
 
     name = "qwen-image"
+    # What `parts.py` calls its transformer, which the editing family has as well.
+    denoiser_kind = "qwen-image"
     label = "Qwen-Image"
     reader = "qwen2.5-vl"
     vae_kind = "wan"
@@ -66,9 +66,15 @@ class QwenImage(OneReader):
 
     def match(self, header: CheckpointHeader) -> Match | None:
         """Return why the file is a Qwen-Image model, or None when it is not."""
+        from sdforge.models.families.qwen_image_edit import edit_kind
+
         found = architecture(header.layout)
-        if found is None or found.family != self.name:
+        if found is None or found.family != self.denoiser_kind or edit_kind(header) is not None:
             return None
+        return self.match_of(header, found)
+
+    def match_of(self, header: CheckpointHeader, found: Architecture) -> Match:
+        """Return why a file of this structure is of the family."""
         variant, problem = _variant(header, found)
         kind = fast_kind(header.path.stem, header.metadata)
         return Match(
@@ -85,6 +91,16 @@ class QwenImage(OneReader):
                 sampler="Euler",
             ),
         )
+
+    def role_of(self, part: Part) -> str | None:
+        """Return what a network of any file is to this family, None for no use."""
+        if part.role == "denoiser":
+            return "denoiser" if part.kind == self.denoiser_kind else None
+        return super().role_of(part)
+
+    def takes_clean(self, header: CheckpointHeader) -> bool:
+        """Whether the patches of pictures that the denoiser is shown count as free of noise."""
+        return False
 
     def transformer_recipe(self, header: CheckpointHeader, prefix: str) -> Recipe:
         """Return how to make the denoiser from the tensors below `prefix`."""
@@ -105,6 +121,7 @@ class QwenImage(OneReader):
             ("num_attention_heads", width // head),
             ("joint_attention_dim", shapes.dims("txt_in.weight", 2)[1]),
             ("axes_dims_rope", rotation_axes(head)),
+            ("zero_cond_t", self.takes_clean(header)),
         )
         return _recipe(header.layout, prefix, config)
 
@@ -114,15 +131,20 @@ class QwenImage(OneReader):
 
     def denoiser(self, component: Component) -> FlowDenoiser:
         """Return what calls the denoiser."""
+        return self.denoiser_of(component)
+
+    def denoiser_of(self, component: Component, *, sees: str = "") -> FlowDenoiser:
+        """Return the same for a network that is shown something beside the noise."""
         from sdforge.models.flow_denoiser import FlowDenoiser
         from sdforge.models.qwen_image_call import call_qwen_image
 
         return FlowDenoiser(
             component,
             call_qwen_image,
-            architecture=self.name,
+            architecture=self.denoiser_kind,
             shift=_SIGMA_SHIFT,
             usual_tokens=_USUAL_TOKENS,
+            sees=sees,
         )
 
     def text(
@@ -149,11 +171,8 @@ class QwenImage(OneReader):
 
 def _variant(header: CheckpointHeader, found: Architecture) -> tuple[str, str | None]:
     """Return the variant, and why it cannot run."""
-    name = header.path.stem.casefold()
     variant = found.variant
-    if _EDIT.search(name):
-        variant = "edit"
-    elif any(key.endswith(_LAYERED) for key in header.tensors):
+    if any(key.endswith(_LAYERED) for key in header.tensors):
         variant = "layered"
     if variant == "standard":
         return variant, None

@@ -60,7 +60,7 @@ def read_folder(folder: Path) -> CheckpointHeader:
     return CheckpointHeader(
         path=folder,
         layout=Layout(tensors),
-        metadata=_metadata(folder),
+        metadata=_metadata(folder, index),
         data_start=0,
         file_bytes=sum(piece.file_bytes for piece in pieces),
         parts=tuple(pieces),
@@ -139,12 +139,17 @@ def _original(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     return original_vae(tensors) if is_vae(tensors) else tensors
 
 
-def _metadata(folder: Path) -> dict[str, str]:
+def _metadata(folder: Path, index: dict[str, Any]) -> dict[str, str]:
     """Return what configurations say beyond shapes, as the metadata of single files have it."""
     path = folder / "scheduler" / "scheduler_config.json"
     said = _json(path).get("prediction_type") if path.is_file() else None
     names = {"v_prediction": "v", "epsilon": "epsilon"}
     found = {"modelspec.prediction_type": names[said]} if said in names else {}
+    if isinstance(pipeline := index.get("_class_name"), str):
+        found["diffusers.pipeline"] = pipeline
+    path = folder / "transformer" / "config.json"
+    if path.is_file() and _json(path).get("zero_cond_t") is True:
+        found["diffusers.zero_cond_t"] = "true"
     return {"modelspec.title": folder.name, **found}
 
 

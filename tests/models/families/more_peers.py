@@ -111,7 +111,7 @@ def chroma(files: Mapping[str, Path], folder: Path) -> Any:
     )
 
 
-def _qwen_tokenizer() -> Any:
+def qwen_tokenizer() -> Any:
     import gzip
     import tempfile
 
@@ -128,25 +128,28 @@ def _qwen_tokenizer() -> Any:
         )
 
 
+QWEN25_TEXT = {
+    "vocab_size": 152064,
+    "hidden_size": 32,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1_000_000.0,
+        "mrope_section": [2, 3, 3],
+    },
+}
+
+
 def qwen25(file: Path) -> Any:
     """Qwen2.5-VL with the text part of a file and a picture part that nothing uses."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": 152064,
-            "hidden_size": 32,
-            "intermediate_size": 96,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "rms_norm_eps": 1e-6,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1_000_000.0,
-                "mrope_section": [2, 3, 3],
-            },
-        },
+        text_config=QWEN25_TEXT,
         vision_config={
             "depth": 1,
             "hidden_size": 32,
@@ -157,12 +160,14 @@ def qwen25(file: Path) -> Any:
         },
     )
     model = Qwen2_5_VLForConditionalGeneration(config).eval()
-    words = {k.removeprefix("model."): v for k, v in load_file(file).items()}
+    words = {
+        k.removeprefix("model."): v for k, v in load_file(file).items() if k.startswith("model.")
+    }
     model.model.language_model.load_state_dict(words)
     return model
 
 
-def qwen_image(files: Mapping[str, Path], folder: Path) -> Any:
+def qwen_image(files: Mapping[str, Path], folder: Path, reader: Any = None, **config: Any) -> Any:
     """The pipeline over `qwen`, `reader` and `vae`."""
     from diffusers import (
         AutoencoderKLQwenImage,
@@ -178,6 +183,7 @@ def qwen_image(files: Mapping[str, Path], folder: Path) -> Any:
         num_attention_heads=2,
         joint_attention_dim=32,
         axes_dims_rope=(4, 14, 14),
+        **config,
     ).eval()
     transformer.load_state_dict(load_file(files["qwen"]))
     vae = AutoencoderKLQwenImage(base_dim=8).eval()
@@ -185,8 +191,8 @@ def qwen_image(files: Mapping[str, Path], folder: Path) -> Any:
     return QwenImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=vae,
-        text_encoder=qwen25(files["reader"]),
-        tokenizer=_qwen_tokenizer(),
+        text_encoder=reader or qwen25(files["reader"]),
+        tokenizer=qwen_tokenizer(),
         transformer=transformer,
     )
 

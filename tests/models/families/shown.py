@@ -159,7 +159,7 @@ SHOWN: tuple[Shown, ...] = (
     ),
     Shown(
         family="qwen-image",
-        kinds="Qwen-Image and its Lightning versions; -Edit is recognised by name and refused",
+        kinds="Qwen-Image and its Lightning versions",
         files="the transformer with Qwen2.5-VL and VAE apart; a folder of diffusers",
         latents="test_qwen_image.py::test_qwen_image_draws_what_diffusers_draws",
         modes="test_qwen_image.py::test_memory_modes_draw_the_same",
@@ -168,6 +168,22 @@ SHOWN: tuple[Shown, ...] = (
         more=(
             "test_qwen_image.py::test_missing_parts_are_named",
             "test_loras.py::test_every_kind_acts_on_the_layers_of_every_family",
+        ),
+    ),
+    Shown(
+        family="qwen-image-edit",
+        kinds="Qwen-Image-Edit, -2509 and -2511, told from Qwen-Image by their names; pictures to "
+        "change through img2img",
+        files="the transformer with Qwen2.5-VL and VAE apart (the vision part in the encoder's "
+        "file or as llama.cpp's mmproj); a folder of diffusers",
+        latents="test_qwen_image_edit.py::test_it_changes_a_picture_as_diffusers_does",
+        modes="test_qwen_image_edit.py::test_memory_modes_draw_the_same",
+        headers="test_qwen_image_edit.py::test_names_tell_the_versions",
+        more=(
+            "test_qwen_image_edit.py::test_later_versions_change_a_picture_as_diffusers_does",
+            "test_qwen_image_edit.py::test_a_vision_part_may_lie_apart_as_llama_cpp_saves_it",
+            "test_qwen_image_edit.py::"
+            "test_prompts_are_read_with_their_own_picture_and_without_its_mark",
         ),
     ),
     Shown(

@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[str, str, Shapes]] = {
     "chroma1-hd": ("flux", "Q4_0", transformers.chroma()),
     "z_image_turbo": ("lumina2", "Q4_0", transformers.z_image(context=32)),
     "qwen-image": ("qwen_image", "Q4_0", transformers.qwen_image(context=32)),
+    "edit-qwen": ("qwen_image", "Q8_0", transformers.qwen_image(context=32)),
     "lumina_2": ("lumina2", "Q8_0", transformers.lumina2(width=192, head=96)),
 }
 PARTS: dict[str, Shapes] = {
@@ -44,7 +45,7 @@ PARTS: dict[str, Shapes] = {
     "t5xxl": text.t5(),
     "qwen3": text.qwen3(),
     "deep_qwen3": text.qwen3(layers=27),
-    "qwen25": text.qwen25(),
+    "qwen25": {**text.qwen25(), **text.qwen_vision()},
     "gemma2": text.gemma2(),
     "mistral": text.mistral(),
 }
@@ -56,6 +57,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "chroma": ("vae16", "t5xxl"),
     "z_image": ("vae16", "qwen3"),
     "qwen": ("video_vae", "qwen25"),
+    "edit": ("video_vae", "qwen25"),
     "lumina": ("vae16", "gemma2"),
 }
 

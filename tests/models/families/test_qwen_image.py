@@ -120,10 +120,3 @@ def test_a_full_size_file_is_recognised_and_its_recipe_is_complete(
     recipe = FAMILIES.get("qwen-image").recipe("denoiser", header)
     assert {source.key for source in recipe.sources.values()} == set(header.tensors)
     assert recipe.skeleton.example.config["axes_dims_rope"] == (16, 56, 56)
-
-
-def test_the_editing_models_are_recognised_by_name_and_refused(tmp_path: Path) -> None:
-    shapes = transformers.qwen_image()
-    for name in ("qwen_image_edit_2509_bf16", "Qwen-Image-Edit"):
-        match = detect(read_header(sparse_checkpoint(tmp_path / f"{name}.safetensors", shapes)))
-        assert (match.variant, bool(match.problem)) == ("edit", True), name
