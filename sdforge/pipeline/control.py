@@ -22,6 +22,7 @@ from sdforge.core.events import Notice
 from sdforge.models.adapters.controlnet import ControlNets, union_kinds
 from sdforge.models.adapters.controlnet_library import ControlNetInfo
 from sdforge.models.adapters.controlnet_shapes import IP_ADAPTER, TRANSFORMER
+from sdforge.models.adapters.transformer_controlnet import seen_latents
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.clip_vision import clip_input, vision_bytes
 from sdforge.pipeline.beside import encoded
@@ -120,7 +121,8 @@ class ControlUnits:
             hint = self._clip_look(number, unit, component.module, nets)
             seen = replace(seen, hint=hint)
         elif info.layout == TRANSFORMER:
-            seen = replace(seen, hint=self._latents(number, seen.hint, bundle))
+            hint = self._latents(number, seen.hint, bundle)
+            seen = replace(seen, hint=seen_latents(component.module, hint, bundle.latent_format))
         kind = _kind(number, unit, component.module, info)
         lease = context.memory.lease(component, working_bytes=working_bytes)
         network = stack.enter_context(lease)

@@ -18,8 +18,10 @@ from sdforge.core.control import CONTROL_FIRST, ControlUnit
 from sdforge.models.adapters.controlnet import is_adapter
 from sdforge.models.adapters.ip_adapter import Look, is_ip_network, looking, text_attentions
 from sdforge.models.adapters.transformer_controlnet import is_transformer_control, said_numbers
+from sdforge.models.adapters.z_image_controlnet import is_z_image_control
 from sdforge.models.flux_call import PATCH
 from sdforge.pipeline.controlled_transformer import ControlledTransformer
+from sdforge.pipeline.controlled_z_image import ControlledZImage
 from sdforge.pipeline.placed import PlacedUnit
 
 # What a layer weighs beside the next deeper one, where the prompt or the network shall lead.
@@ -56,6 +58,8 @@ class Control:
         if not self._attentions and any(is_ip_network(placed.network) for placed in acting):
             self._attentions = text_attentions(module)
         units = [(placed, rows[id(placed)]) for placed in acting]
+        if is_z_image_control(acting[0].network):
+            return ControlledZImage(module, units)
         if is_transformer_control(acting[0].network):
             return ControlledTransformer(module, units)
         return _Controlled(module, units, against, self._attentions)

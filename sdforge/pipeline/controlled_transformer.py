@@ -1,4 +1,4 @@
-"""A Flux or Qwen-Image transformer with ControlNets beside it: what they add behind its blocks.
+"""A transformer with ControlNets beside it (Flux, Qwen-Image, SD 3): what they add to its blocks.
 
 It takes the transformer's place as `controlled.py` takes a U-Net's. A network of few blocks adds
 the same behind several of the transformer's, evenly spread; that is done here and not in there, so
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdforge.models.adapters.transformer_controlnet import is_flux_control
+from sdforge.models.adapters.transformer_controlnet import is_flux_control, is_sd3_control
 from sdforge.models.flux_call import PATCH, padded_to_patches, patches
 from sdforge.pipeline.placed import PlacedUnit
 
@@ -37,9 +37,16 @@ class ControlledTransformer(nn.Module):
         self._in_a_tuple = (module,)
         self._units = units
 
+    @property
+    def pos_embed(self) -> Any:
+        """The transformer's own, whose size whoever calls it asks for."""
+        return self._in_a_tuple[0].pos_embed
+
     def forward(self, **inputs: Any) -> Any:
         """Run the units on the transformer's inputs, add up what they say, and run it."""
         (module,) = self._in_a_tuple
+        if is_sd3_control(self._units[0][0].network):
+            return module(**inputs, block_controlnet_hidden_states=self._said_sd3(inputs))
         added: dict[str, list[Tensor]] = {}
         for placed, rows in self._units:
             for blocks, said in zip(_ADDED, _said(placed, rows, inputs), strict=False):
@@ -48,6 +55,16 @@ class ControlledTransformer(nn.Module):
                     before = added.get(_ADDED[blocks])
                     added[_ADDED[blocks]] = _sum(before, spread) if before else spread
         return module(**inputs, **added)
+
+    def _said_sd3(self, inputs: dict[str, Any]) -> list[Tensor]:
+        """Return what is added behind each of SD 3's blocks."""
+        transformer: Any = self._in_a_tuple[0]
+        depth = len(transformer.transformer_blocks)
+        found: list[Tensor] = []
+        for placed, rows in self._units:
+            spread = _spread_by_share(_said_sd3(placed, rows, inputs), depth)
+            found = _sum(found, spread) if found else spread
+        return found
 
 
 def _said(placed: PlacedUnit, rows: list[int] | None, inputs: dict[str, Any]) -> list[list[Tensor]]:
@@ -70,6 +87,40 @@ def _said(placed: PlacedUnit, rows: list[int] | None, inputs: dict[str, Any]) ->
     parts = found if isinstance(found, tuple) else (found,)
     weight = placed.unit.weight * _mask(placed, placed.hint.shape[-2:], drawn)
     return [[_placed(one * weight, acting, seen) for one in part or ()] for part in parts]
+
+
+def _said_sd3(placed: PlacedUnit, rows: list[int] | None, inputs: dict[str, Any]) -> list[Tensor]:
+    """Return what a unit of SD 3 adds behind each of its blocks; latents are patched in there."""
+    seen = inputs["hidden_states"]
+    acting = list(range(len(seen))) if rows is None else rows
+    hint = padded_to_patches(placed.hint.to(seen))
+    pooled = inputs["pooled_projections"][acting]
+    (found,) = placed.network(
+        hidden_states=seen[acting],
+        controlnet_cond=hint.expand(len(acting), -1, -1, -1),
+        encoder_hidden_states=inputs["encoder_hidden_states"][acting],
+        # InstantX' and their kin were trained without it.
+        pooled_projections=torch.zeros_like(pooled),
+        timestep=inputs["timestep"][acting],
+        return_dict=False,
+    )
+    weight = placed.unit.weight * _mask(placed, placed.hint.shape[-2:], seen)
+    whole = [one * weight for one in found]
+    if len(acting) == len(seen):
+        return whole
+    return [_rows_of(one, acting, len(seen)) for one in whole]
+
+
+def _rows_of(said: Tensor, rows: list[int], count: int) -> Tensor:
+    whole = said.new_zeros(count, *said.shape[1:])
+    whole[rows] = said
+    return whole
+
+
+def _spread_by_share(said: Sequence[Tensor], depth: int) -> list[Tensor]:
+    """Return one for each of SD 3's blocks, as diffusers' transformer spreads them."""
+    share = depth / len(said)
+    return [said[int(block / share)] for block in range(depth)]
 
 
 def _told_flux(

@@ -92,7 +92,8 @@ def controlnet_recipe(header: CheckpointHeader) -> Recipe:
         return ip_adapter_recipe(header, ROLE)
     if match.layout == TRANSFORMER:
         module = transformer_control(header)
-        sources = _diffusers(header)
+        names = set(module.state_dict())
+        sources = {name: one for name, one in _diffusers(header).items() if name in names}
         _check(header, module, sources)
         return Recipe(role=ROLE, layout=header.layout, skeleton=Skeleton(module), sources=sources)
     sources = _original(header) if match.layout == ORIGINAL else _diffusers(header)

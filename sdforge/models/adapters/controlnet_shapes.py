@@ -30,14 +30,15 @@ _HINT = re.compile(r"input_hint_block\.(\d+)\.(weight|bias)")
 _GROUPS = "sdforge.unet_norm_groups"
 _TIME_WIDTH = 256
 Shapes = Mapping[str, tuple[int, ...]]
+_OTHER_TRANSFORMER = (
+    "a ControlNet of a transformer model other than Flux.1, Qwen-Image, SD 3 and Z-Image"
+)
 # Relatives that steer too, but in other ways; the more particular first.
 _RELATIVES = (
     ("lllite_", "a ControlNet-LLLite"),
-    (
-        "controlnet_x_embedder.",
-        "a ControlNet of a transformer model other than Flux.1 and Qwen-Image",
-    ),
-    ("controlnet_blocks.", "a ControlNet of a transformer model other than Flux.1 and Qwen-Image"),
+    ("pos_embed_input.", "one of Stability's own ControlNets for Stable Diffusion 3.5 large"),
+    ("controlnet_x_embedder.", _OTHER_TRANSFORMER),
+    ("controlnet_blocks.", _OTHER_TRANSFORMER),
 )
 
 
@@ -59,7 +60,7 @@ def match_controlnet(header: CheckpointHeader) -> ControlMatch:
     name = header.path.name
     transformer = transformer_family(header)
     if transformer:
-        reason = f"ControlNet of a transformer (controlnet_x_embedder): {transformer}"
+        reason = f"ControlNet of a transformer: {transformer}"
         return ControlMatch(layout=TRANSFORMER, family=transformer, reason=reason)
     for prefix, kind in _RELATIVES:
         if header.has_prefix(prefix):
@@ -106,12 +107,13 @@ def match_controlnet(header: CheckpointHeader) -> ControlMatch:
 
 
 def transformer_family(header: CheckpointHeader) -> str:
-    """Return the family whose transformer a ControlNet is for; "" where it is for a U-Net.
-
-    Stable Diffusion 3's has the parts of Flux's too, but cuts its patches itself.
-    """
+    """Return the family whose transformer a ControlNet is for; "" where it is for a U-Net."""
     tensors = header.tensors
-    if "controlnet_x_embedder.weight" not in tensors or header.has_prefix("pos_embed."):
+    if {"control_all_x_embedder.2-1.weight", "control_layers.0.after_proj.weight"} <= set(tensors):
+        return "zimage"
+    if {"pos_embed_input.proj.weight", "pos_embed.proj.weight"} <= set(tensors):
+        return "sd3" if "context_embedder.weight" in tensors else ""
+    if "controlnet_x_embedder.weight" not in tensors:
         return ""
     if {"txt_norm.weight", "txt_in.weight", "img_in.weight"} <= tensors.keys():
         return "qwen_image"

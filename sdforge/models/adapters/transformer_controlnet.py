@@ -1,22 +1,32 @@
-"""ControlNets of Flux.1 and Qwen-Image: transformers of a few blocks, in the layout of diffusers.
+"""ControlNets of transformers (Flux.1, Qwen-Image, SD 3, Z-Image) in the layout of diffusers.
 
-InstantX's, Shakker's and jasperai's are such. They see the picture as latents. XLabs' see it
-otherwise and are refused by name; so are those that are shown a mask as well.
+InstantX's, Shakker's, jasperai's and alibaba's are such: a few blocks that see the picture as
+latents. XLabs' and Stability's own for SD 3.5 see it otherwise and are refused by name; so are
+those that are shown a mask as well. Z-Image's are in `z_image_controlnet.py`.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from math import isqrt
 from typing import Any
 
 import torch
 from torch import nn
 
-from sdforge.core.errors import UnsupportedCheckpoint
+from sdforge.core.errors import InvalidRequest, UnsupportedCheckpoint
 from sdforge.models.adapters.controlnet_shapes import transformer_family
+from sdforge.models.adapters.z_image_controlnet import (
+    is_z_image_control,
+    z_image_control,
+    z_image_facts,
+    z_image_numbers,
+)
+from sdforge.models.bundle import LatentFormat
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.flux import rotation_axes
+from sdforge.models.families.sd3 import head_width
 from sdforge.models.families.sd_shapes import Shapes
 from sdforge.models.qwen_image_call import Places
 
@@ -32,22 +42,29 @@ def transformer_control(header: CheckpointHeader) -> nn.Module:
         MissingModel: some of it is missing.
         UnsupportedCheckpoint: its shapes do not fit together, or it sees something else.
     """
-    make = _flux if transformer_family(header) == "flux" else _qwen_image
+    family = transformer_family(header)
+    make = {"flux": _flux, "sd3": _sd3, "qwen_image": _qwen_image}.get(family)
     tensors = {name: info.shape for name, info in header.tensors.items()}
     # diffusers itself still uses what it calls deprecated here.
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return make(Shapes(header, tensors, "ControlNet"))
+        shapes = Shapes(header, tensors, "ControlNet")
+        return z_image_control(header, shapes) if make is None else make(shapes)
 
 
 def is_transformer_control(module: nn.Module) -> bool:
     """Say whether a network is such a ControlNet, and not one for a U-Net."""
-    return "joint_attention_dim" in _of(module)
+    return "joint_attention_dim" in _of(module) or is_z_image_control(module)
 
 
 def is_flux_control(module: nn.Module) -> bool:
     """Say of such a ControlNet whether it is one of Flux.1."""
-    return "pooled_projection_dim" in _of(module)
+    return "num_single_layers" in _of(module)
+
+
+def is_sd3_control(module: nn.Module) -> bool:
+    """Say of such a ControlNet whether it is one of SD 3."""
+    return "caption_projection_dim" in _of(module)
 
 
 def transformer_modes(module: nn.Module) -> Mapping[str, int]:
@@ -62,6 +79,8 @@ def transformer_modes(module: nn.Module) -> Mapping[str, int]:
 def transformer_facts(module: nn.Module) -> dict[str, object]:
     """Return what a ControlNet and a transformer must agree in."""
     config = _of(module)
+    if "n_heads" in config:
+        return z_image_facts(module)
     latents = config.get("out_channels") or config.get("in_channels")
     return {
         "text states of width": config.get("joint_attention_dim"),
@@ -72,8 +91,27 @@ def transformer_facts(module: nn.Module) -> dict[str, object]:
     }
 
 
+def seen_latents(module: nn.Module, latents: torch.Tensor, known: LatentFormat) -> torch.Tensor:
+    """Return a picture's latents (1, channels, height, width) as a ControlNet was trained on them.
+
+    Raises:
+        InvalidRequest: they have more patches a side than the network's table of places.
+    """
+    if not is_sd3_control(module):
+        return latents
+    most = int(_of(module)["pos_embed_max_size"]) * 2
+    if max(latents.shape[-2:]) > most:
+        side = most * known.downscale
+        found = max(latents.shape[-2:]) * known.downscale
+        raise InvalidRequest("width or height", found, f"at most {side} pixels, for the ControlNet")
+    # InstantX' see them unshifted.
+    return latents + known.shift * known.scale
+
+
 def said_numbers(module: nn.Module, patches: int) -> int:
     """Return how many numbers a ControlNet adds to a row of so many patches."""
+    if is_z_image_control(module):
+        return z_image_numbers(module, patches)
     config = _of(module)
     blocks = int(config["num_layers"]) + int(config.get("num_single_layers") or 0)
     width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
@@ -126,6 +164,38 @@ def _qwen_image(shapes: Shapes) -> nn.Module:
     return module
 
 
+def _sd3(shapes: Shapes) -> nn.Module:
+    from diffusers.models.controlnets.controlnet_sd3 import SD3ControlNetModel
+
+    width, channels, *_ = shapes.dims("pos_embed.proj.weight", 4)
+    seen = shapes.dims("pos_embed_input.proj.weight", 4)[1]
+    places = shapes.dims("pos_embed.pos_embed", 3)[1]
+    if seen != channels:
+        raise shapes.misfit(_sees_more(seen, channels))
+    depth = shapes.count(lambda number: f"transformer_blocks.{number}.norm1.linear.weight")
+    head = head_width(shapes)
+    if width % head or isqrt(places) ** 2 != places:
+        raise shapes.misfit(f"its width {width} or its {places} places cannot be cut evenly")
+    pooled = shapes.dims("time_text_embed.text_embedder.linear_1.weight", 2)[1]
+    return SD3ControlNetModel(
+        in_channels=channels,
+        out_channels=channels,
+        num_layers=depth,
+        attention_head_dim=head,
+        num_attention_heads=width // head,
+        joint_attention_dim=shapes.dims("context_embedder.weight", 2)[1],
+        caption_projection_dim=shapes.dims("context_embedder.weight", 2)[0],
+        pooled_projection_dim=pooled,
+        pos_embed_max_size=isqrt(places),
+        dual_attention_layers=tuple(
+            number
+            for number in range(depth)
+            if f"transformer_blocks.{number}.attn2.to_q.weight" in shapes
+        ),
+        qk_norm="rms_norm" if "transformer_blocks.0.attn.norm_q.weight" in shapes else None,
+    )
+
+
 def _heads(shapes: Shapes, width: int, blocks: str) -> dict[str, Any]:
     head = shapes.dims(f"{blocks}.0.attn.norm_q.weight", 1)[0]
     if width % head or head % 16:
@@ -141,8 +211,12 @@ def _seen(shapes: Shapes, channels: int) -> int:
     """Return the channels of a patch, which the picture has as well."""
     seen = shapes.dims("controlnet_x_embedder.weight", 2)[1]
     if seen != channels:
-        raise shapes.misfit(
-            f"it is shown {seen} numbers a patch instead of {channels}: a mask too, which is not "
-            "supported in this version"
-        )
+        raise shapes.misfit(_sees_more(seen, channels))
     return channels
+
+
+def _sees_more(seen: int, channels: int) -> str:
+    return (
+        f"it is shown {seen} numbers a patch instead of {channels}: a mask too, which is not "
+        "supported in this version"
+    )

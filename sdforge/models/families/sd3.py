@@ -50,6 +50,7 @@ _SIGMA_SHIFT = 3.0
 _T5_LEAST = 256
 # Both CLIPs give their last layer but one.
 _SKIP = 2
+_NORMED = "transformer_blocks.0.attn.norm_q.weight"
 # What a picture's side is counted in, in the transformer's table of places.
 _PATCH = 2
 # Variant → steps and CFG scale, as their authors recommend.
@@ -192,9 +193,7 @@ def _transformer(header: CheckpointHeader, prefix: str) -> Recipe:
         for number in range(depth)
         if f"transformer_blocks.{number}.attn2.to_q.weight" in shapes
     ]
-    normed = "transformer_blocks.0.attn.norm_q.weight"
-    # Where queries are not normalised nothing tells: all published ones have heads of 64.
-    head = shapes.dims(normed, 1)[0] if normed in shapes else 64
+    head = head_width(shapes)
     if width % head or isqrt(places) ** 2 != places:
         raise shapes.misfit(f"its width {width} or its {places} places cannot be cut evenly")
     config: Config = (
@@ -212,9 +211,17 @@ def _transformer(header: CheckpointHeader, prefix: str) -> Recipe:
         ),
         ("pos_embed_max_size", isqrt(places)),
         ("dual_attention_layers", tuple(second)),
-        ("qk_norm", "rms_norm" if normed in shapes else None),
+        ("qk_norm", "rms_norm" if _NORMED in shapes else None),
     )
     return _recipe(header.layout, prefix, is_authors, config)
+
+
+def head_width(shapes: Shapes) -> int:
+    """Return the width of the heads of SD 3's blocks, by diffusers' names.
+
+    Where queries are not normalised nothing tells: all published ones have heads of 64.
+    """
+    return shapes.dims(_NORMED, 1)[0] if _NORMED in shapes else 64
 
 
 @lru_cache(maxsize=RECIPES_KEPT)

@@ -87,6 +87,7 @@ SHOWN: tuple[Shown, ...] = (
             "test_sd3.py::test_one_file_may_hold_everything_and_so_may_a_folder",
             "test_sd3.py::test_missing_parts_are_named_and_t5_is_none_of_them",
             "test_loras.py::test_every_kind_acts_on_the_layers_of_every_family",
+            "test_later_control.py::test_one_of_sd3_draws_what_diffusers_draws",
         ),
     ),
     Shown(
@@ -155,6 +156,7 @@ SHOWN: tuple[Shown, ...] = (
         more=(
             "test_z_image.py::test_one_file_may_hold_everything_and_so_may_a_folder",
             "test_loras.py::test_every_kind_acts_on_the_layers_of_every_family",
+            "test_later_control.py::test_one_of_z_image_draws_what_diffusers_draws",
         ),
     ),
     Shown(

@@ -89,7 +89,9 @@ def the_mean_of_latents() -> Iterator[None]:
 
     mean = DiagonalGaussianDistribution.mode
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator: mean(self))
+        patch.setattr(
+            DiagonalGaussianDistribution, "sample", lambda self, generator=None: mean(self)
+        )
         yield
 
 
