@@ -15,12 +15,12 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sdforge import __version__
+from sdforge import __version__, garbage
 from sdforge.core.errors import SdforgeError
 from sdforge.core.log_context import JobFilter
 from sdforge.flags import FlagError, Flags, parse, wants_cpu
@@ -33,7 +33,7 @@ from sdforge.from_flags import (
     model_of,
     with_settings,
 )
-from sdforge.ports import PortError, bind
+from sdforge.ports import PortError, bind, url_of
 
 if TYPE_CHECKING:
     import uvicorn
@@ -175,7 +175,7 @@ class Launch:
         self._paths = make_paths(flags)
         make_folders(self._paths)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.url = _url(flags, bound)
+        self.url = url_of(bound, flags)
 
     def run(self) -> None:
         """Serve until a signal comes, then stop the engine.
@@ -183,6 +183,7 @@ class Launch:
         Raises:
             StartError, StorageError: the server could not start.
         """
+        garbage.leave_it()
         from sdforge.engine import Engine
         from sdforge.engine.downloads import downloads_of
         from sdforge.extensions.catalog import extensions_by_flags
@@ -293,12 +294,12 @@ class Launch:
         if self._flags["model"]:
             self._fetch_model(self._flags["model"])
         checkpoints = engine.library.checkpoints()
-        count = f"{len(checkpoints)} checkpoint{'' if len(checkpoints) == 1 else 's'}"
-        log.info("Models: %s (%s)", self._paths.checkpoints[0], count)
+        log.info("Models: %s (checkpoints: %d)", self._paths.checkpoints[0], len(checkpoints))
         if checkpoints:
             _announce_mode(engine)
         preload = bool(checkpoints) and not self._flags["skip_load_model_at_start"]
-        engine.start(preload=preload)
+        garbage.look_for_it_after(engine.preload() if preload else None)
+        engine.start()
         sweeps.start()
         self._watcher.start()
         self._mark("jobs")
@@ -339,15 +340,6 @@ def _announce_mode(engine: Engine) -> None:
         log.info("Memory: %s, %.1f GiB; no mode chosen: %s", name, gib, facts["reason"])
     else:
         log.info("Memory mode: %s on %s, %.1f GiB: %s", facts["mode"], name, gib, facts["reason"])
-
-
-def _url(flags: Mapping[str, Any], bound: socket.socket) -> str:
-    """Return the address to open in a browser on this machine."""
-    host, port = bound.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    scheme = "https" if flags["tls_certfile"] else "http"
-    subpath = (flags["subpath"] or "").strip("/")
-    return f"{scheme}://{host}:{port}/{subpath}"
 
 
 def _server_class() -> type[uvicorn.Server]:

@@ -1,10 +1,12 @@
-"""Binds the port to listen on, or says in a sentence why it cannot be had."""
+"""Binds the port to listen on, or says in a sentence why it cannot be had; and its address."""
 
 from __future__ import annotations
 
 import errno
 import socket
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 _TRIES = 100
 
@@ -71,3 +73,12 @@ def _explain(host: str, port: int, error: OSError) -> str:
     if isinstance(error, PermissionError):
         return f"port {port} needs administrator rights; choose one above 1023 by --port"
     return f"cannot listen on {host} port {port}: {error.strerror or error}"
+
+
+def url_of(bound: socket.socket, flags: Mapping[str, Any]) -> str:
+    """Return the address to open in a browser on this machine."""
+    host, port = bound.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    scheme = "https" if flags["tls_certfile"] else "http"
+    subpath = (flags["subpath"] or "").strip("/")
+    return f"{scheme}://{host}:{port}/{subpath}"

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from sdforge import launcher
 from sdforge.core.errors import InvalidRequest
 from sdforge.core.paths import install_root
 from sdforge.flags import parse
 from sdforge.launcher import StartError, credentials, make_folders, make_paths, make_settings
+from sdforge.ports import url_of
 
 START_SECONDS = 60
 
@@ -121,7 +121,7 @@ def test_the_url_is_one_that_a_browser_here_can_open(
 ) -> None:
     with socket.create_server((host, 0)) as bound:
         port = bound.getsockname()[1]
-        assert launcher._url(parse(arguments), bound) == url.format(port=port)
+        assert url_of(bound, parse(arguments)) == url.format(port=port)
 
 
 class Process:

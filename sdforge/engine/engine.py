@@ -146,10 +146,8 @@ class Engine(Between, MemoryAnswers, ModelAccess, Outcomes, Queueing):
         """Take up what submits jobs of its own accord: it is closed before the engine is."""
         self._dependents.append(dependent)
 
-    def start(self, *, preload: bool = False) -> None:
-        """Begin to run jobs; with `preload`, load the configured checkpoint first."""
-        if preload:
-            self.preload()
+    def start(self) -> None:
+        """Begin to run jobs, after what was asked to be loaded."""
         self._webhooks.start()
         self._worker.start()
 

@@ -454,7 +454,8 @@ def test_many_waiters_are_all_woken(engine: Engine) -> None:
 def test_preloading_happens_on_the_model_thread_before_the_first_job(build: Build) -> None:
     engine, runner = build()
     job = engine.submit(a_request())
-    engine.start(preload=True)
+    engine.preload()
+    engine.start()
     finish(engine, job)
     assert runner.loads == ["cat.safetensors"]
     assert runner.threads == {"sdforge-model"}
@@ -466,7 +467,8 @@ def test_preloading_happens_on_the_model_thread_before_the_first_job(build: Buil
 
 def test_a_failed_preload_is_recorded_and_jobs_run_all_the_same(build: Build) -> None:
     engine, _ = build(sd_model_checkpoint="dog")
-    engine.start(preload=True)
+    engine.preload()
+    engine.start()
     assert finish(engine, engine.submit(a_request(checkpoint="cat"))).status is JobStatus.DONE
     with pytest.raises(RuntimeError, match="damaged"):
         engine.preload().result(PATIENCE)
