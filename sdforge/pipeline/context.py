@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from sdforge.pipeline.first_pass import FirstPasses
 
 
+# Stages in which a job that was stopped still shows what it had reached.
+_FINISHING = ("decode", "faces")
+
+
 def no_inputs(image: InputImage) -> bytes:
     """Refuse to read a picture: there is no folder of them."""
     raise NotFound(f"there is no folder of inputs to find picture {image.sha256[:12]} in")
@@ -86,7 +90,13 @@ class RunContext:
 
     @contextmanager
     def stage(self, name: str, batch: int = 0) -> Iterator[None]:
-        """Announce a stage and add its time to `timings`."""
+        """Announce a stage and add its time to `timings`.
+
+        Raises:
+            Cancelled: the job was, and the stage is none that finishes what had been reached.
+        """
+        if name not in _FINISHING:
+            self.check_cancelled()
         self.emit(StageStarted(stage=name, batch=batch, batch_count=self.request.batch_count))
         started = time.perf_counter()
         try:

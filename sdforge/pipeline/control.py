@@ -116,7 +116,11 @@ class ControlUnits:
             raise NotFound(info.error)
         _check_module(number, unit, info)
         seen = self._look(number, unit, one)
-        component = stack.enter_context(nets.lease(info, bundle, wanted=len(self._units)))
+        context.check_cancelled()
+        wanted = len(self._units)
+        component = stack.enter_context(
+            nets.lease(info, bundle, wanted=wanted, on_read=self._on_read)
+        )
         if info.layout == IP_ADAPTER:
             hint = self._clip_look(number, unit, component.module, nets)
             seen = replace(seen, hint=hint)
@@ -140,12 +144,16 @@ class ControlUnits:
             or (one.name == "hires" and preprocessor.softens_hires),
         )
 
+    def _on_read(self, count: int) -> None:
+        self._context.check_cancelled()
+
     def _look(self, number: int, unit: ControlUnit, one: Pass) -> _Seen:
         """Return what a unit sees at a pass's size; made once."""
         key = (number, one.width, one.height)
         if key not in self._seen:
             with self._context.stage("input"):
                 image, mask = self._picture(number, unit)
+                self._context.check_cancelled()
                 made = control_picture(unit, image, mask, one.width, one.height)
             hint = torch.from_numpy(made.pixels).permute(2, 0, 1)[None].contiguous()
             where = None if made.mask is None else torch.from_numpy(made.mask)[None, None]
@@ -168,15 +176,17 @@ class ControlUnits:
         if number not in self._said:
             context = self._context
             plus = getattr(adapter, "config", {})["ip_adapter"] == "plus"
-            with context.stage("input"), nets.encoder(adapter, wanted=len(self._units)) as found:
+            wanted, on_read = len(self._units), self._on_read
+            encoder = nets.encoder(adapter, wanted=wanted, on_read=on_read)
+            with context.stage("input"), encoder as found:
                 module: Any = found.module
                 dtype = module.visual_projection.weight.dtype
                 image, _ = self._picture(number, unit)
                 pixels = clip_input(image.convert("RGB"), module.side)
                 lease = context.memory.lease(found, working_bytes=vision_bytes(module, 2, dtype))
-                with lease as encoder, torch.inference_mode():
+                with lease as sees, torch.inference_mode():
                     rows = torch.cat([pixels, torch.zeros_like(pixels)])
-                    vector, places = encoder(rows.to(context.memory.compute_device, dtype))
+                    vector, places = sees(rows.to(context.memory.compute_device, dtype))
             # No picture is a vector of zeros; Plus was trained with a picture of zeros.
             blank = vector * vector.new_tensor([1.0, 0.0])[:, None]
             self._said[number] = (places if plus else blank).clone()

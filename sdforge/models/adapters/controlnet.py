@@ -64,6 +64,7 @@ from sdforge.models.weights import LoadPlan, load_component
 log = logging.getLogger(__name__)
 
 ROLE = "controlnet"
+OnRead = Callable[[int], None]
 # Beside those of the running job, so many stay in memory for the next.
 _KEPT = 2
 _VECTOR = (
@@ -247,6 +248,10 @@ def _facts(module: nn.Module) -> dict[str, object]:
     }
 
 
+def _unheard(count: int) -> None:
+    """Read on."""
+
+
 class ControlNets:
     """Gives out ControlNets, loading those that are not in memory."""
 
@@ -259,12 +264,15 @@ class ControlNets:
         self._memory = memory
         self._storage = Storage(compute)
 
-    def get(self, info: ControlNetInfo, *, wanted: int = 1) -> Component:
+    def get(
+        self, info: ControlNetInfo, *, wanted: int = 1, on_read: OnRead = _unheard
+    ) -> Component:
         """Return a ControlNet's network on the host, read now unless it is held.
 
         Args:
             info: from the library.
             wanted: how many the job needs at once; others leave before them.
+            on_read: called with the bytes of each part that was read; what it raises ends it.
 
         Raises:
             MissingModel: the file is gone or incomplete.
@@ -272,7 +280,7 @@ class ControlNets:
             CorruptCheckpoint: damaged.
             OutOfMemory: main memory cannot hold it.
         """
-        key = self._holding(info, wanted).slots[0]
+        key = self._holding(info, wanted, on_read).slots[0]
         component = self.store.component(key)
         if component is None:
             raise MissingModel(f"the ControlNet {info.stem} left memory while it was being taken")
@@ -280,7 +288,12 @@ class ControlNets:
 
     @contextmanager
     def lease(
-        self, info: ControlNetInfo, bundle: ModelBundle, *, wanted: int = 1
+        self,
+        info: ControlNetInfo,
+        bundle: ModelBundle,
+        *,
+        wanted: int = 1,
+        on_read: OnRead = _unheard,
     ) -> Iterator[Component]:
         """Keep a ControlNet in main memory while the block runs, as `get` returns it.
 
@@ -296,14 +309,16 @@ class ControlNets:
             finally:
                 self._memory.release(component)
             return
-        holding = self._holding(info, wanted)
+        holding = self._holding(info, wanted, on_read)
         with self.store.lease(holding):
             component = self.get(info, wanted=wanted)
             check_fits(component, bundle)
             yield component
 
     @contextmanager
-    def encoder(self, adapter: nn.Module, *, wanted: int = 1) -> Iterator[Component]:
+    def encoder(
+        self, adapter: nn.Module, *, wanted: int = 1, on_read: OnRead = _unheard
+    ) -> Iterator[Component]:
         """Keep the CLIP encoder in main memory that an IP-Adapter sees with, in the block.
 
         Raises:
@@ -312,7 +327,7 @@ class ControlNets:
         config: Any = adapter.config
         is_plus = config["ip_adapter"] == "plus"
         info = self.library.encoder(config["seen"], of_places=is_plus)
-        holding = self._holding(info, wanted + 1)
+        holding = self._holding(info, wanted + 1, on_read)
         with self.store.lease(holding):
             yield self.get(info, wanted=wanted + 1)
 
@@ -324,7 +339,7 @@ class ControlNets:
         """Return who holds main memory; for any thread."""
         return self.store.report()
 
-    def _holding(self, info: ControlNetInfo, wanted: int) -> Holding:
+    def _holding(self, info: ControlNetInfo, wanted: int, on_read: OnRead = _unheard) -> Holding:
         try:
             stamp = Stamp.of(info.path)
         except OSError as error:
@@ -347,7 +362,7 @@ class ControlNets:
 
         def make() -> Component:
             return load_component(
-                plan, name=info.stem, fingerprint=content.key, on_progress=lambda done: None
+                plan, name=info.stem, fingerprint=content.key, on_progress=on_read
             )
 
         with self.store.loading(plan.host_bytes):
