@@ -6,12 +6,13 @@ program is shown and not changed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from sdforge.api.context import ApiContext
@@ -22,7 +23,7 @@ from sdforge.core.paths import demo_checkpoint
 from sdforge.models.cards import preview_of, read_notes, write_notes, write_preview
 from sdforge.models.checkpoint import read_header
 
-Kind = Literal["checkpoint", "lora", "embedding"]
+Kind = Literal["checkpoint", "lora", "embedding", "hypernetwork"]
 _LARGEST_PREVIEW = 768
 _MEDIA_TYPES = {
     ".png": "image/png",
@@ -61,7 +62,8 @@ class Cards:
 
     def all(self) -> list[Card]:
         """Return all, checkpoints first."""
-        return [*self._checkpoints(), *self._loras(), *self._embeddings()]
+        own = (*self._checkpoints(), *self._loras(), *self._embeddings())
+        return [*own, *self._hypernetworks()]
 
     def find(self, kind: str, name: str) -> Card:
         """Return one; raises `NotFound`."""
@@ -87,6 +89,7 @@ class Cards:
         self._library.refresh()
         self._library.loras.refresh()
         self._library.embeddings.refresh()
+        self._library.hypernetworks.refresh()
 
     def _checkpoints(self) -> list[Card]:
         return [
@@ -114,6 +117,12 @@ class Cards:
             for info in self._library.embeddings.embeddings()
         ]
 
+    def _hypernetworks(self) -> list[Card]:
+        return [
+            Card("hypernetwork", info.name, info.path, info.name, info.name)
+            for info in self._library.hypernetworks.hypernetworks()
+        ]
+
 
 def router(context: ApiContext) -> APIRouter:
     """Return the routes under /api/v1/cards."""
@@ -121,10 +130,20 @@ def router(context: ApiContext) -> APIRouter:
     cards = Cards(context)
 
     @routes.get("")
-    def list_cards(request: Request) -> list[dict[str, Any]]:
-        """Checkpoints, LoRA and embeddings with their notes and the address of their picture."""
+    def list_cards(
+        request: Request,
+        kind: Kind | None = None,
+        search: Annotated[str, Query(max_length=200)] = "",
+    ) -> list[dict[str, Any]]:
+        """Checkpoints, LoRA, embeddings and hypernetworks with notes and their picture's address.
+
+        With `kind` those alone; with `search` those whose names and notes hold all its words.
+        """
         root = request.scope.get("root_path", "")
-        return [_described(card, root) for card in cards.all()]
+        chosen = (card for card in cards.all() if kind in (None, card.kind))
+        words = search.casefold().split()
+        described = (_described(card, root) for card in chosen)
+        return [row for row in described if all(word in _searchable(row) for word in words)]
 
     @routes.post("/refresh")
     def refresh() -> None:
@@ -160,7 +179,19 @@ def router(context: ApiContext) -> APIRouter:
         """What the file's own header says."""
         return _metadata(context, cards.find(kind, name))
 
+    @routes.get("/{kind}/{name:path}")
+    def get_card(request: Request, kind: Kind, name: str) -> dict[str, Any]:
+        """One card."""
+        return _described(cards.find(kind, name), request.scope.get("root_path", ""))
+
     return routes
+
+
+_SEARCHED = ("name", "title", "family", "description", "activation_text", "notes", "sd_version")
+
+
+def _searchable(row: Mapping[str, Any]) -> str:
+    return "\n".join(row[name] or "" for name in _SEARCHED).casefold()
 
 
 def _described(card: Card, root: str) -> dict[str, Any]:
@@ -201,6 +232,8 @@ def _metadata(context: ApiContext, card: Card) -> dict[str, Any]:
         return {
             str(k): str(v) for row in rows if row.name == card.name for k, v in row.facts.items()
         }
+    if card.kind == "hypernetwork":
+        return {}
     try:
         return dict(read_header(card.path).metadata)
     except ModelError:

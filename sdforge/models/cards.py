@@ -15,6 +15,7 @@ from typing import Any
 
 from sdforge.core.errors import InvalidRequest, StorageError
 from sdforge.core.settings import write_atomically
+from sdforge.models.civitai_info import civitai_notes
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,11 @@ def read_notes(model: Path) -> dict[str, Any]:
     """Return the notes beside a model file by our names; empty texts and 0 where there are none.
 
     Where the notes have no description, a text file beside the model (`x.txt` or
-    `x.description.txt`) is one.
+    `x.description.txt`) is one. What is still empty is filled from `x.civitai.info`, which also
+    tells the model's `page`.
     """
     found = _read_file(model.with_suffix(".json"))
+    told = civitai_notes(model)
     notes: dict[str, Any] = {}
     for name, (key, kind) in NOTES.items():
         value = found.get(key)
@@ -58,7 +61,11 @@ def read_notes(model: Path) -> dict[str, Any]:
         else:
             notes[name] = value if isinstance(value, str) else ""
     notes["description"] = notes["description"] or _described(model)
-    return notes
+    for name in NOTES:
+        # What was emptied on purpose stays empty.
+        if not notes[name] and NOTES[name][0] not in found:
+            notes[name] = told.get(name, notes[name])
+    return {**notes, "page": told.get("page", "")}
 
 
 def write_notes(model: Path, values: Mapping[str, Any]) -> dict[str, Any]:

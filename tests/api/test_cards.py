@@ -54,6 +54,31 @@ def test_a_card_has_notes_and_a_picture_beside_the_file(with_lora: Server) -> No
     assert with_lora.client.get(f"{base}/metadata").json() == {"ss_tag_frequency": {"x": 1}}
 
 
+def test_cards_are_found_by_kind_and_words_and_one_by_one(with_lora: Server) -> None:
+    get = with_lora.client.get
+    folder = with_lora.paths.models / "hypernetworks"
+    folder.mkdir(parents=True)
+    (folder / "soft.pt").write_bytes(b"")
+    (with_lora.paths.models / "Lora" / "art" / "ink.civitai.info").write_text(
+        json.dumps({"trainedWords": ["ink drawing"], "modelId": 5, "id": 6})
+    )
+    with_lora.client.post("/api/v1/cards/refresh")
+
+    def names(**asked: str) -> list[str]:
+        return [row["title"] for row in get("/api/v1/cards", params=asked).json()]
+
+    assert names(kind="hypernetwork") == ["soft"]
+    assert names(search="DRAWING art") == ["ink"]
+    assert names(search="drawing", kind="checkpoint") == []
+    assert get("/api/v1/cards", params={"kind": "wheel"}).status_code == 422
+    one = get("/api/v1/cards/lora/art/ink.safetensors").json()
+    assert one == next(row for row in get("/api/v1/cards").json() if row["title"] == "ink")
+    assert one["page"] == "https://civitai.com/models/5?modelVersionId=6"
+    assert get("/api/v1/cards/hypernetwork/soft/metadata").json() == {}
+    for name in ("nothing", "..%2F..%2Fconfig.json", "../../config.json"):
+        assert get(f"/api/v1/cards/lora/{name}").status_code == 404
+
+
 def test_wrong_cards_notes_and_pictures_are_refused(with_lora: Server) -> None:
     post = with_lora.client.post
     base = "/api/v1/cards/lora/art/ink.safetensors"

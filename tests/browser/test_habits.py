@@ -62,6 +62,9 @@ def test_prompts_are_edited_by_keys_and_completed(visitor: Visitor) -> None:
     assert added["values"]["prompt"] == "a fox <lora:ink:1> ink drawing"
     removed = call(page, "models", "toggled", lora, added["values"], "prompt", rules)
     assert removed == {"values": empty, "isAdded": False}
+    net = {**lora, "kind": "hypernetwork", "activation_text": "", "preferred_weight": 0.5}
+    added = call(page, "models", "toggled", net, empty, "prompt", rules)
+    assert added["values"]["prompt"] == "a fox <hypernet:ink:0.5>"
 
 
 def test_styles_are_edited_put_into_the_prompt_and_taken_back(visitor: Visitor) -> None:

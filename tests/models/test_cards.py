@@ -49,3 +49,44 @@ def test_a_new_preview_is_the_one_that_is_shown(tmp_path: Path) -> None:
     written = write_preview(model, b"new")
     assert preview_of(model) == written == tmp_path / "x.v2.preview.png"
     assert (tmp_path / "x.v2.png.replaced").read_bytes() == b"old"
+
+
+CIVITAI = {
+    "id": 77,
+    "modelId": 12,
+    "name": "v2",
+    "trainedWords": ["ink drawing", "fine lines, ", 3],
+    "baseModel": "SDXL 1.0",
+    "description": "<p>For <b>pens</b> &amp; ink.</p><script>alert(1)</script><p>Weight 0.8</p>",
+    "model": {"name": "Ink", "type": "LORA"},
+}
+
+
+def test_what_a_download_helper_left_fills_empty_notes(tmp_path: Path) -> None:
+    model = tmp_path / "x.v2.safetensors"
+    (tmp_path / "x.v2.civitai.info").write_text(json.dumps(CIVITAI))
+    notes = read_notes(model)
+    assert notes["description"] == "For pens & ink.\nWeight 0.8"
+    assert (notes["activation_text"], notes["sd_version"]) == ("ink drawing, fine lines", "SDXL")
+    assert notes["page"] == "https://civitai.com/models/12?modelVersionId=77"
+    # The user's own words count, also where they are none.
+    write_notes(model, {"activation_text": "", "description": "mine"})
+    again = read_notes(model)
+    assert (again["activation_text"], again["description"]) == ("", "mine")
+    assert again["sd_version"] == "SDXL"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        json.dumps({"trainedWords": "ink", "modelId": "12&x=", "id": True, "model": [1]}),
+        json.dumps({"description": 3, "baseModel": None, "modelId": -1, "id": 2}),
+        "[" * 100_000,
+    ],
+)
+def test_odd_files_of_helpers_say_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.civitai.info").write_text(text)
+    notes = read_notes(tmp_path / "x.safetensors")
+    assert not any(notes.values())

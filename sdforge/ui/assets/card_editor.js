@@ -6,12 +6,12 @@ import { address, request, upload } from "./http.js";
 import { notify } from "./notify.js";
 
 const FIELDS = {
-  description: { label: "Description", kinds: ["checkpoint", "lora", "embedding"], rows: 2 },
+  description: { label: "Description", kinds: ["checkpoint", "lora", "embedding", "hypernetwork"], rows: 2 },
   sd_version: { label: "Stable Diffusion version", kinds: ["lora"], choices: ["", "SD1", "SD2", "SDXL", "SD3", "Flux", "Unknown"] },
-  activation_text: { label: "Activation text", kinds: ["lora"], rows: 2, help: "Put into the prompt with the card." },
+  activation_text: { label: "Activation text", kinds: ["lora", "hypernetwork"], rows: 2, help: "Put into the prompt with the card." },
   negative_text: { label: "Negative prompt", kinds: ["lora"], rows: 2, help: "Put into the negative prompt with the card." },
-  preferred_weight: { label: "Preferred weight", kinds: ["lora"], number: true, help: "0 takes the setting's." },
-  notes: { label: "Notes", kinds: ["checkpoint", "lora", "embedding"], rows: 4 },
+  preferred_weight: { label: "Preferred weight", kinds: ["lora", "hypernetwork"], number: true, help: "0 takes the setting's." },
+  notes: { label: "Notes", kinds: ["checkpoint", "lora", "embedding", "hypernetwork"], rows: 4 },
 };
 
 // `tab` gives the selected picture; `onSaved` gets the changed card.
@@ -59,6 +59,7 @@ export function editCard(card, tab, onSaved) {
     { class: "dialog", id: "card_editor", "aria-label": `Notes of ${card.title}` },
     make("h2", {}, card.title),
     make("p", { class: "note" }, [card.family, bytes(card.size), card.modified ? moment(card.modified) : ""].filter(Boolean).join(" · ")),
+    card.page ? make("p", {}, make("a", { href: card.page, target: "_blank", rel: "noopener noreferrer" }, "Page of the model")) : null,
     card.fixed ? make("p", { class: "note" }, "This file ships with the program, so its notes cannot be changed.") : null,
     make("div", { class: "card-editor-columns" },
       make("div", { class: "fields" }, rows.map(([name, field]) => labelled(name, field, inputs[name]))),

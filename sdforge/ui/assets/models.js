@@ -1,4 +1,4 @@
-// Models: checkpoints, LoRA and embeddings as cards. A click puts a card into the prompt that was
+// Models: checkpoints, LoRA, embeddings and hypernetworks as cards. A click puts a card into the prompt that was
 // used last, or loads a checkpoint; the pencil opens its notes.
 
 import { editCard } from "./card_editor.js";
@@ -7,7 +7,9 @@ import { DownloadBox } from "./downloads.js";
 import { address, request } from "./http.js";
 import { notify } from "./notify.js";
 
-const KINDS = { lora: "Lora", checkpoint: "Checkpoints", embedding: "Textual Inversion" };
+const KINDS = { lora: "Lora", checkpoint: "Checkpoints", embedding: "Textual Inversion", hypernetwork: "Hypernetworks" };
+// What cards of a kind are called by in a prompt; the others by their name alone.
+const TAGS = { lora: "lora", hypernetwork: "hypernet" };
 const ORDERS = { name: "Path", title: "Name", created: "Date created", modified: "Date modified", size: "Size" };
 const KEPT = "sdforge.models";
 
@@ -169,22 +171,22 @@ export class ModelsPanel {
     const text = `${values.prompt || ""}\n${values.negative_prompt || ""}`;
     for (const element of this.grid.children) {
       const card = this.byId.get(element.dataset.card);
-      if (card.kind === "lora") element.toggleAttribute("data-used", pattern(card).test(text));
+      if (card.kind in TAGS) element.toggleAttribute("data-used", pattern(card).test(text));
     }
   }
 }
 
 function pattern(card) {
   const name = card.insert.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-  return card.kind === "lora" ? new RegExp(`<lora:${name}(?::[^>]*)?>`, "i") : new RegExp(`(?<![\\w-])${name}(?![\\w-])`);
+  return card.kind in TAGS ? new RegExp(`<${TAGS[card.kind]}:${name}(?::[^>]*)?>`, "i") : new RegExp(`(?<![\\w-])${name}(?![\\w-])`);
 }
 
 // Returns the prompts with a card put in, or taken out where it is in already.
 export function toggled(card, prompts, name, { multiplier, separator }) {
   const values = { ...prompts };
   const found = pattern(card).exec(values[name]);
-  const extra = card.activation_text ? [card.activation_text] : [];
-  const added = card.kind === "lora" ? [`<lora:${card.insert}:${card.preferred_weight || multiplier}>`, ...extra] : [card.insert];
+  const extra = card.kind in TAGS && card.activation_text ? [card.activation_text] : [];
+  const added = card.kind in TAGS ? [`<${TAGS[card.kind]}:${card.insert}:${card.preferred_weight || multiplier}>`, ...extra] : [card.insert];
   if (found) {
     for (const part of [found[0], ...extra]) values[name] = without(values[name], part, separator);
     if (card.negative_text) values.negative_prompt = without(values.negative_prompt, card.negative_text, separator);
