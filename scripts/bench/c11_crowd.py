@@ -24,6 +24,7 @@ from c2_engine import make_library
 from served import Connection, served
 from timing import Comparison, Row, time_once
 
+from sdforge import garbage
 from sdforge.api.app import create_api
 from sdforge.core.device import probe
 from sdforge.core.events import StepDone
@@ -96,6 +97,8 @@ def started(paths: Paths) -> Iterator[Engine]:
         version="bench",
     )
     engine.start()
+    # As the server does once it has started.
+    garbage.look_for_it()
     try:
         yield engine
     finally:

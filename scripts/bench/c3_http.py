@@ -25,6 +25,7 @@ from fastapi import FastAPI
 from served import Connection, served
 from timing import ROUNDS, WARM_UPS, Comparison, Row, time_once
 
+from sdforge import garbage
 from sdforge.api.app import create_api
 from sdforge.core.events import StageStarted, StepDone
 from sdforge.core.paths import Paths
@@ -88,6 +89,8 @@ def measure() -> list[Row]:
             make_runner=lambda: runner, version="bench",  # type: ignore[arg-type,return-value]
         )  # fmt: skip
         engine.start()
+        # As the server does once it has started.
+        garbage.look_for_it()
         try:
             app = create_api(engine, paths=paths, flags={}, version="bench")
             with served(app) as port:

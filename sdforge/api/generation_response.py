@@ -25,27 +25,27 @@ _NOT_EXTRA = frozenset(
 )  # fmt: skip
 
 
-def generation_body(
-    pictures: Sequence[bytes], parameters: Mapping[str, Any], info: Mapping[str, Any]
-) -> bytes:
-    """Return the JSON text of an answer; pictures are in base64."""
+def generation_body(pictures: Sequence[bytes], parameters: bytes, info: Mapping[str, Any]) -> bytes:
+    """Return the JSON text of an answer; pictures are in base64, `parameters` is JSON already."""
     parts = [b'{"images":[']
     for number, picture in enumerate(pictures):
         parts += [b',"' if number else b'"', picture, b'"']
-    info_text = json.dumps(info, ensure_ascii=False)
-    rest = json.dumps({"parameters": parameters, "info": info_text}, ensure_ascii=False)
-    parts += [b"],", rest[1:].encode("utf-8", "replace")]
+    parts += [b'],"parameters":', parameters, b',"info":', _json(_json(info).decode()), b"}"]
     return b"".join(parts)
 
 
-def echoed_parameters(values: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """Return the request with all fields; sizes and scales that were left open as they became."""
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def echoed_parameters(values: Mapping[str, Any], job: Job) -> bytes:
+    """Return the request as JSON; sizes and scales that were left open as the job has them."""
     parameters = dict(values)
     parameters.pop("include_init_images", None)
     for key in ("width", "height", "cfg_scale", "distilled_cfg_scale", "denoising_strength"):
         if parameters[key] is None:
             parameters[key] = getattr(job.request, key)
-    return parameters
+    return _json(parameters)
 
 
 def generation_info(engine: Engine, job: Job, values: Mapping[str, Any]) -> dict[str, Any]:

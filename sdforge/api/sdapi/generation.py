@@ -84,13 +84,15 @@ async def _generate(
     terms = terms_of(payload, kind, key=key)
     job = await asyncio.to_thread(submitted, context, values, kind, terms)
     _forget_pictures(values)
+    # Before it waits, so that the answer does not.
+    echo = echoed_parameters(values, job)
     pictures = UnsavedPictures(engine)
     watch = pictures.collect if values["send_images"] else _ignore
     job = await wait_finished(engine, job.id, watch)
     if pictures.has_all(job):
-        response = _answer(engine, job, values, pictures)
+        response = _answer(engine, job, values, echo, pictures)
     else:
-        response = await asyncio.to_thread(_answer, engine, job, values, pictures)
+        response = await asyncio.to_thread(_answer, engine, job, values, echo, pictures)
     response.headers["X-Job-Id"] = quote(job.id, safe=string.punctuation + " ")
     return response
 
@@ -147,7 +149,7 @@ def _ignore(_: Job) -> None:
 
 
 def _answer(
-    engine: Engine, job: Job, values: Mapping[str, Any], source: UnsavedPictures
+    engine: Engine, job: Job, values: Mapping[str, Any], echo: bytes, source: UnsavedPictures
 ) -> Response:
     """Return the answer to a finished job; reads the files of pictures that `source` lacks."""
     if not job.is_finished:
@@ -163,9 +165,5 @@ def _answer(
     pictures = [source.read(job, image.index) for image in shown] if values["send_images"] else []
     if pictures:
         pictures += [pybase64.b64encode(picture) for picture in detected_maps(engine, job)]
-    body = generation_body(
-        pictures,
-        echoed_parameters(values, job),
-        generation_info(engine, job, values),
-    )
+    body = generation_body(pictures, echo, generation_info(engine, job, values))
     return Response(body, media_type="application/json")
