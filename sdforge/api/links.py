@@ -12,11 +12,13 @@ from typing import Any
 import pybase64
 
 from sdforge.api.translate_control import TITLES as CONTROL_TITLES
+from sdforge.api.translate_references import TITLES as REFERENCE_TITLES
 from sdforge.core.errors import InvalidRequest
 from sdforge.core.outbound import OutboundRefused, Rules, fetch
 from sdforge.core.settings import Settings
 
 MAX_LINK_BYTES = 32 * 2**20
+_TITLES = CONTROL_TITLES | REFERENCE_TITLES
 _ALLOWED = "the picture itself in base64"
 
 
@@ -67,11 +69,11 @@ def without_links(values: Mapping[str, Any], settings: Settings) -> dict[str, An
         return value
 
     result = dict(values)
-    for field in ("init_images", "mask", "firstpass_image"):
+    for field in ("init_images", "mask", "firstpass_image", "reference_images"):
         if result.get(field):
             result[field] = replaced(result[field], field)
     result["alwayson_scripts"] = {
-        title: replaced(sent, title) if title.strip().casefold() in CONTROL_TITLES else sent
+        title: replaced(sent, title) if title.strip().casefold() in _TITLES else sent
         for title, sent in values["alwayson_scripts"].items()
     }
     return result

@@ -23,6 +23,7 @@ from starlette.exceptions import HTTPException
 from sdforge.api.context import ApiContext
 from sdforge.api.jobs import HEARTBEAT_SECONDS
 from sdforge.api.openai_schemas import MOST_PICTURES, OWN_NAMES, ImageParameters
+from sdforge.api.translate_references import FIELD as REFERENCES
 from sdforge.api.waiting import job_events, wait_finished
 from sdforge.core.errors import InvalidRequest, NotFound, SdforgeError
 from sdforge.core.events import PreviewReady
@@ -134,11 +135,6 @@ async def _form(request: Request) -> dict[str, Any]:
                 values["mask"] = await value.read()
     if not values["images"]:
         raise InvalidRequest("image", "nothing", "a picture file")
-    if len(values["images"]) > 1:
-        # Theirs makes one picture of several; a model that can is not among those here.
-        raise InvalidRequest(
-            "image", f"{len(values['images'])} pictures", "one picture to draw over"
-        )
     return values
 
 
@@ -183,7 +179,7 @@ def _submit(
 ) -> Job:
     engine = context.engine
     width, height = body.size_in_pixels
-    stored: tuple[InputImage, ...] = tuple(engine.add_input(data, "image") for data in images[:1])
+    stored: tuple[InputImage, ...] = tuple(engine.add_input(data, "image") for data in images)
     steps = body.step_count
     overrides: dict[str, Any] = {
         "samples_format": "jpg" if body.output_format == "jpeg" else body.output_format,
@@ -207,12 +203,19 @@ def _submit(
         sampler=body.sampler_name or FIELD["sampler"].default,
         cfg_scale=body.cfg_scale,
         seed=body.seed,
-        init_images=stored,
+        init_images=stored[:1],
+        references=stored[1:],
         mask=engine.add_input(_repainted(mask), "mask") if mask and stored else None,
         denoising_strength=body.strength if stored else None,
         overrides=overrides,
     )
-    return engine.submit(wanted, save_images=False)
+    try:
+        return engine.submit(wanted, save_images=False)
+    except InvalidRequest as error:
+        if error.field != REFERENCES:
+            raise
+        allowed = f"one picture to draw over ({error.message})"
+        raise InvalidRequest("image", f"{len(images)} pictures", allowed) from error
 
 
 def _repainted(mask: bytes) -> bytes:

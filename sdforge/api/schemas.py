@@ -152,6 +152,7 @@ EXTRAS: tuple[Extra, ...] = (
     Extra("mask", str, None, "Base64: white or opaque parts are redrawn.", only="img2img"),
     Extra("mask_blur", int, None, "Sets mask_blur_x and mask_blur_y.", only="img2img"),
     Extra("latent_mask", str, None, "Ignored.", only="img2img"),
+    Extra("reference_images", list, (), "Base64: what Kontext, Flux.2, Qwen-Image-Edit refer to."),
     Extra("include_init_images", bool, False, "Echo init_images and mask.", only="img2img"),
 )
 # fmt: on

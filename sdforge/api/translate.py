@@ -21,6 +21,8 @@ from sdforge.api.translate_passes import (
     given_pictures,
     pass_parameters,
 )
+from sdforge.api.translate_references import TITLES as REFERENCE_TITLES
+from sdforge.api.translate_references import given_references
 from sdforge.core.control import ControlUnit
 from sdforge.core.errors import InvalidRequest, NotAvailable
 from sdforge.core.extension import Extension
@@ -82,6 +84,7 @@ def generation_request(
     return GenerationRequest(
         **pass_parameters(values, parameters),
         **given_pictures(values, kind, add_input),
+        **given_references(values, add_input),
         overrides=overrides,
         control=_control_of(values, add_input),
         extensions=_extension_values(values, extensions),
@@ -134,7 +137,7 @@ def _extension_values(
         extension = extensions.get(name)
         found[extension.name] = _arguments(extension, values["script_args"])
     for title, sent in values["alwayson_scripts"].items():
-        if title.strip().casefold() in _PAGE_SCRIPTS | CONTROL_TITLES:
+        if title.strip().casefold() in _PAGE_SCRIPTS | CONTROL_TITLES | REFERENCE_TITLES:
             continue
         if title not in extensions:
             raise UnknownScript("alwayson_scripts", title)

@@ -89,7 +89,9 @@ def given_pictures(values: Mapping[str, Any], kind: str, add_input: AddInput) ->
     """
     if kind == "txt2img":
         sent = values["firstpass_image"] if values["enable_hr"] else None
-        return {"first_picture": _stored(sent, "firstpass_image", add_input) if sent else None}
+        return {
+            "first_picture": stored_picture(sent, "firstpass_image", add_input) if sent else None
+        }
     pictures = values["init_images"]
     if not pictures:
         raise MissingPicture("Init image not found")
@@ -100,12 +102,13 @@ def given_pictures(values: Mapping[str, Any], kind: str, add_input: AddInput) ->
         raise InvalidRequest("init_images", found, f"one, or at most batch_size ({batch_size})")
     mask = values["mask"]
     return {
-        "init_images": tuple(_stored(one, "init_images", add_input) for one in pictures),
-        "mask": _stored(mask, "mask", add_input) if mask else None,
+        "init_images": tuple(stored_picture(one, "init_images", add_input) for one in pictures),
+        "mask": stored_picture(mask, "mask", add_input) if mask else None,
     }
 
 
-def _stored(sent: Any, field: str, add_input: AddInput) -> InputImage:
+def stored_picture(sent: Any, field: str, add_input: AddInput) -> InputImage:
+    """Store a picture that came as base64; raises `InvalidRequest` where it is none."""
     if not isinstance(sent, str):
         raise InvalidRequest(field, sent, "a picture in base64")
     # Pillow is loaded with the first picture, not at start.

@@ -29,6 +29,9 @@ DEFAULT_DISTILLED_CFG_SCALE = 3.5
 # What A1111's page has for img2img and for hires fix.
 _IMG2IMG_STRENGTH = 0.75
 _HIRES_STRENGTH = 0.7
+# How many pictures a request may refer to.
+MOST_REFERENCES = 10
+LEAST_SIDE = 64
 _SINGLE_IMAGES = ("mask", "first_picture")
 
 
@@ -44,6 +47,9 @@ class GenerationRequest:
     is one that hires fix shall enlarge instead of drawing one. `control` holds ControlNet units.
     With `extras` nothing is drawn: they say what is done to each of the `init_images`. With `merge`
     nothing is drawn either: it makes a checkpoint.
+
+    `references` are further pictures that the model is shown, where it refers to such; the longer
+    side of each is brought down to `reference_side` pixels, with 0 to what the model is used to.
 
     `folder` and `file_name` are where the pictures go and what their files are called, without a
     suffix; "" for what the settings say. Whoever sets `folder` has checked that it is allowed.
@@ -110,6 +116,8 @@ class GenerationRequest:
     init_images: tuple[InputImage, ...] = ()
     mask: InputImage | None = None
     first_picture: InputImage | None = None
+    references: tuple[InputImage, ...] = ()
+    reference_side: int = 0
     control: tuple[ControlUnit, ...] = ()
     extras: Extras | None = None
     merge: Merge | None = None
@@ -139,7 +147,8 @@ class GenerationRequest:
         """All pictures that the job needs."""
         of_units = [image for unit in self.control for image in (unit.image, unit.mask)]
         single = (self.mask, self.first_picture, *of_units)
-        return (*self.init_images, *(image for image in single if image is not None))
+        several = (*self.init_images, *self.references)
+        return (*several, *(image for image in single if image is not None))
 
     @property
     def hires_size(self) -> tuple[int, int]:
@@ -208,6 +217,7 @@ class GenerationRequest:
         values["overrides"] = dict(self.overrides)
         values["extensions"] = {name: dict(kept) for name, kept in self.extensions.items()}
         values["init_images"] = [image.to_json() for image in self.init_images]
+        values["references"] = [image.to_json() for image in self.references]
         values["control"] = [unit.to_json() for unit in self.control]
         for name in (*_SINGLE_IMAGES, "extras", "merge"):
             values[name] = values[name].to_json() if values[name] else None
@@ -222,6 +232,7 @@ class GenerationRequest:
         lists = {key: tuple(value) for key, value in kept.items() if isinstance(value, list)}
         images: dict[str, Any] = {
             "init_images": tuple(map(InputImage.from_json, kept.get("init_images") or ())),
+            "references": tuple(map(InputImage.from_json, kept.get("references") or ())),
             "control": tuple(map(ControlUnit.from_json, kept.get("control") or ())),
             **{name: InputImage.from_json(kept[name]) for name in _SINGLE_IMAGES if kept.get(name)},
             "extras": Extras.from_json(kept["extras"]) if kept.get("extras") else None,
@@ -280,6 +291,12 @@ def _validate_pictures(request: GenerationRequest) -> None:
         raise InvalidRequest(
             "init_images", f"{given} pictures", "one, or as many as batch_size at most"
         )
+    if len(request.references) > MOST_REFERENCES:
+        found = f"{len(request.references)} pictures"
+        raise InvalidRequest("reference_images", found, f"at most {MOST_REFERENCES}")
+    if request.references and request.reference_side and request.reference_side < LEAST_SIDE:
+        allowed = f"0, or at least {LEAST_SIDE} pixels"
+        raise InvalidRequest("reference_side", request.reference_side, allowed)
     if request.hires and given:
         raise InvalidRequest(FIELD["hires"].api, True, "false with init_images")
     if request.mask is not None and not given:

@@ -55,6 +55,7 @@ _SURVEY_SECONDS = 10.0
 _HEADERS = 16
 _SMALL_FAMILIES = frozenset({"sd1", "sd2"})
 _DEFAULT_SIDE = 512
+_MEGAPIXEL = 1024**2
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ class Preflight:
         shape = replace(
             _shape_of(request),
             beside=self._beside(request),
-            references=int(info.refers and bool(request.init_images)),
+            references=int(info.refers > 0 and bool(request.init_images)),
+            referred=_referred(request),
         )
         found = estimate(model, shape, room, choice.mode, factor)
         largest = recommend_size(model, shape, room, choice.mode, factor)
@@ -316,6 +318,11 @@ def _shape_of(request: GenerationRequest) -> Shape:
         guided=request.cfg_scale != 1,
         from_image=bool(request.init_images or request.hires),
     )
+
+
+def _referred(request: GenerationRequest) -> int:
+    """Return the pixels of the pictures that a request refers to; large ones are brought down."""
+    return sum(min(image.width * image.height, _MEGAPIXEL) for image in request.references)
 
 
 def _usual_shape(info: CheckpointInfo) -> Shape:

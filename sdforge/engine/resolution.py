@@ -64,6 +64,10 @@ class Checkpoint(Protocol):
     def error(self) -> str | None:
         """Why it cannot run, None when it can."""
 
+    @property
+    def refers(self) -> int:
+        """How many pictures it may refer to, that of img2img among them."""
+
 
 class FaceModels(Protocol):
     """The networks of faces that there are; `models.faces.library` has the real ones."""
@@ -163,6 +167,7 @@ class Resolver:
         checkpoint = self._library.find(asked) if asked else self.configured(settings)
         if checkpoint.error is not None:
             raise ModelError(checkpoint.error)
+        check_references(request, checkpoint)
         resolved = resolve(
             request,
             checkpoint=checkpoint.title,
@@ -273,6 +278,18 @@ class Resolver:
             fallback = self._library.find("")
             log.warning("%s; using %s", error, fallback.title)
             return fallback
+
+
+def check_references(request: GenerationRequest, checkpoint: Checkpoint) -> None:
+    """Raise `InvalidRequest` where a checkpoint may not refer to as many pictures as are given."""
+    given = len(request.references)
+    if given and not checkpoint.refers:
+        allowed = f"none with {checkpoint.title}; Kontext, Flux.2 and Qwen-Image-Edit take such"
+        raise InvalidRequest("reference_images", f"{given} pictures", allowed)
+    drawn_over = int(bool(request.init_images))
+    if given and given + drawn_over > checkpoint.refers:
+        allowed = f"{checkpoint.refers} with {checkpoint.title}, the picture of img2img included"
+        raise InvalidRequest("reference_images", f"{given + drawn_over} pictures", allowed)
 
 
 def resolved_extras(

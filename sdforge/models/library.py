@@ -59,7 +59,7 @@ class CheckpointInfo:
     reason: str = ""
     error: str | None = None
     recommended: Recommended = Recommended()
-    refers: bool = False
+    refers: int = 0
 
     @property
     def short_hash(self) -> str | None:

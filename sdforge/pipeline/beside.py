@@ -25,6 +25,8 @@ from sdforge.models.denoiser import (
 from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.passes import Pass, Start
 
+References = Callable[[ModelBundle], Sequence[Tensor]]
+
 
 @dataclass(frozen=True, eq=False)
 class Beside:
@@ -65,17 +67,27 @@ class Beside:
 
 
 def beside_of(
-    context: RunContext, bundle: ModelBundle, one: Pass, start: Start, batch: int
+    context: RunContext,
+    bundle: ModelBundle,
+    one: Pass,
+    start: Start,
+    batch: int,
+    references: References | None = None,
 ) -> Beside | None:
-    """Return what a checkpoint sees beside the latents in a pass, None where that is nothing."""
+    """Return what a checkpoint sees beside the latents in a pass, None where that is nothing.
+
+    `references` are the latents of further pictures that it refers to, (1, …) each.
+    """
     sees = bundle.denoiser.sees
-    if not sees or (sees == SEES_REFERENCE and start.seen is None):
+    if not sees or (sees == SEES_REFERENCE and start.seen is None and references is None):
         return None
     count = context.request.batch_size
     with context.stage("input", batch):
         if sees == SEES_REFERENCE:
-            shown = encoded(context, bundle, _seen(start, one)[0])
-            return Beside(references=(shown.expand(count, -1, -1, -1),))
+            own = start.seen is not None
+            shown = [encoded(context, bundle, _seen(start, one)[0])] if own else []
+            shown += references(bundle) if references is not None else ()
+            return Beside(references=tuple(one.expand(count, -1, -1, -1) for one in shown))
         channels = _edited(bundle, one, start) if sees == SEES_PICTURE else None
         if sees in (SEES_MASK, SEES_FINE_MASK):
             weight = context.settings.inpainting_mask_weight

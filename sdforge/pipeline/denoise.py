@@ -20,7 +20,7 @@ from sdforge.models.adapters.lora_patches import NetworksOverSteps
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.denoiser import Conditioning
 from sdforge.models.edits import circular_padding
-from sdforge.pipeline.beside import Beside, beside_of
+from sdforge.pipeline.beside import Beside, References, beside_of
 from sdforge.pipeline.conditioning import BatchConditioning
 from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.control import ControlUnits
@@ -90,6 +90,7 @@ def denoise_batch(
     batch: int,
     prepare: Prepare,
     control: ControlUnits | None = None,
+    references: References | None = None,
 ) -> DenoisedBatch:
     """Run one pass of batch number `batch`; stopped batches return what they had reached."""
     settings, spec = context.settings, SAMPLERS.get(one.sampler)
@@ -122,7 +123,7 @@ def denoise_batch(
             hooks=hooks,
             is_last=leg is parts[-1],
             control=control,
-            beside=beside_of(context, ready.bundle, one, start, batch),
+            beside=beside_of(context, ready.bundle, one, start, batch, references),
         )
         try:
             x = walk.run(x, step_noise, watcher)

@@ -35,6 +35,7 @@ from sdforge.pipeline.inversion import InvertedStart, invert_batch, prompts_of_i
 from sdforge.pipeline.networks import apply_networks, network_infotext
 from sdforge.pipeline.passes import HIRES, INVERSION, Pass, Start, plan_passes
 from sdforge.pipeline.prompts import BatchPrompts, batch_prompts
+from sdforge.pipeline.references import ReferencePictures, references_infotext
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,6 +134,7 @@ class _Run:
         self._networks: dict[str, list[Mapping[str, str]]] = {}
         self._identify: dict[str, Callable[[], ModelIdentity]] = {}
         self._pictures = InitPictures(context) if context.request.init_images else None
+        self._references = ReferencePictures(context) if context.request.references else None
         self._control = ControlUnits(context, self._pictures)
 
     def batch(self, batch: int) -> Iterator[ImageResult]:
@@ -174,7 +176,8 @@ class _Run:
             ready = prepare(one.checkpoint)
             if one.name == INVERSION:
                 return invert_batch(context, one, ready, start, batch)
-            return denoise_batch(context, one, ready, start, batch, prepare, self._control)
+            further = None if self._references is None else self._references.latents
+            return denoise_batch(context, one, ready, start, batch, prepare, self._control, further)
 
         def hint() -> str:
             return size_hint(memory.last_plan, one.width, one.height)
@@ -224,9 +227,11 @@ class _Run:
         return ready
 
     def _shown(self, bundle: ModelBundle) -> Sequence[Pictures]:
-        if self._pictures is None or not bundle.text.sees_pictures:
+        if not bundle.text.sees_pictures:
             return ()
-        return self._pictures.shown
+        own = [()] if self._pictures is None else self._pictures.shown
+        further = () if self._references is None else self._references.shown
+        return [(*pictures, *further) for pictures in own]
 
     def _load(self, title: str, modules: Sequence[str] | None) -> ModelBundle:
         if self._bundle is None or (title, modules) != self._loaded:
@@ -281,6 +286,7 @@ class _Run:
         context = self._context
         extra = {
             **beside_infotext(context, bundle),
+            **references_infotext(context),
             **self._network_infotext(row),
             **self._control.infotext(),
             **hooks.infotext(),

@@ -78,15 +78,16 @@ class Pictures:
     With an `infotext` of its own, `first` is drawn with what that says instead of the form's
     values, but for those of hires fix.
 
-    `paint` are colours over `init`, `batch` the pictures of a batch with the names of their files,
-    `control` the ControlNet units that are on, and `control_batches` what some of these look at in
-    turn, by their places.
+    `references` are what the model refers to beside `init`. `paint` are colours over `init`,
+    `batch` the pictures of a batch with the names of their files, `control` the ControlNet units
+    that are on, and `control_batches` what some of these look at in turn, by their places.
     """
 
     init: InputImage | None = None
     mask: InputImage | None = None
     paint: InputImage | None = None
     batch: tuple[tuple[InputImage, str], ...] = ()
+    references: tuple[InputImage, ...] = ()
     first: InputImage | None = None
     seed: int | None = None
     infotext: str = ""
@@ -115,6 +116,7 @@ class Pictures:
             return cls(
                 **images,
                 batch=several,
+                references=tuple(map(InputImage.from_json, sent.get("references") or ())),
                 seed=None if seed is None else int(seed),
                 infotext=str(sent.get("infotext") or ""),
                 control=read_units(sent.get("control")),
@@ -197,9 +199,10 @@ def request_parts(
     Raises:
         InvalidRequest: a picture is missing, or a value cannot be used.
     """
+    beside: dict[str, Any] = {"control": pictures.control, "references": pictures.references}
     if tab == IMG2IMG:
-        return _img2img_parts(values, chosen, pictures) | {"control": pictures.control}
-    parts: dict[str, Any] = {"control": pictures.control}
+        return _img2img_parts(values, chosen, pictures) | beside
+    parts = beside
     if chosen["hires"]:
         # 0 is "as in the first pass".
         for name in ("hires_cfg_scale", "hires_distilled_cfg_scale"):

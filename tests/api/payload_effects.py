@@ -160,6 +160,8 @@ EFFECTS: tuple[Effect, ...] = (
            base=_MASKED),
     Effect("include_init_images", "sends the pictures back with the parameters", True, False,
            routes=IMG2IMG, kind=ANSWER, shows="echoes_the_pictures"),
+    Effect("reference_images", "what Kontext, Flux.2 and Qwen-Image-Edit refer to; refused here",
+           ["@picture"], kind=REFUSED),
     # --- taken, and without effect
     Effect("image_cfg_scale", "none on these models: only InstructPix2Pix ones listen to it",
            3.0, 1.5, routes=IMG2IMG, kind=SAME),

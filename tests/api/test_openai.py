@@ -166,7 +166,9 @@ def test_a_cancelled_job_is_an_error(client: OpenAI, server: Server) -> None:
     assert server.engine.jobs()[0].status is JobStatus.CANCELLED
 
 
-def test_several_pictures_to_edit_are_refused_as_openai_refuses(shared_server: Server) -> None:
+def test_several_pictures_to_edit_are_refused_where_the_model_refers_to_none(
+    shared_server: Server,
+) -> None:
     file = ("a.png", picture().read(), "image/png")
     answer = shared_server.client.post(
         "/v1/images/edits",

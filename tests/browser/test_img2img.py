@@ -283,3 +283,21 @@ def test_a_script_opens_when_it_is_ticked_and_enlarges_the_picture(
     generate(page, "img2img", "an upscaled fox")
     assert wait_for_picture(page, "img2img", "an upscaled fox").shape == (96, 144, 3)
     assert "SD upscale:" in page.locator("#html_info_img2img").inner_text()
+
+
+def test_pictures_to_refer_to_are_kept_and_go_with_the_job(visitor: Visitor, picture: Path) -> None:
+    """The model that ships refers to none, and the answer says which do."""
+    page = visitor.open()
+    box = page.locator("#txt2img_references")
+    box.locator("summary").click()
+    page.set_input_files("#txt2img_references_file", [picture, picture])
+    box.locator("summary", has_text="· 2").wait_for()
+    page.reload()
+    visitor.wait_until_usable(page)
+    box.locator("summary", has_text="· 2").wait_for()
+    generate(page, "txt2img", "a cat")
+    page.locator("#messages .error", has_text="Kontext, Flux.2").wait_for()
+    for left in ("· 1", ""):
+        box.locator("button[aria-label='Remove reference picture 1']").click()
+        box.locator("summary", has_text=f"Reference pictures {left}".strip()).wait_for()
+    page.wait_for_function("!document.querySelector('#txt2img_references .reference')")

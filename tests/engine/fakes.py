@@ -40,6 +40,7 @@ class FakeCheckpoint:
     recommended: Recommended = Recommended(width=64, height=64, cfg_scale=3.0)
     error: str | None = None
     family: str | None = "sd1"
+    refers: int = 0
 
     @property
     def path(self) -> Path:

@@ -228,4 +228,8 @@ def test_a_picture_to_refer_to_counts_only_where_one_is_given(make: Any, tmp_pat
         "denoising_strength": 1.0,
     }
     assert 1.4 < working("klein", **picture) / working("klein") < 2.1
+    further = {"references": (InputImage("0" * 64, 512, 512), InputImage("1" * 64, 9000, 9000))}
+    # As much as the drawn one, and a megapixel.
+    more = working("klein", **further) - working("klein")
+    assert more == pytest.approx(5 * (working("klein", **picture) - working("klein")), rel=0.01)
     assert working("tiny", **picture) == working("tiny")

@@ -32,6 +32,7 @@ from sdforge.api.sdapi.sweep_scripts import draw_sweep, sweep_script_of
 from sdforge.api.submission import submitted, terms_of
 from sdforge.api.translate import filled_in
 from sdforge.api.translate_control import TITLES as CONTROL_TITLES
+from sdforge.api.translate_references import TITLES as REFERENCE_TITLES
 from sdforge.api.waiting import wait_finished
 from sdforge.core.errors import NotFound
 from sdforge.engine import Engine, Job, JobStatus
@@ -47,7 +48,7 @@ Key = Annotated[
     str | None, Header(description="The same key again within a day answers with the same job.")
 ]
 # Where pictures come in; megabytes each.
-_PICTURE_KEYS = ("init_images", "mask", "latent_mask", "firstpass_image")
+_PICTURE_KEYS = ("init_images", "mask", "latent_mask", "firstpass_image", "reference_images")
 
 
 def router(context: ApiContext) -> APIRouter:
@@ -105,7 +106,7 @@ def _forget_pictures(values: dict[str, Any]) -> None:
         values["alwayson_scripts"] = {
             title: sent
             for title, sent in scripts.items()
-            if title.strip().casefold() not in CONTROL_TITLES
+            if title.strip().casefold() not in CONTROL_TITLES | REFERENCE_TITLES
         }
 
 

@@ -20,12 +20,13 @@ def router(context: ApiContext) -> APIRouter:
     @routes.get("/scripts")
     def scripts() -> dict[str, Any]:
         """Titles of scripts, as `alwayson_scripts` and `script_name` take them."""
-        # ControlNet is no extension here, but clients look for it among them.
+        # These are no extensions here, but clients look for them among them.
         return {
             kind: [
                 *map(_title, _of_kind(context, kind)),
                 *(script.title.lower() for script in SWEEP_SCRIPTS),
                 "controlnet",
+                "imagestitch integrated",
             ]
             for kind in ("txt2img", "img2img")
         }

@@ -32,8 +32,8 @@ class Match:
     `prediction` is what the denoiser's network puts out: 'epsilon' or 'v', 'flow' in flow models,
     None where nothing in the file tells. `problem` says why this version cannot run the file
     although it recognises it. `recommended` are the defaults of its kind; metadata beats them.
-    `is_zero_terminal` says that training went up to pure noise. A model that `refers` is shown the
-    picture of img2img behind what it draws.
+    `is_zero_terminal` says that training went up to pure noise. `refers` is how many pictures
+    the model may be shown behind what it draws, that of img2img first.
     """
 
     family: str
@@ -43,7 +43,7 @@ class Match:
     problem: str | None = None
     recommended: Recommended = Recommended()
     is_zero_terminal: bool = False
-    refers: bool = False
+    refers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from sdforge.core.request import Recommended
+from sdforge.core.request import MOST_REFERENCES, Recommended
 from sdforge.models.architectures import architecture
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.base import Match, Recipe, Source
@@ -87,7 +87,7 @@ class Flux1:
             prediction="flow",
             reason=reason,
             problem=problem,
-            refers=variant == "kontext",
+            refers=MOST_REFERENCES if variant == "kontext" else 0,
             recommended=Recommended(
                 width=_SIDE,
                 height=_SIDE,

@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from sdforge.core.request import Recommended
+from sdforge.core.request import MOST_REFERENCES, Recommended
 from sdforge.models.architectures import architecture
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.base import Match, Recipe, Source
@@ -152,7 +152,7 @@ class Flux2Klein(_Flux2):
             prediction="flow",
             reason=f"{found.label}: {found.reason}"
             + ("; a base model, going by its name" if is_base else ""),
-            refers=True,
+            refers=MOST_REFERENCES,
             recommended=_BASE if is_base else _DISTILLED,
         )
 
@@ -193,7 +193,7 @@ class Flux2Dev(_Flux2):
             variant=found.variant,
             prediction="flow",
             reason=f"{found.label}: {found.reason}",
-            refers=True,
+            refers=MOST_REFERENCES,
             recommended=_DEV,
         )
 

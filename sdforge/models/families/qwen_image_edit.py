@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sdforge.core.errors import UnsupportedCheckpoint
+from sdforge.core.request import MOST_REFERENCES
 from sdforge.models.architectures import architecture
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.families.base import Match, Recipe
@@ -96,7 +97,7 @@ class QwenImageEdit(QwenImage):
             + (" for several pictures" if kind.takes_several else "")
             + (", whose patches count as free of noise" if kind.is_clean else "")
             + f", {kind.sign}",
-            refers=True,
+            refers=MOST_REFERENCES if kind.takes_several else 1,
             recommended=replace(plain.recommended, width=_SIDE, height=_SIDE)
             if not fast
             else plain.recommended,

@@ -138,7 +138,7 @@ function openRememberedTab() {
 }
 
 // Gradio makes these parts later than the scripts, and may make them again: then all is drawn anew.
-const PARTS = ["gallery", "size_presets", "pictures", "hr_finalres", "controlnet"];
+const PARTS = ["gallery", "size_presets", "pictures", "hr_finalres", "controlnet", "references"];
 const drawn = {};
 new MutationObserver(() => {
   panels.check();

@@ -10,6 +10,7 @@ import { openLightbox, pin } from "./lightbox.js";
 import { translateValuesSoon } from "./locale.js";
 import { notify } from "./notify.js";
 import { PictureBox } from "./pictures.js";
+import { ReferenceBox } from "./references.js";
 import { Results } from "./results.js";
 import { ScriptBox } from "./script.js";
 import { applyStyles, editStyles } from "./styles.js";
@@ -26,6 +27,7 @@ export class Tab {
     this.pictures = name === "img2img" ? new PictureBox(this) : null;
     this.jobs = new JobFollower(this);
     this.control = new ControlPanel(this);
+    this.references = new ReferenceBox(this);
     this.script = new ScriptBox(this);
     this.sweep = new SweepView(this);
     this.fit = new FitChip(this);
@@ -77,7 +79,7 @@ export class Tab {
   picturesNow() {
     // One of many is estimated as the others are.
     const control = this.control.enabledNow().map(({ batch: _, batch_dir: __, ...unit }) => unit);
-    return { ...this.pictures?.refsNow(), control };
+    return { ...this.pictures?.refsNow(), control, references: this.references.refs };
   }
 
   // What the server said to one of them: see TabActions in tab_actions.py.
@@ -114,6 +116,7 @@ export class Tab {
     this.form.redraw();
     this.fit.draw();
     this.control.redraw();
+    this.references.redraw();
     this.pictures?.redraw();
   }
 
@@ -128,7 +131,7 @@ export class Tab {
 
   // The stored pictures that a job needs, and its ControlNet units.
   async picturesFor(extra) {
-    return { ...(await this.pictures?.stored()), control: await this.control.enabled(), ...extra };
+    return { ...(await this.pictures?.stored()), control: await this.control.enabled(), references: await this.references.stored(), ...extra };
   }
 
   click(id) {

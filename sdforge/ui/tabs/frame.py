@@ -58,6 +58,7 @@ class Frame:
                 ):
                     parameters(self)
                     self._overrides()
+                    fragment("references", tab=tab)
                     fragment("controlnet", tab=tab)
                     self.widgets |= build_scripts(tab, extensions)
                     self.widgets |= build_accordions(tab, extensions)

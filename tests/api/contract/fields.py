@@ -126,6 +126,7 @@ COMMON: tuple[Row, ...] = (
     Row("script_args", [], same([], [1, "a"]), NO_LIST, "", "its arguments in order; missing ones keep their defaults, too many are cut"),
     Row("send_images", True, BOOLS, NO_BOOL, "", "false answers with an empty list"),
     Row("save_images", False, BOOLS, NO_BOOL, "", "the pictures, and a grid of several, are written to the output folders"),
+    Row("reference_images", None, (([], None),), (*NO_LIST, ["no picture"], [PICTURE]), "references", "what Flux.2, Kontext and Qwen-Image-Edit refer to; other models refuse", becomes=(([], ()),)),
     Row("alwayson_scripts", {}, ((({}), {}), ([], {}), ({"Sampler": {"args": [20]}}, {"Sampler": {"args": [20]}}), ({"FreeU Integrated": [True]}, {"FreeU Integrated": [True]})), ("text", 3, {"no such script": {}}), "", "arguments of scripts by title, any case; as {\"args\": […]}, a list, or named values"),
     Row("force_task_id", None, same("mine"), (*NO_TEXT, "\n"), "", "the job's id"),
     Row("infotext", None, same("a dog\nSteps: 9, Sampler: Euler a, CFG scale: 5, Seed: 1, Size: 64x64"), NO_TEXT, "", "fills the fields that are left out"),

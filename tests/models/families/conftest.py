@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
         settings: dict[str, Any] | None = None,
         modules: Mapping[str, Path] | None = None,
         picture: Image.Image | None = None,
+        references: Sequence[Image.Image] = (),
         control: tuple[ControlUnit, Image.Image, Path] | None = None,
         **values: Any,
     ) -> Drawn:
@@ -73,6 +74,8 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
         values = {"sampler": "Euler", "steps": 2, "cfg_scale": 2.0} | values
         if picture is not None:
             values |= {"init_images": (pipeline.put(picture),), "denoising_strength": 1.0}
+        if references:
+            values["references"] = tuple(map(pipeline.put, references))
         if control is not None:
             unit, shown, file = control
             place = parts.paths.controlnets[0]

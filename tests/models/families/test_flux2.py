@@ -98,6 +98,21 @@ def test_klein_changes_a_picture_as_diffusers_does(
     assert 1.4 < needed(1, 64, 64, referred=64 * 64) / needed(1, 64, 64) < 2.1
 
 
+@pytest.mark.parametrize("with_picture", [True, False])
+def test_klein_refers_to_several_pictures_as_diffusers_does(
+    files: dict[str, Path], draw: Draw, pipe: Any, with_picture: bool
+) -> None:
+    """The picture of img2img comes first; txt2img has none."""
+    further = [scene().resize((64, 80)), scene().rotate(180).resize((80, 64))]
+    own = [scene()] * with_picture
+    values: dict[str, Any] = {"modules": beside(files), "prompt": PROMPT, "schedule": "Simple"}
+    ours = draw(
+        files["klein"], picture=own[0] if own else None, references=further, cfg_scale=1.0, **values
+    )
+    wanted = theirs(pipe, guidance_scale=1.0, image=[*own, *further])
+    assert (ours.latents - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
 def test_one_file_may_hold_everything_and_so_may_a_folder(
     files: dict[str, Path], draw: Draw, pipe: Any, tmp_path: Path
 ) -> None:

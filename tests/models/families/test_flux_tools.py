@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from PIL import Image
 from scripts.tiny_models import text, transformers, vae
 from scripts.tiny_models.files import random_tensors, write_safetensors
 from sdforge.models.checkpoint import read_header
+from sdforge.models.denoiser import Conditioning
 from sdforge.models.detect import detect
 from sdforge.models.families import FAMILIES
+from sdforge.models.flux_call import call_flux
 from sdforge.pipeline.beside import fill_channels
 from sdforge.sampling.flow_sigmas import FlowSigmas, flux_shift
 from sdforge.sampling.sigmas import make_sigmas
@@ -62,6 +65,28 @@ def beside(files: dict[str, Path]) -> dict[str, Path]:
         "text_encoder:1": files["clip_l"],
         "text_encoder:2": files["t5xxl"],
     }
+
+
+def test_kontext_sees_pictures_side_by_side(files: dict[str, Path], draw: Draw) -> None:
+    """Two pictures of one height are, place by place, one picture of both."""
+    drawn = draw(files["kontext"], modules=beside(files), steps=1, **ASKED)
+    component, memory = drawn.bundle.components["denoiser"], drawn.pipeline.parts.memory
+    made = torch.Generator().manual_seed(3)
+    first, second = (torch.randn(1, 16, 8, width, generator=made) for width in (4, 6))
+    conditioning = Conditioning(
+        torch.randn(1, 8, 64, generator=made),
+        torch.randn(1, 32, generator=made),
+        numbers=torch.tensor([[2.5]]),
+    )
+
+    def said(*references: torch.Tensor) -> torch.Tensor:
+        shown = replace(conditioning, references=references)
+        with memory.lease(component) as module, torch.inference_mode():
+            return call_flux(module, noise(), 0.5, shown)
+
+    whole = torch.cat([first, second], dim=-1)
+    assert (said(first, second) - said(whole)).abs().max() < 1e-5
+    assert (said(second) - said(whole)).abs().max() > 1e-3
 
 
 def noise() -> torch.Tensor:

@@ -22,6 +22,7 @@ from sdforge.models.opening import open_model
 from sdforge.models.qwen_edit_text import ONE_AREA, SEVERAL_AREA, among_pictures, area_size
 from sdforge.models.qwen_vision import seen_size
 from sdforge.models.sizes import model_sizes
+from sdforge.pipeline import references
 from sdforge.sampling.flow_sigmas import FlowSigmas
 from sdforge.sampling.sigmas import make_sigmas
 from tests.models.families import peers, qwen_edit_peers
@@ -144,6 +145,25 @@ def test_later_versions_change_a_picture_as_diffusers_does(
     config = {"zero_cond_t": True} if kind == "2511" else {}
     pipe = qwen_edit_peers.qwen_edit(files, tmp_path, read, "Plus", **config)
     wanted = theirs(pipe, image=[scene()], prompt=PROMPT)
+    assert (drawn - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+def test_several_pictures_are_read_about_and_referred_to_as_diffusers_does(
+    files: dict[str, Path],
+    read: Any,
+    draw: Draw,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as module
+
+    monkeypatch.setattr(module, "CONDITION_IMAGE_SIZE", 96 * 96)
+    monkeypatch.setattr(module, "VAE_IMAGE_SIZE", WIDTH * HEIGHT)
+    monkeypatch.setattr(references, "AREA", WIDTH * HEIGHT)
+    second = scene().rotate(90, expand=True).resize((80, 120))
+    drawn = draw(files["editPlus"], **asked(files, references=[second])).latents
+    pipe = qwen_edit_peers.qwen_edit(files, tmp_path, read, "Plus")
+    wanted = theirs(pipe, image=[scene(), second], prompt=PROMPT)
     assert (drawn - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
