@@ -20,6 +20,7 @@ from sdforge.core.device import Machine, survey
 from sdforge.core.errors import InvalidRequest, MissingModel, ModelError, UnknownName
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import Settings
+from sdforge.engine.drawn import DEFAULT_SIDE, Drawn, drawn
 from sdforge.engine.job import Job
 from sdforge.flags import wants_cpu
 from sdforge.memory.advice import choose_mode, factor_of, room_of
@@ -33,7 +34,7 @@ from sdforge.memory.estimate import (
     Shape,
     estimate,
 )
-from sdforge.memory.recommend import alternatives, recommend_size
+from sdforge.memory.recommend import Leg, largest_asked, other_ways
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.composition import files_of
 from sdforge.models.families import FAMILIES
@@ -54,7 +55,6 @@ CHECKED = frozenset({_INFERENCE_MEMORY, "memory_mode"})
 _SURVEY_SECONDS = 10.0
 _HEADERS = 16
 _SMALL_FAMILIES = frozenset({"sd1", "sd2"})
-_DEFAULT_SIDE = 512
 _MEGAPIXEL = 1024**2
 
 
@@ -174,34 +174,52 @@ class Preflight:
         Raises:
             UnknownName, ModelError: the checkpoint or VAE cannot be used.
         """
-        info = self._library.find(request.checkpoint)
-        model, room, factor = self._sizes(settings, info), self._room(settings), self._factor()
+        room, factor = self._room(settings), self._factor()
         choice = self.mode_for(settings, request.checkpoint)
+        beside = self._beside(request)
+        legs = [self._leg(one, request, settings, beside) for one in drawn(request, settings)]
+        asked = legs[-1].shape
+        found = [estimate(leg.model, leg.shape, room, choice.mode, factor) for leg in legs]
+        # What does not fit says so; else the largest speaks for all.
+        number = min(range(len(legs)), key=lambda at: (found[at].fits, -found[at].peak_bytes))
+        leg, worst = legs[number], found[number]
+        fits = worst.fits
+        largest = largest_asked(legs, room, choice.mode, factor)
+        return {
+            "fits": fits,
+            "mode": choice.mode,
+            "mode_reason": choice.reason,
+            "checkpoint": leg.checkpoint,
+            "phases": [asdict(phase) for phase in worst.phases],
+            "peak_bytes": worst.peak_bytes,
+            "weights_bytes": leg.model.total_bytes + sum(leg.shape.beside),
+            "passes": [_passed(leg, one) for leg, one in zip(legs, found, strict=True)],
+            "budget": self._budget(room, worst),
+            "vae": worst.vae_mode.describe(),
+            "cond_batching": worst.cond_batching,
+            "seconds": predict_seconds(request, past),
+            "reasons": _reasons(legs, found),
+            "asked": _size(asked),
+            "recommended": _size(asked if fits else largest),
+            "largest": _size(largest),
+            "alternatives": [] if fits else other_ways(legs, room, factor),
+        }
+
+    def _leg(
+        self,
+        one: Drawn,
+        request: GenerationRequest,
+        settings: Settings,
+        beside: tuple[int, ...],
+    ) -> Leg:
+        info = self._library.find(one.checkpoint)
         shape = replace(
-            _shape_of(request),
-            beside=self._beside(request),
+            one.shape,
+            beside=beside,
             references=int(info.refers > 0 and bool(request.init_images)),
             referred=_referred(request),
         )
-        found = estimate(model, shape, room, choice.mode, factor)
-        largest = recommend_size(model, shape, room, choice.mode, factor)
-        return {
-            "fits": found.fits,
-            "mode": choice.mode,
-            "mode_reason": choice.reason,
-            "phases": [asdict(phase) for phase in found.phases],
-            "peak_bytes": found.peak_bytes,
-            "weights_bytes": model.total_bytes + sum(shape.beside),
-            "budget": self._budget(room, found),
-            "vae": found.vae_mode.describe(),
-            "cond_batching": found.cond_batching,
-            "seconds": predict_seconds(request, past),
-            "reasons": list(found.reasons),
-            "asked": _size(shape),
-            "recommended": _size(shape if found.fits else largest),
-            "largest": _size(largest),
-            "alternatives": [] if found.fits else _others(model, shape, room, factor),
-        }
+        return Leg(one.name, one.checkpoint, self._sizes(settings, info, one.modules), shape)
 
     def _budget(self, room: Room, found: Estimate) -> dict[str, Any]:
         working = max(phase.working_bytes for phase in found.phases)
@@ -215,9 +233,13 @@ class Preflight:
             "host_available_bytes": room.host_available_bytes,
         }
 
-    def _sizes(self, settings: Settings, info: CheckpointInfo) -> ModelSizes:
+    def _sizes(
+        self, settings: Settings, info: CheckpointInfo, names: Sequence[str] | None = None
+    ) -> ModelSizes:
+        """Return a checkpoint's networks with the files of `names`, None for the settings'."""
         vae = self._library.find_vae(settings.sd_vae, info)
-        modules = self._library.find_modules(settings.forge_additional_modules)
+        names = settings.forge_additional_modules if names is None else names
+        modules = self._library.find_modules(names)
         precision = precision_names(self.machine().device, self._flags)
         beside: dict[str, Path] = {}
         if info.family is not None:
@@ -297,7 +319,7 @@ def _pixels(request: GenerationRequest) -> int:
 
 def _work(request: GenerationRequest) -> float:
     """Return steps × pixels of one picture, over its passes."""
-    first = (request.width or _DEFAULT_SIDE) * (request.height or _DEFAULT_SIDE)
+    first = (request.width or DEFAULT_SIDE) * (request.height or DEFAULT_SIDE)
     strength = 1.0 if request.denoising_strength is None else request.denoising_strength
     if request.init_images:
         return request.steps * strength * first
@@ -308,18 +330,6 @@ def _work(request: GenerationRequest) -> float:
     return work
 
 
-def _shape_of(request: GenerationRequest) -> Shape:
-    """Return the largest pass of a resolved request."""
-    width, height = request.hires_size if request.hires else request.final_size
-    return Shape(
-        width=width,
-        height=height,
-        batch=request.batch_size,
-        guided=request.cfg_scale != 1,
-        from_image=bool(request.init_images or request.hires),
-    )
-
-
 def _referred(request: GenerationRequest) -> int:
     """Return the pixels of the pictures that a request refers to; large ones are brought down."""
     return sum(min(image.width * image.height, _MEGAPIXEL) for image in request.references)
@@ -328,7 +338,7 @@ def _referred(request: GenerationRequest) -> int:
 def _usual_shape(info: CheckpointInfo) -> Shape:
     """Return one picture of the size that a checkpoint was made for."""
     small = info.family in _SMALL_FAMILIES
-    usual = _DEFAULT_SIDE if small else 2 * _DEFAULT_SIDE
+    usual = DEFAULT_SIDE if small else 2 * DEFAULT_SIDE
     wanted = info.recommended
     return Shape(width=wanted.width or usual, height=wanted.height or usual)
 
@@ -339,17 +349,23 @@ def _size(shape: Shape | None) -> dict[str, int] | None:
     return {"width": shape.width, "height": shape.height, "batch_size": shape.batch}
 
 
-def _others(model: ModelSizes, shape: Shape, room: Room, factor: Factor) -> list[dict[str, Any]]:
-    found = [
-        {"mode": mode, **(_size(other) or {}), "peak_bytes": result.peak_bytes}
-        for mode, other, result in alternatives(model, shape, room, factor)
-    ]
-    for mode in ("normal", "medvram", "lowvram"):
-        largest = recommend_size(model, replace(shape, batch=1), room, mode, factor)
-        if largest is not None:
-            peak = estimate(model, largest, room, mode, factor).peak_bytes
-            found.append({"mode": mode, **(_size(largest) or {}), "peak_bytes": peak})
-    return found
+def _passed(leg: Leg, found: Estimate) -> dict[str, Any]:
+    return {
+        "name": leg.name,
+        "checkpoint": leg.checkpoint,
+        "fits": found.fits,
+        "peak_bytes": found.peak_bytes,
+        "weights_bytes": leg.model.total_bytes + sum(leg.shape.beside),
+        **(_size(leg.shape) or {}),
+    }
+
+
+def _reasons(legs: Sequence[Leg], found: Sequence[Estimate]) -> list[str]:
+    """Return what estimates say, those that do not fit first; with several, whose words it is."""
+    if len(legs) == 1:
+        return list(found[0].reasons)
+    pairs = sorted(zip(legs, found, strict=True), key=lambda pair: pair[1].fits)
+    return [f"{leg.checkpoint}: {reason}" for leg, one in pairs for reason in one.reasons]
 
 
 def _header(path: Path) -> CheckpointHeader:

@@ -175,7 +175,7 @@ class ModelProvider:
 
         Args:
             choices: the models; what they leave open is as in the last `configure`.
-            modules: names of files that bring parts, as for `get`.
+            modules: names of files that bring parts, as for `get`, where a choice leaves it open.
 
         Raises:
             UnknownName, MissingModel, UnsupportedCheckpoint, CorruptCheckpoint: the next one cannot
@@ -184,7 +184,8 @@ class ModelProvider:
         protected, first = [self._current.key] if self._current else [], None
         for choice in choices:
             info = self._library.find(choice.checkpoint)
-            files = self._library.find_vae(choice.vae, info), self._library.find_modules(modules)
+            names = modules if choice.modules is None else choice.modules
+            files = self._library.find_vae(choice.vae, info), self._library.find_modules(names)
             beside = Beside(*files, choice.storage or self._storage_choice)
             key = key_of(info, beside, self._storage)
             if key is not None and self.store.holding(key, touch=False) is not None:

@@ -193,9 +193,14 @@ def models_of(request: GenerationRequest, settings: Mapping[str, Any]) -> tuple[
     merged = {**settings, **request.overrides}
     vae = str(merged.get("sd_vae", ""))
     storage = str(merged.get("forge_unet_storage_dtype", ""))
-    names = [request.checkpoint, request.refiner]
-    names += [request.hires_checkpoint] if request.hires else []
-    return tuple(dict.fromkeys(ModelChoice(name, vae, storage) for name in names if name))
+    modules = request.overrides.get("forge_additional_modules")
+    own = None if modules is None else tuple(modules)
+    needed = [(request.checkpoint, own), (request.refiner, own)]
+    if request.hires:
+        second = own if request.hires_modules is None else request.hires_modules
+        needed.append((request.hires_checkpoint or request.checkpoint, second))
+    found = (ModelChoice(name, vae, storage, of) for name, of in needed if name)
+    return tuple(dict.fromkeys(found))
 
 
 def drawing_order(

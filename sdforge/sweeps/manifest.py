@@ -174,7 +174,8 @@ class Manifest:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], settings: Settings) -> Manifest:
         """Read what `to_json` returned; the settings come parsed."""
-        kinds = [tuple(ModelChoice(**one) for one in kind) for kind in values["models"]["kinds"]]
+        said = values["models"]["kinds"]
+        kinds = [tuple(ModelChoice.from_json(one) for one in kind) for kind in said]
         known = {row.name for row in fields(cls)}
         kept = {key: value for key, value in values.items() if key in known}
         return cls(

@@ -18,6 +18,7 @@ from sdforge.core.inputs import InputImage
 from sdforge.core.paths import Paths
 from sdforge.core.settings import SettingsStore
 from sdforge.engine import Engine
+from sdforge.models.families.sd_keys import Sizes, checkpoint_shapes, vae_shapes
 from sdforge.models.library import Library
 from tests.engine.fakes import FakeRunner, a_request
 from tests.tiny import make_checkpoint, sparse_checkpoint
@@ -89,6 +90,83 @@ def test_controlnets_count_beside_the_denoiser(make: Any, tmp_path: Path) -> Non
         assert again["weights_bytes"] == found["weights_bytes"]
     off = engine.estimate(a_request(checkpoint="tiny", control=(replace(unit, weight=0.0),)))
     assert off["weights_bytes"] == plain["weights_bytes"]
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A checkpoint of SD 1.5's size, of which nothing is on disk but its header."""
+    folder = tmp_path / "models" / "Stable-diffusion"
+    return sparse_checkpoint(folder / "large.safetensors", checkpoint_shapes(Sizes()))
+
+
+HIRES: dict[str, Any] = {"hires": True, "hires_scale": 2.0, "denoising_strength": 0.5}
+
+
+def test_an_estimate_knows_the_second_passs_own_checkpoint(make: Any, large: Path) -> None:
+    engine, _ = make({"simulate_device": 4096}, forge_inference_memory=0)
+    same = engine.estimate(a_request(checkpoint="tiny", **HIRES))
+    assert [(one["name"], one["width"]) for one in same["passes"]] == [("hires", 128)]
+    found = engine.estimate(a_request(checkpoint="tiny", hires_checkpoint="large", **HIRES))
+    alone = engine.estimate(a_request(checkpoint="large", width=128, height=128))
+    first, second = found["passes"]
+    assert (first["name"], first["width"]) == ("base", 64)
+    assert (second["name"], second["width"]) == ("hires", 128)
+    assert found["checkpoint"] == second["checkpoint"] != first["checkpoint"]
+    assert found["weights_bytes"] == second["weights_bytes"] == alone["weights_bytes"]
+    assert found["weights_bytes"] > 100 * same["weights_bytes"]
+    # What is enlarged has its first pass behind it.
+    picture = InputImage("0" * 64, 64, 64)
+    again = engine.estimate(
+        a_request(checkpoint="tiny", hires_checkpoint="large", first_picture=picture, **HIRES)
+    )
+    assert [one["name"] for one in again["passes"]] == ["hires"]
+
+
+@pytest.mark.parametrize("other", ["hires_checkpoint", "refiner"])
+def test_a_job_fits_only_if_all_its_checkpoints_do(make: Any, large: Path, other: str) -> None:
+    engine, _ = make({"simulate_device": 200}, forge_inference_memory=0, memory_mode="normal")
+    values = {other: "large", "checkpoint": "tiny"}
+    values |= HIRES if other == "hires_checkpoint" else {"refiner_switch_at": 0.5}
+    plain = {name: value for name, value in values.items() if name != other}
+    assert engine.estimate(a_request(**plain))["fits"] is True
+    found = engine.estimate(a_request(**values))
+    assert found["fits"] is False
+    assert [one["fits"] for one in found["passes"] if "tiny" in one["checkpoint"]] == [True]
+    assert "large" in found["checkpoint"]
+    assert found["reasons"][0].startswith(found["checkpoint"])
+    assert "takes" in found["reasons"][0]
+    # Nothing that a mode cannot mend is offered, and what is offered fits.
+    for way in found["alternatives"]:
+        scale = 2 if other == "hires_checkpoint" else 1
+        size = {"width": way["width"] // scale, "height": way["height"] // scale}
+        tried = {**values, **size, "overrides": {"memory_mode": way["mode"]}}
+        assert engine.estimate(a_request(**tried))["fits"] is True
+
+
+def test_a_refiner_counts_in_the_passes_that_it_acts_in(make: Any, large: Path) -> None:
+    engine, _ = make({"simulate_device": 4096})
+
+    def sizes(setting: str, **values: Any) -> list[tuple[str, int]]:
+        asked = {"checkpoint": "tiny", "refiner": "large", "refiner_switch_at": 0.5} | values
+        asked["overrides"] = {"hires_fix_refiner_pass": setting}
+        found = engine.estimate(a_request(**asked))
+        return [(one["name"], one["width"]) for one in found["passes"]]
+
+    assert sizes("second pass") == [("base", 64), ("refiner", 64)]
+    assert sizes("second pass", **HIRES) == [("refiner", 128), ("hires", 128)]
+    assert sizes("first pass", **HIRES) == [("refiner", 64), ("hires", 128)]
+    assert sizes("both passes", **HIRES) == [("refiner", 128), ("hires", 128)]
+
+
+def test_an_estimate_knows_the_second_passs_own_vae(make: Any, tmp_path: Path) -> None:
+    file = tmp_path / "models" / "VAE" / "wide.safetensors"
+    sparse_checkpoint(file, vae_shapes(Sizes()))
+    engine, _ = make({"simulate_device": 4096}, forge_inference_memory=0)
+    asked = {"checkpoint": "tiny", **HIRES}
+    own = engine.estimate(a_request(**asked))
+    found = engine.estimate(a_request(**asked, hires_modules=("wide.safetensors",)))
+    base, second = found["passes"]
+    assert base["weights_bytes"] == own["weights_bytes"] < second["weights_bytes"]
 
 
 def test_an_estimate_takes_milliseconds(make: Any) -> None:

@@ -18,7 +18,13 @@ from sdforge.memory.estimate import (
     nearest_trace,
     traces,
 )
-from sdforge.memory.recommend import alternatives, recommend_size
+from sdforge.memory.recommend import (
+    Leg,
+    alternatives,
+    largest_asked,
+    other_ways,
+    recommend_size,
+)
 from sdforge.memory.vae_mode import VaeKind
 
 MIB = 2**20
@@ -215,6 +221,35 @@ def test_alternatives_fit_and_try_one_picture_at_a_time() -> None:
     found = alternatives(sdxl.sizes, shape, room, FACTOR)
     assert found
     assert all(entry[2].fits and entry[1].batch == 1 for entry in found)
+
+
+def test_of_several_checkpoints_all_have_to_fit() -> None:
+    """SDXL draws at a small size and Flux at twice that: Flux is the one that has to shrink."""
+    small, large = MODELS["sdxl"].sizes, MODELS["flux"].sizes
+    shape = Shape(width=1024, height=768, batch=2)
+    legs = [
+        Leg("base", "small", small, shape),
+        Leg("hires", "large", large, replace(shape, width=2048, height=1536)),
+    ]
+    both, alone = (largest_asked(some, card(8), "lowvram", FACTOR) for some in (legs, legs[1:]))
+    assert both is not None and alone is not None
+    assert both.width <= alone.width
+    assert (both.width, both.height) == (both.width // 64 * 64, both.height // 64 * 64)
+    assert largest_asked(legs, card(0.5), "normal", FACTOR) is None
+    assert largest_asked(legs[:1], card(6), "lowvram", FACTOR) == recommend_size(
+        small, shape, card(6), "lowvram", FACTOR
+    )
+    ways = other_ways(legs, card(8), FACTOR)
+    assert "lowvram" in {way["mode"] for way in ways}
+    for way in ways:
+        shapes = [
+            replace(leg.shape, width=way["width"] // part, height=way["height"] // part, batch=1)
+            for leg, part in zip(legs, (2, 1), strict=True)
+        ]
+        assert all(
+            estimate(leg.model, made, card(8), way["mode"], FACTOR).fits
+            for leg, made in zip(legs, shapes, strict=True)
+        )
 
 
 def test_on_the_host_weights_and_activations_share_the_main_memory() -> None:

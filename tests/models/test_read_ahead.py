@@ -109,6 +109,30 @@ def test_the_next_checkpoint_is_in_the_store_when_it_is_asked_for(
     assert two.identity.sha256
 
 
+def test_the_second_passs_own_vae_is_read_ahead(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second pass by the same checkpoint with another VAE: of it that file alone is read."""
+    path = parts.paths.vaes[0] / "second.safetensors"
+    file = make_checkpoint(path, seed=7, dtype="F16", prefix="first_stage_model.")
+    parts.library.refresh()
+    title, modules = "one.safetensors", (file.name,)
+    second = ModelChoice(title, "Automatic", modules=modules)
+
+    first = parts.provider.get("one")
+    parts.provider.expect([ModelChoice(title, "Automatic"), second])
+    ahead = read_to_the_end(parts)
+    assert ahead.total_bytes <= file.stat().st_size
+    monkeypatch.setattr(loader, "load_component", None)
+    found = parts.provider.get("one", modules=modules)
+    kept = first.components["denoiser"], first.components["vae"]
+    assert found.components["denoiser"] is kept[0]
+    assert found.components["vae"] is not kept[1]
+    # Now that it is there, nothing is left to be read.
+    parts.provider.expect([ModelChoice(title, "Automatic"), second])
+    assert parts.provider._ahead is None
+
+
 def test_a_checkpoint_that_is_still_being_read_is_waited_for(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from math import prod
 
@@ -256,6 +257,25 @@ def test_equal_requests_share_a_key() -> None:
 
 
 # --- order ---------------------------------------------------------------------------------------
+
+
+def test_the_models_of_a_cell_are_those_of_all_its_passes() -> None:
+    asked = GenerationRequest(checkpoint="a", refiner="r")
+    assert cells.models_of(asked, {}) == (ModelChoice("a"), ModelChoice("r"))
+    hires = replace(asked, refiner="", hires=True)
+    assert cells.models_of(hires, {"sd_vae": "v"}) == (ModelChoice("a", "v"),)
+    other = replace(hires, hires_checkpoint="b", hires_modules=("wide.safetensors",))
+    assert cells.models_of(other, {}) == (
+        ModelChoice("a"),
+        ModelChoice("b", modules=("wide.safetensors",)),
+    )
+    # Other modules make another model of the same checkpoint; () are its own.
+    assert cells.models_of(replace(hires, hires_modules=()), {}) == (
+        ModelChoice("a"),
+        ModelChoice("a", modules=()),
+    )
+    varied = replace(hires, overrides={"forge_additional_modules": ["x"]})
+    assert cells.models_of(varied, {}) == (ModelChoice("a", modules=("x",)),)
 
 
 def loads(order: Sequence[int], models: Sequence[tuple[ModelChoice, ...]], room: int = 1) -> int:

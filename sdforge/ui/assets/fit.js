@@ -143,6 +143,7 @@ function details(answer) {
     make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows)),
     make("p", {}, `${budget.device}: ${bytes(budget.total_bytes)} in all, ${bytes(budget.inference_bytes)} kept for inference, ${bytes(budget.foreign_bytes)} held by other programs.`),
     make("p", {}, `Memory mode ${answer.mode}: ${answer.mode_reason}.`),
+    answer.passes.length > 1 ? make("p", {}, `The figures are those of ${answer.checkpoint}, the most that a pass takes.`) : "",
     ...answer.reasons.map((reason) => make("p", {}, reason)),
     answer.seconds === null ? make("p", {}, "The time is known after the first picture of this checkpoint.") : "",
   ].filter(Boolean);
