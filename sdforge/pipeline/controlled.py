@@ -17,6 +17,14 @@ from torch.nn import functional as F
 from sdforge.core.control import CONTROL_FIRST, ControlUnit
 from sdforge.models.adapters.controlnet import is_adapter
 from sdforge.models.adapters.ip_adapter import Look, is_ip_network, looking, text_attentions
+from sdforge.models.adapters.lllite import (
+    Lean,
+    Piece,
+    is_lllite_network,
+    leaning,
+    lllite_layers,
+    lllite_sight,
+)
 from sdforge.models.adapters.transformer_controlnet import is_transformer_control, said_numbers
 from sdforge.models.adapters.z_image_controlnet import is_z_image_control
 from sdforge.models.flux_call import PATCH
@@ -30,6 +38,8 @@ _FALLOFF = 0.825
 # levels have fewer layers and take the first of those weights, so that their middle is at 0.56.
 _XL_DEPTH = 12
 _ADAPTER_SHARES = (0.25, 0.62, 0.825, 1.0)
+# A ControlNet-LLLite's pieces, each with the layer that it is put before.
+Layers = Sequence[tuple[Piece, nn.Linear]]
 
 
 class Control:
@@ -40,6 +50,7 @@ class Control:
         self._units = tuple(units)
         self._fraction = fraction
         self._attentions: list[Any] = []
+        self._layers: dict[int, Layers] = {}
 
     def around(self, module: nn.Module, sigma: float, against: Sequence[bool]) -> nn.Module:
         """Return the network to call in place of `module`, for rows of these sides.
@@ -57,12 +68,15 @@ class Control:
             return module
         if not self._attentions and any(is_ip_network(placed.network) for placed in acting):
             self._attentions = text_attentions(module)
+        for placed in acting:
+            if is_lllite_network(placed.network) and id(placed) not in self._layers:
+                self._layers[id(placed)] = lllite_layers(placed.network, module)
         units = [(placed, rows[id(placed)]) for placed in acting]
         if is_z_image_control(acting[0].network):
             return ControlledZImage(module, units)
         if is_transformer_control(acting[0].network):
             return ControlledTransformer(module, units)
-        return _Controlled(module, units, against, self._attentions)
+        return _Controlled(module, units, against, self._attentions, self._layers)
 
     def recover(self) -> None:
         """Make the networks fit to run again after an exception inside them."""
@@ -86,6 +100,7 @@ class _Controlled(nn.Module):
         units: Sequence[tuple[PlacedUnit, list[int] | None]],
         against: Sequence[bool],
         attentions: Sequence[Any],
+        layers: Mapping[int, Layers],
     ) -> None:
         super().__init__()
         self._call: Callable[..., Any] = module.__call__
@@ -93,6 +108,7 @@ class _Controlled(nn.Module):
         self._against = against
         # In a tuple, so that the U-Net's modules do not become this one's.
         self._attentions = tuple(attentions)
+        self._layers = (layers,)
 
     def forward(
         self,
@@ -107,9 +123,13 @@ class _Controlled(nn.Module):
         added: list[Tensor] = []
         inside: list[Tensor] = []
         looks: list[Look] = []
+        leans: list[Lean] = []
         for placed, rows in self._units:
             if is_ip_network(placed.network):
                 looks.append(_look(placed, rows, self._against, sample))
+                continue
+            if is_lllite_network(placed.network):
+                leans.append(_lean(placed, rows, self._layers[0][id(placed)], sample))
                 continue
             if is_adapter(placed.network):
                 features = _features(placed, rows, sample)
@@ -129,7 +149,7 @@ class _Controlled(nn.Module):
         if inside:
             # The U-Net takes them off the list as it goes.
             extra["down_intrablock_additional_residuals"] = inside
-        with looking(self._attentions, looks) if looks else nullcontext():
+        with looking(self._attentions, looks) if looks else nullcontext(), leaning(leans):
             return self._call(
                 sample,
                 timestep,
@@ -147,16 +167,32 @@ def _look(
     if not placed.features:
         placed.features.append(adapter.image_proj(placed.hint.to(sample)))
     sides = [int(is_against) for is_against in against] or [0] * len(sample)
-    acts = (
-        [1.0] * len(sample) if rows is None else [float(row in rows) for row in range(len(sample))]
-    )
     return Look(
         adapter=adapter,
         words=placed.features[0][sides],
-        shares=sample.new_tensor(acts).view(-1, 1, 1) * placed.unit.weight,
+        shares=_shares(placed, rows, sample),
         mask=placed.mask,
         size=(sample.shape[-2], sample.shape[-1]),
     )
+
+
+def _lean(placed: PlacedUnit, rows: list[int] | None, layers: Layers, sample: Tensor) -> Lean:
+    """Return what a ControlNet-LLLite adds."""
+    if not placed.features:
+        placed.features.extend(lllite_sight([piece for piece, _ in layers], placed.hint.to(sample)))
+    return Lean(
+        layers=layers,
+        seen=placed.features,
+        shares=_shares(placed, rows, sample),
+        mask=placed.mask,
+        size=(sample.shape[-2], sample.shape[-1]),
+    )
+
+
+def _shares(placed: PlacedUnit, rows: list[int] | None, sample: Tensor) -> Tensor:
+    """Return what a unit is multiplied by in each row, (rows, 1, 1)."""
+    acts = [float(rows is None or row in rows) for row in range(len(sample))]
+    return sample.new_tensor(acts).view(-1, 1, 1) * placed.unit.weight
 
 
 def _asked(
@@ -251,6 +287,11 @@ def said_bytes(network: nn.Module, rows: int, latents: int, dtype: torch.dtype) 
         # The queries and what is seen, in the first attention, which has the most places.
         return 2 * rows * latents * int(adapter.pairs[0].to_k_ip.out_features) * dtype.itemsize
     config = getattr(network, "config", None) or {}
+    if is_lllite_network(network):
+        pieces: Any = network.get_submodule("pieces")
+        # What they see of the picture is kept, at a quarter of the latents' places or fewer.
+        seen = sum(piece.mid[0].in_features for piece in pieces.values())
+        return int(seen * latents / 4 * dtype.itemsize)
     if is_transformer_control(network):
         return rows * said_numbers(network, latents // PATCH**2) * dtype.itemsize
     widths = tuple(config.get("block_out_channels") or config.get("channels") or ())

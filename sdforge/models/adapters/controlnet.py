@@ -27,6 +27,7 @@ from sdforge.models.adapters.controlnet_library import ControlNetInfo, ControlNe
 from sdforge.models.adapters.controlnet_shapes import (
     CONTROL_LORA,
     IP_ADAPTER,
+    LLLITE,
     ORIGINAL,
     T2I_ADAPTER,
     TRANSFORMER,
@@ -43,6 +44,7 @@ from sdforge.models.adapters.ip_adapter import (
     ip_adapter_recipe,
     is_ip_network,
 )
+from sdforge.models.adapters.lllite import is_lllite_network, lllite_layers, lllite_recipe
 from sdforge.models.adapters.t2i_adapter import FULL_XL, adapter_shape
 from sdforge.models.adapters.transformer_controlnet import (
     is_transformer_control,
@@ -91,6 +93,8 @@ def controlnet_recipe(header: CheckpointHeader) -> Recipe:
         return _adapter_recipe(header)
     if match.layout == IP_ADAPTER:
         return ip_adapter_recipe(header, ROLE)
+    if match.layout == LLLITE:
+        return lllite_recipe(header, ROLE)
     if match.layout == TRANSFORMER:
         module = transformer_control(header)
         names = set(module.state_dict())
@@ -189,6 +193,9 @@ def check_fits(component: Component, bundle: ModelBundle) -> None:
         unet = bundle.denoiser.component.module
         check_attentions(component.name, component.module, unet, bundle.info.title)
         return
+    if is_lllite_network(component.module):
+        _check_lllite(component, bundle)
+        return
     facts = _facts_of(component.module)
     control, network = facts(component.module), facts(bundle.denoiser.component.module)
     differing = [
@@ -202,6 +209,16 @@ def check_fits(component: Component, bundle: ModelBundle) -> None:
             f"{bundle.info.title} ({bundle.family}): it has {', '.join(differing)}; take one for "
             "this kind"
         )
+
+
+def _check_lllite(component: Component, bundle: ModelBundle) -> None:
+    try:
+        lllite_layers(component.module, bundle.denoiser.component.module)
+    except UnsupportedCheckpoint as error:
+        raise UnsupportedCheckpoint(
+            f"the ControlNet-LLLite {component.name} was made for another kind of model than "
+            f"{bundle.info.title} ({bundle.family}): {error.message}; take one for this kind"
+        ) from error
 
 
 def _facts_of(module: nn.Module) -> Callable[[nn.Module], dict[str, object]]:

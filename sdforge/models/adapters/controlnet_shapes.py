@@ -23,6 +23,7 @@ ORIGINAL, DIFFUSERS = "original", "diffusers"
 UNION = "union"
 TRANSFORMER = "transformer"
 T2I_ADAPTER, CONTROL_LORA, IP_ADAPTER = "T2I-Adapter", "Control-LoRA", "IP-Adapter"
+LLLITE = "ControlNet-LLLite"
 _PREFIX = "control_model."
 _HEADS = 8
 _HEAD_WIDTH = 64
@@ -35,7 +36,7 @@ _OTHER_TRANSFORMER = (
 )
 # Relatives that steer too, but in other ways; the more particular first.
 _RELATIVES = (
-    ("lllite_", "a ControlNet-LLLite"),
+    ("lllite_", "a ControlNet-LLLite of a transformer model"),
     ("pos_embed_input.", "one of Stability's own ControlNets for Stable Diffusion 3.5 large"),
     ("controlnet_x_embedder.", _OTHER_TRANSFORMER),
     ("controlnet_blocks.", _OTHER_TRANSFORMER),
@@ -62,6 +63,11 @@ def match_controlnet(header: CheckpointHeader) -> ControlMatch:
     if transformer:
         reason = f"ControlNet of a transformer: {transformer}"
         return ControlMatch(layout=TRANSFORMER, family=transformer, reason=reason)
+    if header.has_prefix("lllite_unet_"):
+        # SDXL's attentions have several blocks, those of others one.
+        is_deep = any("_transformer_blocks_1_" in key for key in header.tensors)
+        family = "sdxl" if is_deep else "sd1"
+        return ControlMatch(layout=LLLITE, family=family, reason=f"ControlNet-LLLite: {family}")
     for prefix, kind in _RELATIVES:
         if header.has_prefix(prefix):
             raise UnsupportedCheckpoint(
