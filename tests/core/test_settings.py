@@ -1,12 +1,14 @@
 """Settings: coercion, snapshots, and a file that is never half-written."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sdforge
 from sdforge.core.errors import InvalidRequest, StorageError
 from sdforge.core.settings import OPTIONS, Settings, SettingsStore
 
@@ -141,3 +143,13 @@ def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="could not write"):
         store.update({"jpeg_quality": 81})
     assert store.current.jpeg_quality == 80
+
+
+def test_every_preset_has_gpu_weights_and_values_for_the_forms() -> None:
+    choices = OPTIONS["forge_preset"].choices or ()
+    presets = {str(name) for name in choices} - {"all"}
+    assert presets == {"sd", "xl", "flux", "flux2", "zimage", "qwen"}
+    assert {name for name in presets if f"{name}_GPU_MB" in OPTIONS} == presets
+    script = (Path(sdforge.__file__).parent / "ui" / "assets" / "quick.js").read_text("utf-8")
+    forms = script.partition("const FORMS = {")[2].partition("\n};")[0]
+    assert set(re.findall(r"^  (\w+): \{", forms, re.MULTILINE)) == presets

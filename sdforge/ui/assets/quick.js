@@ -21,11 +21,15 @@ const SHOWN = {
 const SHOWN_ELSE = ["forge_additional_modules", "forge_unet_storage_dtype"];
 // Which settings the user wants here beside them; A1111's key and elements' ids.
 const OWN = "quicksettings_list";
-// What a preset brings into the forms; Forge's values.
+// What a preset brings into the forms: Forge's values, for later families those that their models were made for. How
+// many steps, the checkpoint says.
 const FORMS = {
   sd: { txt2img: { width: 512, height: 640 }, img2img: { width: 512, height: 512 }, both: { cfg_scale: 7, sampler: "Euler a", schedule: "Automatic" } },
   xl: { txt2img: { width: 896, height: 1152 }, img2img: { width: 1024, height: 1024 }, both: { cfg_scale: 5, sampler: "DPM++ 2M SDE", schedule: "Karras" } },
   flux: { txt2img: { width: 896, height: 1152 }, img2img: { width: 1024, height: 1024 }, both: { cfg_scale: 1, sampler: "Euler", schedule: "Simple" } },
+  flux2: { both: { width: 1024, height: 1024, cfg_scale: 1, sampler: "Euler", schedule: "Simple" } },
+  zimage: { both: { width: 1024, height: 1024, cfg_scale: 1, sampler: "Euler", schedule: "Simple" } },
+  qwen: { txt2img: { width: 1328, height: 1328 }, img2img: { width: 1024, height: 1024 }, both: { cfg_scale: 2.5, sampler: "Euler", schedule: "Simple" } },
 };
 
 export class QuickSettings {
