@@ -62,10 +62,17 @@ def light_names(adapter: T2IAdapter) -> Tensors:
     return {name.replace(".resnets.", ".body."): tensor for name, tensor in state.items()}
 
 
-def control_lora_tensors(unet: Mapping[str, torch.Tensor], *, rank: int = 2) -> Tensors:
+def control_lora_tensors(
+    unet: Mapping[str, torch.Tensor],
+    *,
+    rank: int = 2,
+    controlnet: Mapping[str, tuple[int, ...]] | None = None,
+) -> Tensors:
     """Return a Control-LoRA's tensors for a U-Net's weights by diffusers' names.
 
-    Factors of all its matrices and convolutions on the way down; other weights of it whole.
+    Factors of all its matrices and convolutions on the way down; other weights of it whole. The
+    hint's head and the zero convolutions are as in `controlnet`, the shapes of one in the original
+    layout; None for the tiny checkpoint's.
     """
     generator = torch.Generator().manual_seed(5)
     names = [name for name in unet if not name.startswith(("up_blocks.", "conv_norm_", "conv_out"))]
@@ -84,7 +91,7 @@ def control_lora_tensors(unet: Mapping[str, torch.Tensor], *, rank: int = 2) -> 
             found[f"{original(layer)}.{part}"] = weight + 0.01
     others = {
         name: shape
-        for name, shape in original_shapes().items()
+        for name, shape in (controlnet or original_shapes()).items()
         if name.startswith(("input_hint_block", "zero_convs", "middle_block_out"))
     }
     return found | random_weights(others)

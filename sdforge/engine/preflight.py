@@ -7,7 +7,6 @@ from the memory report once the model thread has one, before that from the drive
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sdforge.core.device import Machine, survey
-from sdforge.core.errors import InvalidRequest, MissingModel, ModelError, UnknownName
+from sdforge.core.errors import InvalidRequest, MissingModel
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import Settings
+from sdforge.engine.beside import control_networks
 from sdforge.engine.drawn import DEFAULT_SIDE, Drawn, drawn
 from sdforge.engine.job import Job
 from sdforge.flags import wants_cpu
@@ -30,6 +30,7 @@ from sdforge.memory.estimate import (
     Estimate,
     Factor,
     ModelSizes,
+    Network,
     Room,
     Shape,
     estimate,
@@ -176,7 +177,8 @@ class Preflight:
         """
         room, factor = self._room(settings), self._factor()
         choice = self.mode_for(settings, request.checkpoint)
-        beside = self._beside(request)
+        itemsize = ITEMSIZE[precision_names(self.machine().device, self._flags)["denoiser"]]
+        beside = control_networks(request, self._library.controlnets, _header, itemsize)
         legs = [self._leg(one, request, settings, beside) for one in drawn(request, settings)]
         asked = legs[-1].shape
         found = [estimate(leg.model, leg.shape, room, choice.mode, factor) for leg in legs]
@@ -192,7 +194,7 @@ class Preflight:
             "checkpoint": leg.checkpoint,
             "phases": [asdict(phase) for phase in worst.phases],
             "peak_bytes": worst.peak_bytes,
-            "weights_bytes": leg.model.total_bytes + sum(leg.shape.beside),
+            "weights_bytes": _weights_bytes(leg),
             "passes": [_passed(leg, one) for leg, one in zip(legs, found, strict=True)],
             "budget": self._budget(room, worst),
             "vae": worst.vae_mode.describe(),
@@ -210,12 +212,13 @@ class Preflight:
         one: Drawn,
         request: GenerationRequest,
         settings: Settings,
-        beside: tuple[int, ...],
+        beside: tuple[tuple[int, ...], tuple[Network, ...]],
     ) -> Leg:
         info = self._library.find(one.checkpoint)
         shape = replace(
             one.shape,
-            beside=beside,
+            beside=beside[0],
+            eyes=beside[1],
             references=int(info.refers > 0 and bool(request.init_images)),
             referred=_referred(request),
         )
@@ -247,20 +250,6 @@ class Preflight:
             beside = {role: path for role, path in files.items() if path != info.path}
         headers = {role: _header(path) for role, path in beside.items()}
         return model_sizes(info.family or "", _header(info.path), precision, beside=headers)
-
-    def _beside(self, request: GenerationRequest) -> tuple[int, ...]:
-        """Return the bytes of weights of each ControlNet; one that cannot serve is left out."""
-        itemsize = ITEMSIZE[precision_names(self.machine().device, self._flags)["denoiser"]]
-        found: dict[Path, int] = {}
-        for unit in request.control:
-            try:
-                info = self._library.controlnets.find(unit.model)
-                if unit.weight > 0 and info.error is None:
-                    tensors = _header(info.path).tensors.values()
-                    found[info.path] = itemsize * sum(math.prod(one.shape) for one in tensors)
-            except (UnknownName, ModelError):
-                continue
-        return tuple(found.values())
 
     def _room(self, settings: Settings) -> Room:
         room = room_of(self.machine(), settings.forge_inference_memory)
@@ -349,13 +338,18 @@ def _size(shape: Shape | None) -> dict[str, int] | None:
     return {"width": shape.width, "height": shape.height, "batch_size": shape.batch}
 
 
+def _weights_bytes(leg: Leg) -> int:
+    eyes = sum(eye.total_bytes for eye in leg.shape.eyes)
+    return leg.model.total_bytes + sum(leg.shape.beside) + eyes
+
+
 def _passed(leg: Leg, found: Estimate) -> dict[str, Any]:
     return {
         "name": leg.name,
         "checkpoint": leg.checkpoint,
         "fits": found.fits,
         "peak_bytes": found.peak_bytes,
-        "weights_bytes": leg.model.total_bytes + sum(leg.shape.beside),
+        "weights_bytes": _weights_bytes(leg),
         **(_size(leg.shape) or {}),
     }
 

@@ -151,7 +151,8 @@ class ModelSizes:
 class Shape:
     """What is to be drawn, in pixels. `guided` runs the network for both prompts.
 
-    `beside` are the bytes of weights of each network that acts in every step: ControlNets.
+    `beside` are the bytes of weights of each network that acts in every step: ControlNets; `eyes`
+    look at pictures for them, once, when texts are encoded.
     `references` counts the pictures of the drawn size that the network is shown behind each drawn
     one, `referred` are the pixels of others.
     """
@@ -163,6 +164,7 @@ class Shape:
     tokens: int = 77
     from_image: bool = False
     beside: tuple[int, ...] = ()
+    eyes: tuple[Network, ...] = ()
     references: int = 0
     referred: int = 0
 
@@ -254,7 +256,7 @@ def estimate(model: ModelSizes, shape: Shape, room: Room, mode: str, factor: Fac
         elif phase.streams:
             reasons.append(f"{phase.name}: weights that do not fit are streamed, which is slower")
     available = room.host_available_bytes
-    weights = model.total_bytes + sum(shape.beside)
+    weights = model.total_bytes + sum(shape.beside) + sum(eye.total_bytes for eye in shape.eyes)
     if available is not None and weights > available:
         problems.append(
             f"the weights take {_mib(weights)} of main memory, {_mib(available)} can be had"
@@ -292,7 +294,7 @@ class _Work:
         rows = 2 if self.shape.guided else 1
         phases = [
             self._phase("encode", network, self._working(network, "encode", rows, 0))
-            for network in self.model.of("text_encoder")
+            for network in (*self.model.of("text_encoder"), *self.shape.eyes)
         ]
         return [max(phases, key=lambda phase: phase.peak_bytes)] if phases else []
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from sdforge.models.library import Library
 from tests.engine.fakes import FakeRunner, a_request
 from tests.tiny import make_checkpoint, sparse_checkpoint
 from tests.tiny_control import make_controlnet
+from tests.tiny_ip_adapter import flat, ip_adapter_tensors, make_encoder
+from tests.tiny_relatives import saved
 
 MIB = 2**20
 
@@ -311,3 +314,31 @@ def test_a_picture_to_refer_to_counts_only_where_one_is_given(make: Any, tmp_pat
     more = working("klein", **further) - working("klein")
     assert more == pytest.approx(5 * (working("klein", **picture) - working("klein")), rel=0.01)
     assert working("tiny", **picture) == working("tiny")
+
+
+def test_what_an_ip_adapter_sees_with_counts_while_texts_are_encoded(
+    make: Any, tmp_path: Path
+) -> None:
+    """Once, whichever units look through it; on the device it is gone when drawing begins."""
+    models = tmp_path / "models"
+    encoder = saved(make_encoder().state_dict(), models / "clip_vision" / "clip.safetensors")
+    unet = SimpleNamespace(named_modules=lambda: [("x.attn2", None)], get_submodule=_attention)
+    adapter = saved(
+        flat(ip_adapter_tensors(unet, plus=False)), models / "ControlNet" / "ip.safetensors"
+    )
+    engine, _ = make(forge_inference_memory=100)
+    plain = engine.estimate(a_request(checkpoint="tiny"))
+    unit = ControlUnit(model="ip")
+    found = engine.estimate(a_request(checkpoint="tiny", control=(unit, unit)))
+    more = found["weights_bytes"] - plain["weights_bytes"]
+    assert 0.9 < more / (encoder.stat().st_size + adapter.stat().st_size) < 1
+    encoder.unlink()
+    without = engine.estimate(a_request(checkpoint="tiny", control=(unit,)))
+    assert without["weights_bytes"] == plain["weights_bytes"]
+
+
+def _attention(name: str) -> Any:
+    """A layer of SD 1.x's width, as the adapter's maker asks for one."""
+    return SimpleNamespace(
+        to_k=SimpleNamespace(in_features=768), to_q=SimpleNamespace(out_features=320)
+    )

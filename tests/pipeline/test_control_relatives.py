@@ -12,6 +12,9 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from PIL import Image
 
+from scripts.tiny_models.catalogue import sdxl
+from scripts.tiny_models.files import random_tensors, write_safetensors
+from scripts.tiny_models.unet import SDXL, controlnet
 from sdforge.core.control import BALANCED, CONTROL_FIRST, PROMPT_FIRST, ControlUnit
 from sdforge.core.events import Notice
 from sdforge.memory.simulated import SimulatedDevice
@@ -21,6 +24,8 @@ from sdforge.models.denoiser import Conditioning
 from sdforge.pipeline.controlled import Control
 from sdforge.pipeline.placed import PlacedUnit
 from tests.pipeline.conftest import Pipeline
+from tests.tiny import tiny_server_parts
+from tests.tiny_control import random_weights
 from tests.tiny_lora import write_lora
 from tests.tiny_relatives import (
     control_lora_tensors,
@@ -328,3 +333,38 @@ def test_what_a_union_sees_follows_from_the_preprocessor_or_is_said(
         assert np.array_equal(_drawn(pipeline, unit(**values)), plain)
         notices = [event.text for event in pipeline.events if isinstance(event, Notice)]
         assert len(notices) == 1 and words in notices[0], notices
+
+
+@pytest.mark.slow
+def test_relatives_for_sdxl_act_in_whole_jobs_in_every_mode(tmp_path: Path) -> None:
+    """A T2I-Adapter of its halvings, and a Control-LoRA with its size embedding."""
+    from diffusers import T2IAdapter
+
+    file = write_safetensors(tmp_path / "xl.safetensors", random_tensors(sdxl(), 1), "F32")
+    drawn: dict[str, list[bytes]] = {}
+    for mode in ("normal", "lowvram"):
+        device = SimulatedDevice(10**9)
+        parts = tiny_server_parts(tmp_path / mode, file, device=device, unit_cap_bytes=CAP)
+        pipeline = Pipeline(parts)
+        unet = parts.provider.get("").denoiser.component
+        folder = parts.paths.controlnets[0]
+        config: Any = unet.module.config
+        widths = [*config["block_out_channels"], config["block_out_channels"][-1]]
+        adapter = T2IAdapter(3, widths, 2, 16, "full_adapter_xl")
+        shapes = {name: tuple(tensor.shape) for name, tensor in adapter.state_dict().items()}
+        saved(random_weights(shapes), folder / "t2i.safetensors")
+        weights = {name: master.stored for name, master in unet.named_masters()}
+        low_rank = control_lora_tensors(weights, controlnet=controlnet(SDXL))
+        saved(low_rank, folder / "low-rank.safetensors")
+        values = {"steps": 1, "cfg_scale": 2.0, "sampler": "Euler"}
+        for name in ("", "t2i", "low-rank"):
+            units = (_unit(pipeline, name),) if name else ()
+            (found,) = pipeline.draw({"memory_mode": mode}, control=units, **values)
+            assert not [event.text for event in pipeline.events if isinstance(event, Notice)]
+            drawn.setdefault(name, []).append(found.pixels.tobytes())
+        parts.provider.unload()
+        pipeline.controlnets.unload()
+        pipeline.conditioning.clear()
+        assert device.own_bytes() == 0
+    assert all(normal == lowvram for normal, lowvram in drawn.values())
+    assert len({normal for normal, _ in drawn.values()}) == len(drawn)
