@@ -1,8 +1,9 @@
 """Tokenizers that come with a model instead of with us: too large, or not free to be passed on.
 
-Gemma's and Mistral's lie inside the file of the text encoder (as those for ComfyUI have them), in a
-folder of diffusers, or beside the file. Where there is none, the error names the files that would
-do. Headers first: `find_tokenizer` reads no vocabulary, `carried_tokenizer` does. No torch here.
+Gemma's and Mistral's lie inside the file of the text encoder (as those for ComfyUI have them; of
+Mistral's GGUF files the header describes it), in a folder of diffusers, or beside the file. Where
+there is none, the error names the files that would do. Headers first: `find_tokenizer` reads no
+vocabulary, `carried_tokenizer` does. No torch here.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdforge.core.errors import CorruptCheckpoint, MissingModel
 from sdforge.models.checkpoint import CheckpointHeader
+from sdforge.models.formats.gguf import read_vocabulary
 from sdforge.models.sentencepiece import merges_of, read_pieces, tokenizer_of
 from sdforge.models.tokenizers import Tokenizer, byte_letters
 
@@ -29,6 +31,15 @@ JSON, SENTENCEPIECE, TEKKEN = "tokenizer.json", "tokenizer.model", "tekken.json"
 # Bytes that files carry as a tensor of that name → the file that they were.
 _CARRIED = {"tokenizer_json": JSON, "spiece_model": SENTENCEPIECE, "tekken_model": TEKKEN}
 _FORMS = (JSON, SENTENCEPIECE, TEKKEN)
+# A GGUF file's own, where it is Tekken; how that splits text stands in no such file.
+GGUF = "gguf"
+_TEKKEN_FACTS = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "tekken"}
+TEKKEN_PATTERN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_USUAL, _UNUSED, _BYTE = 1, 5, 6
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,8 @@ def find_tokenizer(header: CheckpointHeader, what: str) -> TokenizerFile:
     for path, form in _places(header):
         if path.is_file():
             return TokenizerFile(path, 0, path.stat().st_size, form)
+    if all(header.metadata.get(name) == said for name, said in _TEKKEN_FACTS.items()):
+        return TokenizerFile(header.path, 0, 0, GGUF)
     stem = header.path.stem
     wanted = "tokenizer/tokenizer.json inside it" if header.parts else f"{stem}.{JSON} beside it"
     raise MissingModel(
@@ -105,7 +118,8 @@ def carried_tokenizer(source: TokenizerFile, marks: Marks, rows: int) -> Tokeniz
     """
     name = f"the tokenizer in {source.path.name}"
     try:
-        backend = _backend(_bytes(source), source.form)
+        of_gguf = source.form == GGUF
+        backend = _of_gguf(source.path) if of_gguf else _backend(_bytes(source), source.form)
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as fault:
         raise CorruptCheckpoint(f"{name} is damaged ({str(fault)[:80]})") from fault
     except ValueError as fault:
@@ -161,10 +175,6 @@ def _backend(content: bytes, form: str) -> tokenizers.Tokenizer:
 
 def _of_tekken(described: Any) -> tokenizers.Tokenizer:
     """Return Mistral's Tekken: byte pairs in order of rank, behind a number of special tokens."""
-    from tokenizers import AddedToken, Regex, pre_tokenizers
-    from tokenizers import Tokenizer as Backend
-    from tokenizers.models import BPE
-
     config = described["config"]
     specials, total = int(config["default_num_special_tokens"]), int(config["default_vocab_size"])
     letters = byte_letters()
@@ -176,10 +186,39 @@ def _of_tekken(described: Any) -> tokenizers.Tokenizer:
     marks = [named.get(rank, f"<SPECIAL_{rank}>") for rank in range(specials)]
     vocabulary = {mark: rank for rank, mark in enumerate(marks)}
     vocabulary |= {text: specials + number for text, number in order.items()}
-    backend = Backend(BPE(vocab=vocabulary, merges=merges_of(order), ignore_merges=True))
+    return _byte_pairs(vocabulary, merges_of(order), str(config["pattern"]), marks)
+
+
+def _of_gguf(path: Path) -> tokenizers.Tokenizer:
+    """Return the Tekken that the header of a GGUF file describes."""
+    try:
+        with path.open("rb") as file:
+            said = read_vocabulary(file, path.stat().st_size)
+    except OSError as error:
+        raise MissingModel(f"{path} cannot be opened: {error.strerror or error}") from error
+    vocabulary = {token: number for number, token in enumerate(said.tokens)}
+    merges = [(left, right) for left, _, right in (pair.partition(" ") for pair in said.merges)]
+    plain = (_USUAL, _UNUSED, _BYTE)
+    both = zip(said.tokens, said.kinds, strict=True)
+    marks = [token for token, kind in both if kind not in plain]
+    return _byte_pairs(vocabulary, merges, TEKKEN_PATTERN, marks)
+
+
+def _byte_pairs(
+    vocabulary: dict[str, int], merges: list[tuple[str, str]], pattern: str, marks: list[str]
+) -> tokenizers.Tokenizer:
+    """Return a tokenizer that splits text by a pattern and joins its bytes pair by pair."""
+    from tokenizers import AddedToken, Regex, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.models import BPE
+
+    try:
+        backend = Backend(BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
+    except Exception as error:  # noqa: BLE001 - the library raises nothing more particular
+        raise ValueError(f"is damaged ({str(error)[:80]})") from error
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(str(config["pattern"])), behavior="isolated"),
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 import torch
 
@@ -16,13 +19,15 @@ from sdforge.models.carried_tokenizers import (
     JSON,
     SENTENCEPIECE,
     TEKKEN,
+    TEKKEN_PATTERN,
     Marks,
     TokenizerFile,
     carried_tokenizer,
     find_tokenizer,
 )
 from sdforge.models.checkpoint import read_header
-from sdforge.models.tokenizers import Tokenizer
+from sdforge.models.sentencepiece import merges_of
+from sdforge.models.tokenizers import Tokenizer, byte_letters
 
 GEMMA = Marks("<bos>", "<eos>", "<pad>")
 MISTRAL = Marks("<s>", "</s>", "<pad>")
@@ -76,6 +81,60 @@ def test_tekken_counts_from_behind_its_special_tokens(tmp_path: Path) -> None:
     umlaut = 8 + 256 + RANKED.index(b"\xc3\xbc")
     assert tokenizer("[INST] catü!") == [3, cat, umlaut, 8 + ord("!")]
     assert tokenizer.vocabulary == 8 + 256 + len(RANKED)
+
+
+def write_gguf(path: Path, pre: str = "tekken", kinds: int | None = None) -> Path:
+    """The vocabulary of `tekken()` as llama.cpp's converter puts it into a file's header."""
+    letters = byte_letters()
+    ranked = [*(bytes([byte]) for byte in range(256)), *RANKED]
+    spelled = ["".join(letters[byte] for byte in one) for one in ranked]
+    marks = [*SPECIALS, "<SPECIAL_6>", "<SPECIAL_7>"]
+    merges = merges_of({text: rank for rank, text in enumerate(spelled)})
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list([*marks, *spelled])
+    writer.add_token_types([3] * len(marks) + [1] * (len(spelled) if kinds is None else kinds))
+    writer.add_token_merges([f"{left} {right}" for left, right in merges])
+    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_the_header_of_a_gguf_file_gives_what_tekken_gives(tmp_path: Path) -> None:
+    described = json.loads(tekken())
+    described["config"]["pattern"] = TEKKEN_PATTERN
+    path = tmp_path / TEKKEN
+    path.write_text(json.dumps(described))
+    wanted = read(path, TEKKEN, MISTRAL)
+    header = read_header(write_gguf(tmp_path / "sub.gguf"))
+    source = find_tokenizer(header, "Mistral")
+    assert source.path.name == TEKKEN, "a file beside it comes first"
+    path.unlink()
+    source = find_tokenizer(header, "Mistral")
+    found = carried_tokenizer(source, MISTRAL, 512)
+    assert (found.bos, found.eos, found.pad, found.vocabulary) == (
+        wanted.bos, wanted.eos, wanted.pad, wanted.vocabulary,
+    )  # fmt: skip
+    made = random.Random(4)
+    alphabet = " catinüABxy0,.!\n日[INST]"
+    texts = ["[INST] catü![/INST]", *("".join(made.choices(alphabet, k=30)) for _ in range(300))]
+    assert [found(text) for text in texts] == [wanted(text) for text in texts]
+
+
+def test_a_gguf_files_own_tokenizer_is_checked(tmp_path: Path) -> None:
+    other = read_header(write_gguf(tmp_path / "other.gguf", pre="qwen2"))
+    with pytest.raises(MissingModel, match="without the tokenizer of Mistral"):
+        find_tokenizer(other, "Mistral")
+    short = find_tokenizer(read_header(write_gguf(tmp_path / "short.gguf", kinds=5)), "Mistral")
+    with pytest.raises(CorruptCheckpoint, match="describes no tokenizer"):
+        carried_tokenizer(short, MISTRAL, 512)
+    good = find_tokenizer(read_header(write_gguf(tmp_path / "good.gguf")), "Mistral")
+    with pytest.raises(CorruptCheckpoint, match="another model: it counts to"):
+        carried_tokenizer(good, MISTRAL, 100)
 
 
 def test_a_description_of_the_tokenizers_library_is_taken_as_it_is(tmp_path: Path) -> None:

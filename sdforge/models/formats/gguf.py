@@ -31,6 +31,8 @@ _NUMBERS: Mapping[int, str] = {
     12: "<d",
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
+# What tells how a vocabulary is to be read; all else about tokenizers is left out of metadata.
+TOKENIZER_FACTS = ("tokenizer.ggml.model", "tokenizer.ggml.pre")
 
 
 class GgufFault(ValueError):
@@ -46,11 +48,55 @@ class GgufTensors:
     data_start: int
 
 
+@dataclass(frozen=True)
+class GgufVocabulary:
+    """The tokenizer that a language model's file describes.
+
+    `tokens` are texts in order of their ids, `kinds` what each is (1 a usual one), `merges` pairs
+    with a space between, those that are joined first in front.
+    """
+
+    tokens: tuple[str, ...]
+    kinds: tuple[int, ...]
+    merges: tuple[str, ...]
+
+
 def read_gguf(file: BinaryIO, file_bytes: int) -> GgufTensors:
     """Read what a GGUF file holds.
 
     Raises:
         GgufFault: damaged, truncated, or of a version or type that is not known.
+    """
+    text, tensor_count, facts = _opened(file, file_bytes)
+    alignment = facts.get("general.alignment", _DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or not 1 <= alignment <= 2**20:
+        raise GgufFault(f"is damaged: its tensors are aligned to {alignment!r} bytes")
+    described = dict(_description(text, facts) for _ in range(tensor_count))
+    if len(described) != tensor_count:
+        raise GgufFault("is damaged: two of its tensors have the same name")
+    data_start = -(-text.place // alignment) * alignment
+    _check_places(described, file_bytes - data_start)
+    return GgufTensors(Layout(described), _texts(facts), data_start)
+
+
+def read_vocabulary(file: BinaryIO, file_bytes: int) -> GgufVocabulary:
+    """Read the tokenizer of a language model.
+
+    Raises:
+        GgufFault: damaged, or it describes none.
+    """
+    facts = _opened(file, file_bytes, keeps="tokenizer.ggml.")[2]
+    lists = [facts.get(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type", "merges")]
+    tokens, kinds, merges = (tuple(one) if isinstance(one, list) else () for one in lists)
+    if not tokens or len(kinds) not in (0, len(tokens)):
+        raise GgufFault("describes no tokenizer")
+    return GgufVocabulary(tokens, kinds or (1,) * len(tokens), merges)
+
+
+def _opened(file: BinaryIO, file_bytes: int, keeps: str = "-") -> tuple[_Text, int, dict[str, Any]]:
+    """Return the file behind its facts, how many tensors it has, and the facts.
+
+    Long lists are left out, unless the fact's name begins with `keeps`.
     """
     file.seek(0)
     text = _Text(file, file_bytes)
@@ -65,16 +111,8 @@ def read_gguf(file: BinaryIO, file_bytes: int) -> GgufTensors:
     facts: dict[str, Any] = {}
     for _ in range(fact_count):
         name = text.string()
-        facts[name] = text.value(text.number("<I"))
-    alignment = facts.get("general.alignment", _DEFAULT_ALIGNMENT)
-    if not isinstance(alignment, int) or not 1 <= alignment <= 2**20:
-        raise GgufFault(f"is damaged: its tensors are aligned to {alignment!r} bytes")
-    described = dict(_description(text, facts) for _ in range(tensor_count))
-    if len(described) != tensor_count:
-        raise GgufFault("is damaged: two of its tensors have the same name")
-    data_start = -(-text.place // alignment) * alignment
-    _check_places(described, file_bytes - data_start)
-    return GgufTensors(Layout(described), _texts(facts), data_start)
+        facts[name] = text.value(text.number("<I"), whole=name.startswith(keeps))
+    return text, tensor_count, facts
 
 
 def _description(text: _Text, facts: Mapping[str, Any]) -> tuple[str, TensorInfo]:
@@ -117,7 +155,7 @@ def _texts(facts: Mapping[str, Any]) -> dict[str, str]:
         for name, value in facts.items()
         if isinstance(value, str | int | float)
         and len(str(value)) <= _LONGEST_FACT
-        and not name.startswith("tokenizer.")
+        and (not name.startswith("tokenizer.") or name in TOKENIZER_FACTS)
     }
 
 
@@ -153,8 +191,8 @@ class _Text:
             raise GgufFault(f"is damaged: it has a name of {length} letters")
         return self.take(length).decode("utf-8", "replace")
 
-    def value(self, kind: int) -> Any:
-        """Return the next value; None for arrays that nothing here reads."""
+    def value(self, kind: int, *, whole: bool = False) -> Any:
+        """Return the next value; None for long lists and lists of texts unless they are wanted."""
         if kind == _STRING:
             length = self.number("<Q")
             return self.take(length).decode("utf-8", "replace")
@@ -165,13 +203,16 @@ class _Text:
         inner, count = self.number("<I"), self.number("<Q")
         if inner == _STRING:
             # Vocabularies: a quarter of a million words that our own tokenizers have.
-            for _ in range(count):
-                self.take(self.number("<Q"))
+            words = (self.take(self.number("<Q")) for _ in range(count))
+            if whole:
+                return [word.decode("utf-8", "replace") for word in words]
+            for _ in words:
+                pass
             return None
         if inner not in _NUMBERS:
             raise GgufFault(f"is damaged: a list of facts is of the unknown type {inner}")
         form = _NUMBERS[inner]
         numbers = self.take(count * struct.calcsize(form))
-        if count > _MOST_DIMENSIONS:
+        if count > _MOST_DIMENSIONS and not whole:
             return None
         return [number for (number,) in struct.iter_unpack(form, numbers)]
