@@ -237,7 +237,8 @@ class Active:
 def values_from_infotext(extension: Extension, text: str) -> dict[str, Any]:
     """Return the values that an infotext gives an extension; what cannot be used is left out."""
     names = "|".join(field.name for field in extension.fields)
-    found = re.findall(rf"(?:^|, )({names}): (.*?)(?=, (?:{names}): |$)", text)
+    # A prompt among the values may have several lines.
+    found = re.findall(rf"(?:^|, )({names}): (.*?)(?=, (?:{names}): |$)", text, re.DOTALL)
     values: dict[str, Any] = {}
     for field in extension.fields:
         if field.name == "enabled":

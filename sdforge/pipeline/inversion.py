@@ -110,7 +110,9 @@ class InvertedStart:
         if start.latents is None or inversion is None:
             raise ValueError("there is no picture that noise was found in")
         top = up.sigmas(bundle.denoiser, context.settings)[0]
-        found = noise_of(self._found.latents, top, by_deviation=not inversion.at_own_level)
+        # A1111's scale, for its kind of models; what flow models end in is noise as it is.
+        by_deviation = not (inversion.at_own_level or bundle.denoiser.is_flow)
+        found = noise_of(self._found.latents, top, by_deviation=by_deviation)
         seeded = image_noise(context, bundle, batch, (up.height, up.width)).initial()
         noise = mixed_noise(found, seeded.to(found), inversion.randomness)
         share = 1.0 - top if bundle.denoiser.is_flow else 1.0
