@@ -25,6 +25,8 @@ NOT_IN_TABLE = {
     "init_images",
     "mask",
     "first_picture",
+    "references",
+    "reference_side",
     "extras",
     "merge",
     "folder",
