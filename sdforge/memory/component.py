@@ -45,6 +45,10 @@ class PatchAmong(ABC):
         """Return the changed weight; all tensors are fp32 and lie where `weight` does."""
 
 
+# Its name in the network, the parameter or buffer that shows it, the tensor itself.
+NamedTensor = tuple[str, torch.Tensor, torch.Tensor]
+
+
 @dataclass(eq=False, slots=True)
 class Master:
     """One tensor of a network on the host; `holders` are the parameters that show it.
@@ -82,6 +86,7 @@ class Component:
         module: nn.Module,
         arenas: tuple[Arena, ...] = (),
         decoders: Mapping[str, Decode] | None = None,
+        tensors: Iterable[NamedTensor] | None = None,
     ) -> None:
         """Take a network whose parameters and buffers are the storage tensors.
 
@@ -92,6 +97,7 @@ class Component:
             module: the network.
             arenas: the host memory that its tensors lie in, given back with the component.
             decoders: by parameter or buffer name; the others are computed with as they are.
+            tensors: the network's, where whoever built it has them at hand.
         """
         self.role = role
         self.name = name
@@ -99,7 +105,9 @@ class Component:
         self.arenas = arenas
         self._module: nn.Module | None = module
         self._by_name: dict[str, Master] = {}
-        self.masters: tuple[Master, ...] = self._collect(module, dict(decoders or {}))
+        self.masters: tuple[Master, ...] = self._collect(
+            named_tensors(module) if tensors is None else tensors, decoders or {}
+        )
         self.total_bytes = sum(master.stored_bytes for master in self.masters)
         self._patches: dict[int, Patch] = {}
         self._patch_keys = itertools.count(1)
@@ -203,11 +211,12 @@ class Component:
         for arena in self.arenas:
             arena.release()
 
-    def _collect(self, module: nn.Module, decoders: dict[str, Decode]) -> tuple[Master, ...]:
+    def _collect(
+        self, tensors: Iterable[NamedTensor], decoders: Mapping[str, Decode]
+    ) -> tuple[Master, ...]:
         found: list[Master] = []
         at: dict[int, list[Master]] = {}
-        for name, holder in _named_tensors(module):
-            stored = holder.data
+        for name, holder, stored in tensors:
             # Empty tensors, and those without memory, have no place: only the object tells.
             place = stored.data_ptr() or -id(holder)
             there = at.get(place)
@@ -231,14 +240,14 @@ def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return (one.dtype, one.shape, one.stride()) == (other.dtype, other.shape, other.stride())
 
 
-def _named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(module: nn.Module) -> Iterator[NamedTensor]:
     """Yield every name of every parameter and buffer; torch's own walk takes thrice as long."""
     ahead: list[tuple[str, nn.Module]] = [("", module)]
     while ahead:
         lead, part = ahead.pop()
         for name, tensor in (*part._parameters.items(), *part._buffers.items()):
             if tensor is not None:
-                yield lead + name, tensor
+                yield lead + name, tensor, tensor.data
         for name, child in reversed(part._modules.items()):
             if child is not None:
                 ahead.append((f"{lead}{name}.", child))

@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from sdforge import garbage
+from sdforge.memory.component import NamedTensor, named_tensors
+
 _CONTAINERS = (dict, OrderedDict, list, set)
 _OWN = ("_parameters", "_buffers", "_modules")
+
+
+class Built(NamedTuple):
+    """A network, and its parameters and buffers with the tensors that they were made from."""
+
+    module: nn.Module
+    tensors: Sequence[NamedTensor]
 
 
 class Skeleton:
@@ -41,21 +51,26 @@ class Skeleton:
         places = {id(module): place for place, module in enumerate(modules)}
         names = {id(module): name for name, module in example.named_modules()}
         self._parts = [_Part(module, names[id(module)], places) for module in modules]
-        self._is_plain = all(part.is_plain for part in self._parts)
+        # A module in two places has two names for each tensor, a part only one.
+        self._is_plain = all(part.is_plain for part in self._parts) and len(modules) == sum(
+            1 for _ in example.named_modules(remove_duplicate=False)
+        )
 
-    def build(self, tensors: Mapping[str, Tensor]) -> nn.Module:
+    def build(self, tensors: Mapping[str, Tensor]) -> Built:
         """Return a new network in eval mode with these tensors, which need no gradients.
 
         Args:
             tensors: by name, for all of `self.tensors`.
         """
         if not self._is_plain:
-            network = copy.deepcopy(self.example)
-            return _filled(network, tensors)
-        made: list[nn.Module] = [part.kind.__new__(part.kind) for part in self._parts]
-        for module, part in zip(made, self._parts, strict=True):
-            part.fill(module.__dict__, made, tensors)
-        return made[0]
+            network = _filled(copy.deepcopy(self.example), tensors)
+            return Built(network, list(named_tensors(network)))
+        named: list[NamedTensor] = []
+        with garbage.paused():
+            made: list[nn.Module] = [part.kind.__new__(part.kind) for part in self._parts]
+            for module, part in zip(made, self._parts, strict=True):
+                part.fill(module.__dict__, made, tensors, named)
+        return Built(made[0], named)
 
 
 def _filled(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -126,20 +141,34 @@ class _Part:
         self.is_plain = not any(map(_is_bound, (*self._shared.values(), *inner)))
 
     def fill(
-        self, attributes: dict[str, Any], made: list[nn.Module], tensors: Mapping[str, Tensor]
+        self,
+        attributes: dict[str, Any],
+        made: list[nn.Module],
+        tensors: Mapping[str, Tensor],
+        named: list[NamedTensor],
     ) -> None:
+        """Give a bare module what it consists of; its tensors are added to `named`."""
         attributes.update(self._shared)
-        for name in self._empty:
-            attributes[name] = OrderedDict()
+        attributes |= {name: OrderedDict() for name in self._empty}
         for name, value in self._copied:
             attributes[name] = value.copy()
-        attributes["_parameters"] = {
-            name: None if key is None else nn.Parameter(tensors[key], requires_grad=False)
-            for name, key in self._parameters
-        }
-        attributes["_buffers"] = {
-            name: None if key is None else tensors[key] for name, key in self._buffers
-        }
+        parameters: dict[str, Tensor | None] = {}
+        buffers: dict[str, Tensor | None] = {}
+        for name, key in self._parameters:
+            if key is None:
+                parameters[name] = None
+            else:
+                tensor = tensors[key]
+                holder = parameters[name] = nn.Parameter(tensor, requires_grad=False)
+                named.append((key, holder, tensor))
+        for name, key in self._buffers:
+            if key is None:
+                buffers[name] = None
+            else:
+                tensor = buffers[name] = tensors[key]
+                named.append((key, tensor, tensor.data))
+        attributes["_parameters"] = parameters
+        attributes["_buffers"] = buffers
         attributes["_modules"] = {
             name: None if place is None else made[place] for name, place in self._children
         }

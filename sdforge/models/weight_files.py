@@ -84,14 +84,21 @@ class WeightFiles:
             MissingModel, CorruptCheckpoint: the file is gone, or changed since its header was read.
         """
         found = {}
-        for view in wanted:
-            if view.info.size_bytes:
-                opened, place = self._find(view.info)
-                numbers = opened.numbers(view.dtype)
-                start = place // view.dtype.itemsize
-                found[view.name] = numbers.as_strided(view.shape, view.strides, start)
-            else:
-                found[view.name] = torch.empty(view.shape, dtype=view.dtype)
+        file: _OpenFile | None = None
+        numbers = torch.empty(0)
+        first = end = item_bytes = 0
+        for name, info, dtype, shape, strides in wanted:
+            start = info.start
+            if start == info.end:
+                found[name] = torch.empty(shape, dtype=dtype)
+                continue
+            # Neighbours nearly always lie in one file and are of one type.
+            if file is None or numbers.dtype is not dtype or not first <= start < end:
+                file, place = self._find(info)
+                numbers, item_bytes = file.numbers(dtype), dtype.itemsize
+                first = start - place
+                end = first + file.size
+            found[name] = numbers.as_strided(shape, strides, (start - first) // item_bytes)
         return found
 
     def read(
@@ -191,6 +198,11 @@ class _OpenFile:
         if os.fstat(self.file.fileno()).st_size != piece.file_bytes:
             self.file.close()
             raise self._changed()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self._piece.file_bytes
 
     def numbers(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the whole file, mapped, as numbers of a type."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import nn
 
 from sdforge.core.errors import UnsupportedCheckpoint
 from sdforge.memory.arena import ALIGNMENT, Arena, aligned_bytes
@@ -35,6 +34,7 @@ from sdforge.models.quant import (
     packable,
 )
 from sdforge.models.scales import SCALE_ENDINGS, scales_of
+from sdforge.models.skeleton import Built
 from sdforge.models.weight_files import View, WeightFiles, stored_type
 
 _MOST_ALIGNMENT = max(ALIGNMENT, 8)
@@ -84,14 +84,15 @@ def load_component(
                     decoders[key] = Scaled(decoders[key], scale)
                 else:
                     tensors[key].mul_(scale)
-            module = _assemble(plan, tensors)
+            built = _assemble(plan, tensors)
             return Component(
                 role=plan.recipe.role,
                 name=name,
                 fingerprint=fingerprint,
-                module=module,
+                module=built.module,
                 arenas=(arena,) if plan.copied else (),
                 decoders=decoders,
+                tensors=built.tensors,
             )
         except BaseException:
             arena.release()
@@ -228,7 +229,7 @@ def _has_packed(recipe: Recipe, storage: Storage) -> bool:
     return any(recipe.info(name).dtype in _FLOAT8_NAMES for name in recipe.skeleton.shapes)
 
 
-def _assemble(plan: LoadPlan, tensors: dict[str, torch.Tensor]) -> nn.Module:
+def _assemble(plan: LoadPlan, tensors: dict[str, torch.Tensor]) -> Built:
     recipe = plan.recipe
     wanted = recipe.skeleton.tensors
     tensors |= {name: make() for name, make in recipe.buffers.items() if name in wanted}

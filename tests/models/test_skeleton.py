@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from sdforge.memory.component import named_tensors
 from sdforge.models.skeleton import Skeleton, no_initial_weights
 
 
@@ -26,6 +27,14 @@ class _Bound(_Net):
         self.run = self.forward
 
 
+class _Twice(_Net):
+    """Has one layer in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = self.last
+
+
 def skeleton(kind: type[_Net] = _Net) -> Skeleton:
     with torch.device("meta"), no_initial_weights():
         return Skeleton(kind())
@@ -36,24 +45,30 @@ def tensors(seed: int = 0) -> dict[str, torch.Tensor]:
     return dict(_Net().state_dict()) | {"places": torch.ones(2)}
 
 
-@pytest.mark.parametrize("kind", [_Net, _Bound])
+@pytest.mark.parametrize("kind", [_Net, _Bound, _Twice])
 def test_a_built_network_computes_what_a_constructed_one_does(kind: type[_Net]) -> None:
     wanted = kind()
-    wanted.load_state_dict({k: v for k, v in tensors().items() if k != "places"})
+    wanted.load_state_dict({k: v for k, v in tensors().items() if k != "places"}, strict=False)
     wanted.places += 1
     x = torch.randn(1, 3, 5, 5)
-    made = skeleton(kind).build(tensors())
+    made, named = skeleton(kind).build(tensors())
+    assert [(name, id(holder)) for name, holder, _ in named] == [
+        (name, id(holder)) for name, holder, _ in named_tensors(made)
+    ]
+    assert all(torch.equal(holder, tensor) for _, holder, tensor in named)
     assert type(made) is kind
     assert torch.equal(made(x), wanted(x))
     assert not made.training and not any(p.requires_grad for p in made.parameters())
     assert list(made.state_dict()) == list(wanted.state_dict())
+    if isinstance(made, _Twice):
+        assert made.again is made.last
     if isinstance(made, _Bound):
         assert made.run.__self__ is made  # type: ignore[attr-defined]
 
 
 def test_networks_of_one_skeleton_share_nothing_that_changes() -> None:
     one = skeleton()
-    first, second = one.build(tensors(0)), one.build(tensors(1))
+    first, second = (one.build(tensors(seed)).module for seed in (0, 1))
     assert not {id(m) for m in first.modules()} & {id(m) for m in second.modules()}
     ran: list[str] = []
     first.get_submodule("last").register_forward_hook(lambda *_: ran.append("first"))

@@ -77,12 +77,14 @@ def control_lora(info: ControlNetInfo, bundle: ModelBundle) -> Component:
             patches[name] = _Changed(factors, before)
         elif before is not None:
             patches[name] = before
+    built = skeleton.build(own)
     component = Component(
         role="controlnet",
         name=info.stem,
         fingerprint=f"{info.stamp}|{unet.fingerprint}",
-        module=skeleton.build(own),
+        module=built.module,
         decoders=decoders,
+        tensors=built.tensors,
     )
     component.set_patches(patches)
     return component
