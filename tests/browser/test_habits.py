@@ -65,6 +65,18 @@ def test_prompts_are_edited_by_keys_and_completed(visitor: Visitor) -> None:
     net = {**lora, "kind": "hypernetwork", "activation_text": "", "preferred_weight": 0.5}
     added = call(page, "models", "toggled", net, empty, "prompt", rules)
     assert added["values"]["prompt"] == "a fox <hypernet:ink:0.5>"
+    # Two cards one right after the other, before the box shows the first.
+    page.fill(PROMPT, "a fox")
+    page.evaluate(
+        """async (cards) => {
+            const { ModelsPanel } = await import(new URL("ui/models.js", document.baseURI).href);
+            const panel = new ModelsPanel(() => sdforge.tabs.txt2img, () => {});
+            panel.grid = document.createElement("div");
+            for (const card of cards) panel.insert({ ...card, title: card.insert });
+        }""",
+        [lora, net],
+    )
+    prompt_is(page, "a fox <lora:ink:1> ink drawing <hypernet:ink:0.5>")
 
 
 def test_styles_are_edited_put_into_the_prompt_and_taken_back(visitor: Visitor) -> None:

@@ -91,6 +91,12 @@ export class Form {
     return Object.fromEntries(found.filter(([, value]) => value !== undefined));
   }
 
+  // The same as `values`, but prompts that were set a moment ago and that their boxes do not show yet are as they will be.
+  coming() {
+    const sent = { ...this.justSet, ...this.pending };
+    return { ...this.values(), ...Object.fromEntries(PROMPTS.filter((name) => name in sent).map((name) => [name, sent[name]])) };
+  }
+
   isTyped() {
     return Object.entries(this.typed()).some(([name, value]) => value !== this.current[name]);
   }

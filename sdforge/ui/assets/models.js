@@ -156,7 +156,7 @@ export class ModelsPanel {
   // As in A1111, a second click takes it out again.
   insert(card) {
     const tab = this.target();
-    const { prompt, negative_prompt: negative } = tab.form.values();
+    const { prompt, negative_prompt: negative } = tab.form.coming();
     const name = tab.lastPrompt || "prompt";
     const changes = toggled(card, { prompt: prompt || "", negative_prompt: negative || "" }, name, this);
     tab.form.set(changes.values);
