@@ -294,7 +294,8 @@ class Launch:
         if self._flags["model"]:
             self._fetch_model(self._flags["model"])
         checkpoints = engine.library.checkpoints()
-        log.info("Models: %s (checkpoints: %d)", self._paths.checkpoints[0], len(checkpoints))
+        folders = ", ".join(map(str, self._paths.checkpoints))
+        log.info("Models: %s (checkpoints: %d)", folders, len(checkpoints))
         if checkpoints:
             _announce_mode(engine)
         preload = bool(checkpoints) and not self._flags["skip_load_model_at_start"]

@@ -66,5 +66,5 @@ def _shape(request: GenerationRequest, width: int, height: int) -> Shape:
         height=height,
         batch=request.batch_size,
         guided=request.cfg_scale != 1,
-        from_image=bool(request.init_images or request.hires),
+        from_image=bool(request.init_images or request.hires or request.references),
     )

@@ -57,6 +57,8 @@ _SURVEY_SECONDS = 10.0
 _HEADERS = 16
 _SMALL_FAMILIES = frozenset({"sd1", "sd2"})
 _MEGAPIXEL = 1024**2
+# Families that see pictures to refer to at a megapixel, also small ones.
+_EXACT = frozenset({"qwen-image-edit"})
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ class Preflight:
             beside=beside[0],
             eyes=beside[1],
             references=int(info.refers > 0 and bool(request.init_images)),
-            referred=_referred(request),
+            referred=_referred(request, exact=info.family in _EXACT),
         )
         return Leg(one.name, one.checkpoint, self._sizes(settings, info, one.modules), shape)
 
@@ -319,9 +321,10 @@ def _work(request: GenerationRequest) -> float:
     return work
 
 
-def _referred(request: GenerationRequest) -> int:
-    """Return the pixels of the pictures that a request refers to; large ones are brought down."""
-    return sum(min(image.width * image.height, _MEGAPIXEL) for image in request.references)
+def _referred(request: GenerationRequest, *, exact: bool) -> tuple[int, ...]:
+    """Return the pixels of each picture that a request refers to, as the model is shown it."""
+    sizes = (_MEGAPIXEL if exact else one.width * one.height for one in request.references)
+    return tuple(min(size, _MEGAPIXEL) for size in sizes)
 
 
 def _usual_shape(info: CheckpointInfo) -> Shape:

@@ -152,9 +152,8 @@ class Shape:
     """What is to be drawn, in pixels. `guided` runs the network for both prompts.
 
     `beside` are the bytes of weights of each network that acts in every step: ControlNets; `eyes`
-    look at pictures for them, once, when texts are encoded.
-    `references` counts the pictures of the drawn size that the network is shown behind each drawn
-    one, `referred` are the pixels of others.
+    look at pictures for them, once, when texts are encoded. `references` counts the pictures of the
+    drawn size that the network is shown beside each, `referred` are the pixels of all others.
     """
 
     width: int
@@ -166,12 +165,12 @@ class Shape:
     beside: tuple[int, ...] = ()
     eyes: tuple[Network, ...] = ()
     references: int = 0
-    referred: int = 0
+    referred: tuple[int, ...] = ()
 
     def seen_pixels(self, downscale: int) -> int:
         """Return the latent pixels that the denoiser sees for each picture."""
         height, width = self.latent(downscale)
-        return height * width * (1 + self.references) + self.referred // downscale**2
+        return height * width * (1 + self.references) + sum(self.referred) // downscale**2
 
     def latent(self, downscale: int) -> tuple[int, int]:
         """Return (height, width) of the latents."""
@@ -326,6 +325,9 @@ class _Work:
             return int(traced * self.factor(network, name))
 
         height, width = self.shape.latent(network.downscale)
+        largest = max(self.shape.referred, default=0) if way == "encode" else 0
+        side = int(largest**0.5) // network.downscale
+        height, width = max((height, width), (side, side), key=lambda one: one[0] * one[1])
         room = self._limit - network.total_bytes
         mode = choose(1, height, width, needed=needed, room_bytes=room)
         return self._phase(name, network, needed(*mode.extent(1, height, width))), mode

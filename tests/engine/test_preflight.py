@@ -310,6 +310,10 @@ def test_a_picture_to_refer_to_counts_only_where_one_is_given(make: Any, tmp_pat
     }
     assert 1.4 < working("klein", **picture) / working("klein") < 2.1
     further = {"references": (InputImage("0" * 64, 512, 512), InputImage("1" * 64, 9000, 9000))}
+    asked = a_request(checkpoint="klein", width=512, height=512, **further)
+    phases = {one["name"]: one["working_bytes"] for one in engine.estimate(asked)["phases"]}
+    # A megapixel is encoded, a quarter of that is decoded.
+    assert phases["vae-encode"] > phases["decode"]
     # As much as the drawn one, and a megapixel.
     more = working("klein", **further) - working("klein")
     assert more == pytest.approx(5 * (working("klein", **picture) - working("klein")), rel=0.01)

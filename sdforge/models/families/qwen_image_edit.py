@@ -76,7 +76,7 @@ class QwenImageEdit(QwenImage):
             **QwenImage.apart,
             "vision": (
                 "vision part of Qwen2.5-VL",
-                "qwen_2.5_vl_7b_fp8_scaled.safetensors (for GGUF text encoders an mmproj file)",
+                "where that is GGUF, an mmproj file beside it",
             ),
         }
     )
