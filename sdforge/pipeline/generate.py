@@ -144,7 +144,14 @@ class _Run:
         for one in self._passes:
             if one.name == HIRES and denoised is not None and saves_first:
                 yield from self._decoded(denoised, batch, suffix=BEFORE_HIRES)
-            denoised = self._run(one, batch, self._start_maker(one, denoised, batch))
+            try:
+                denoised = self._run(one, batch, self._start_maker(one, denoised, batch))
+            except Cancelled:
+                if one.name == HIRES and denoised and denoised.bundle is self._bundle:
+                    # Before its first step: the first pass is what was reached, and what drew it
+                    # has not left for another checkpoint.
+                    yield from self._decoded(replace(denoised, is_complete=False), batch)
+                raise
             if not denoised.is_complete:
                 break
         if denoised is not None:

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from sdforge.core.errors import Cancelled, UnknownName
-from sdforge.core.events import Event, PreviewReady, StageStarted, StepDone
+from sdforge.core.events import Event, ModelLoading, PreviewReady, StageStarted, StepDone
 from sdforge.core.extension import Active, DenoiseContext, Extension, StepState, Values
+from sdforge.core.result import ImageResult
 from sdforge.core.settings import Settings
 from sdforge.memory.simulated import SimulatedDevice
 from sdforge.output.infotext import write_infotext
@@ -330,11 +331,39 @@ def test_a_cancelled_job_ends_between_the_tiles_of_an_upscaler(pipeline: Pipelin
 
     pipeline.on_event = on_event
     results = generate(context)
-    assert next(results).suffix
+    first, reached = next(results), next(results)
     with pytest.raises(Cancelled):
         next(results)
-    assert pipeline.events[-1] == StageStarted(stage="upscale")
+    # Nothing came of the second pass; what the first had drawn is the result.
+    assert pipeline.events[-2:] == [StageStarted(stage="upscale"), StageStarted(stage="decode")]
+    assert first.suffix and not reached.suffix and not reached.is_complete
+    assert np.array_equal(reached.pixels, first.pixels)
     assert sum(isinstance(event, StepDone) for event in pipeline.events) == 4
+
+
+def test_a_job_cancelled_while_its_second_checkpoint_is_read_shows_nothing(two: Pipeline) -> None:
+    """What drew the first pass has left by then."""
+    two.parts.provider.unload()
+    loads = 0
+
+    def on_event(event: Event) -> None:
+        nonlocal loads
+        loads += event == StageStarted(stage="load")
+        if isinstance(event, ModelLoading) and loads == 2:
+            two.control.cancel()
+
+    context = two.context(hires_checkpoint=title(two, "b"), **HIRES)
+    two.on_event = on_event
+    try:
+        made: list[ImageResult] = []
+        with pytest.raises(Cancelled):
+            made.extend(generate(context))
+    finally:
+        two.on_event = lambda event: None
+    assert made == []
+    assert two.events[-1] == ModelLoading(name=title(two, "b"), fraction=0.0)
+    # The next job finds all in order.
+    assert len(two.draw(hires_checkpoint=title(two, "b"), **HIRES)) == 1
 
 
 @pytest.mark.parametrize("mode", ["lowvram", "medvram", "normal"])
