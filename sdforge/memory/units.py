@@ -94,16 +94,22 @@ def _cast_bytes(component: Component, unit: Unit) -> int:
     size = 0
     for master in unit.masters:
         if master.decode is not None:
-            # A decoder may know better by what a weight grows.
-            growth = getattr(master.decode, "growth", DECODED_FACTOR)
-            size += math.ceil(master.stored_bytes * growth)
+            size += _decoded_bytes(master)
         elif component.patch_of(master) is not None:
             size += master.stored_bytes * PATCHED_FACTOR
         patch = component.patch_of(master)
         for name in patch.beside if isinstance(patch, PatchAmong) else ():
             # Their numbers in fp32, what the adapter makes of them, and the rows beside each other.
-            size += 4 * component.master(name).stored.numel() * PATCHED_FACTOR
+            other = component.master(name)
+            plain = 4 * other.stored.numel()
+            size += (plain if other.decode is None else 2 * _decoded_bytes(other)) * PATCHED_FACTOR
     return size
+
+
+def _decoded_bytes(master: Master) -> int:
+    """Return what a packed weight takes while it is unpacked; a decoder may know it better."""
+    growth = getattr(master.decode, "growth", DECODED_FACTOR)
+    return math.ceil(master.stored_bytes * growth)
 
 
 def unit_cap(component: Component) -> int:

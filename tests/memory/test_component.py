@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
 from torch import nn
 
 from sdforge.core.errors import SdforgeError
-from sdforge.memory.component import Component
+from sdforge.memory.component import Component, PatchAmong
 from sdforge.memory.device import Device, HostDevice
 from sdforge.memory.manager import MemoryManager
 from sdforge.memory.policy import MemoryMode
 from sdforge.memory.simulated import SimulatedDevice
+from sdforge.memory.units import UnitTree
 from tests.memory.networks import Network, chain, component
 
 LAYER = 64 * 64 * 4
@@ -129,6 +130,33 @@ def test_packed_weights_can_be_patched_too(name: str) -> None:
     memory = MANAGERS[name]()
     packed.component.set_patches({"layers.0.weight": lambda weight: weight * 2})
     plain.component.module.layers[0].weight.data *= 2
+    with memory.lease(packed.component, working_bytes=2000) as module:
+        assert torch.equal(packed(module), plain())
+
+
+class Beside(PatchAmong):
+    """Adds another layer's own weight, whatever patch that has."""
+
+    beside = ("layers.1.weight",)
+
+    def __call__(
+        self, weight: torch.Tensor, others: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        assert others is not None
+        return weight + others["layers.1.weight"]
+
+
+@pytest.mark.parametrize("name", ["host", "resident", "stream"])
+def test_a_patch_may_look_at_other_weights_wherever_they_lie(name: str) -> None:
+    """Packed ones, too; the plan counts what they take while they are looked at."""
+    (packed, plain), memory = packed_chain(), MANAGERS[name]()
+    tree = UnitTree(packed.component, 1)
+    alone = tree.cast_bytes(packed.component)
+    packed.component.set_patches({"layers.0.weight": Beside(), "layers.1.weight": torch.neg})
+    assert tree.cast_bytes(packed.component) > alone
+    first, second = plain.component.module.layers[:2]
+    first.weight.data += second.weight.data
+    second.weight.data.neg_()
     with memory.lease(packed.component, working_bytes=2000) as module:
         assert torch.equal(packed(module), plain())
 
