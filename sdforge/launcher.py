@@ -311,6 +311,8 @@ class Launch:
         if (self._downloads.folder("checkpoint") / file.name).exists():
             return
         log.info("Fetching %s; GET /api/v1/downloads tells how far it is", file)
+        # That may take hours, in which the API answers.
+        garbage.look_for_it()
         fetched = self._downloads.wait(self._downloads.add(text).id)
         if fetched.state == "failed":
             log.error("%s", fetched.error)

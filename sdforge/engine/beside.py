@@ -20,7 +20,7 @@ from sdforge.models.checkpoint import CheckpointHeader
 if TYPE_CHECKING:
     from sdforge.models.adapters.controlnet_library import ControlNetInfo, ControlNetLibrary
 
-_FIRST_OF_VISION = "vision_model.embeddings.position_embedding.weight"
+_FIRST_OF_VISION = "vision_model.embeddings.class_embedding"
 
 
 def control_networks(
@@ -63,7 +63,7 @@ def _eye(header: CheckpointHeader, library: ControlNetLibrary) -> ControlNetInfo
 
 def _as_network(header: CheckpointHeader, itemsize: int) -> Network:
     """Return a CLIP encoder of pictures, which the estimate takes for one of texts."""
-    width = header.tensors[_FIRST_OF_VISION].shape[1]
+    width = header.tensors[_FIRST_OF_VISION].shape[0]
     return Network(
         role="vision",
         trace="clip-vision",

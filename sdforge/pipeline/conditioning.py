@@ -22,8 +22,8 @@ from sdforge.prompt.composition import Part, split_parts
 from sdforge.prompt.schedule import Timeline, index_at, schedule
 from sdforge.prompt.tokens import Chunk, chunk_prompt, weigh_tokens
 
-# One text of SD 1.x is 236 kB in fp32, one of SDXL 631 kB, one of a T5 of 256 tokens 4 MiB.
 Pictures = tuple[ShownPicture, ...]
+# One text of SD 1.x is 236 kB in fp32, one of SDXL 631 kB, one of a T5 of 256 tokens 4 MiB.
 CACHE_BYTES = 64 * 2**20
 
 
@@ -111,7 +111,7 @@ class PromptText:
     emphasis: str
     comma_backtrack: int
     is_negative: bool = False
-    pictures: tuple[ShownPicture, ...] = ()
+    pictures: Pictures = ()
 
     @property
     def is_empty(self) -> bool:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from sdforge.models.adapters.transformer_controlnet import is_flux_control, is_sd3_control
 from sdforge.models.flux_call import PATCH, padded_to_patches, patches
-from sdforge.pipeline.placed import PlacedUnit
+from sdforge.pipeline.placed import PlacedUnit, rows_of
 
 # Blocks of the transformer, and what it calls what is added behind them.
 _ADDED = {
@@ -105,16 +105,7 @@ def _said_sd3(placed: PlacedUnit, rows: list[int] | None, inputs: dict[str, Any]
         return_dict=False,
     )
     weight = placed.unit.weight * _mask(placed, placed.hint.shape[-2:], seen)
-    whole = [one * weight for one in found]
-    if len(acting) == len(seen):
-        return whole
-    return [_rows_of(one, acting, len(seen)) for one in whole]
-
-
-def _rows_of(said: Tensor, rows: list[int], count: int) -> Tensor:
-    whole = said.new_zeros(count, *said.shape[1:])
-    whole[rows] = said
-    return whole
+    return [rows_of(one * weight, acting, len(seen)) for one in found]
 
 
 def _spread_by_share(said: Sequence[Tensor], depth: int) -> list[Tensor]:

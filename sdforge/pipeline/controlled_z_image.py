@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sdforge.models.adapters.z_image_controlnet import borrowing, z_image_places
 from sdforge.models.flux_call import PATCH, padded_to_patches
-from sdforge.pipeline.placed import PlacedUnit
+from sdforge.pipeline.placed import PlacedUnit, rows_of
 
 
 class ControlledZImage(nn.Module):
@@ -76,7 +76,7 @@ def _said(
         )
     places = z_image_places(network, len(transformer.layers))
     return {
-        places[number]: _placed(_masked(one, placed), acting, len(pictures))
+        places[number]: rows_of(_masked(one, placed), acting, len(pictures))
         for number, one in found.items()
     }
 
@@ -89,11 +89,3 @@ def _masked(said: Tensor, placed: PlacedUnit) -> Tensor:
     mask = F.interpolate(placed.mask.to(said), size=sides, mode="area").flatten()
     rest = mask.mean().expand(said.shape[1] - len(mask))
     return said * torch.cat([mask, rest])[None, :, None]
-
-
-def _placed(said: Tensor, rows: list[int], count: int) -> Tensor:
-    if len(rows) == count:
-        return said
-    whole = said.new_zeros(count, *said.shape[1:])
-    whole[rows] = said
-    return whole

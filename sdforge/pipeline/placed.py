@@ -23,7 +23,7 @@ class PlacedUnit:
         mask: where it acts, (1, 1, height, width) from 0 to 1; None for everywhere.
         kind: number of the picture's type, for a union ControlNet; None for others.
         is_soft: outer layers count less.
-        features: what a T2I-Adapter or IP-Adapter made of it, which it is asked once; [] before.
+        features: what adapters and LLLites made of it, which they are asked once; [] before.
     """
 
     unit: ControlUnit
@@ -34,3 +34,12 @@ class PlacedUnit:
     kind: int | None = None
     is_soft: bool = False
     features: list[Tensor] = field(default_factory=list)
+
+
+def rows_of(said: Tensor, rows: list[int], count: int) -> Tensor:
+    """Return what is said of some rows, (rows, …), as `count` rows: nothing of the others."""
+    if len(rows) == count:
+        return said
+    whole = said.new_zeros(count, *said.shape[1:])
+    whole[rows] = said
+    return whole
