@@ -273,6 +273,9 @@ class Sweeps:
             before = {one.id: one.revision for one in alive}
             for one in alive:
                 collect(self._engine, one, self._folder(one.id))
+            if not any(one.running for one in alive):
+                # A job may begin before this thread goes on.
+                self._engine.expect(foreseen(alive))
             is_done = submit_some(self._engine, self._store, alive)
             moved = [one for one in alive if one.revision != before[one.id]]
             for one in moved:
