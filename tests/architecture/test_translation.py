@@ -36,7 +36,7 @@ SHOWN_ATTRIBUTES = ("title", "placeholder", "aria-label", "alt")
 CODE = re.compile(
     r"Arrow|^(Enter|Escape|Tab|Content-Type|POST|GET|DELETE|PUT|Delete|Backspace|Home|End|"
     r"Control|Shift|Alt|Meta|Infinity|AbortError|Page(Up|Down)|Space|Files|INPUT|TEXTAREA|SELECT|"
-    r"BUTTON|IMG|Unreachable|Refused)$"
+    r"BUTTON|IMG|Unreachable|Refused|Esc|Tab Enter|((Ctrl|Alt|Shift)\+\S+ ?)+)$"
 )
 
 

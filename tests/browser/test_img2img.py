@@ -87,6 +87,69 @@ def paint(page: Page) -> None:
     page.mouse.up()
 
 
+def look_around(page: Page) -> None:
+    """Zoom, move, look full screen, take strokes back and again; what is painted is the same."""
+    canvas = page.locator("#img2img_pictures canvas")
+    whole = canvas.bounding_box()
+    assert whole
+    corner = (whole["x"] + 5, whole["y"] + 5)
+
+    def see(size: float) -> None:
+        """Wait until the picture is so many times as wide as at first."""
+        page.wait_for_function(
+            f"Math.abs({CANVAS}.getBoundingClientRect().width / {whole['width']} - {size}) < 0.01"
+        )
+
+    page.mouse.move(*corner)
+    page.keyboard.down("Shift")
+    page.mouse.wheel(0, -100)
+    page.mouse.wheel(0, -100)
+    page.keyboard.up("Shift")
+    see(1.44)
+    # What is below the pointer stays there; a held key moves it.
+    nearer = canvas.bounding_box()
+    assert nearer
+    assert abs(nearer["x"] - (corner[0] - 5 * 1.44)) < 1
+    page.keyboard.down("f")
+    page.mouse.move(corner[0] + 1, corner[1])
+    page.mouse.move(corner[0] + 21, corner[1] + 10)
+    page.keyboard.up("f")
+    moved = canvas.bounding_box()
+    assert moved
+    assert abs(moved["x"] - nearer["x"] - 20) < 1
+    page.keyboard.press("r")
+    see(1)
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, 100)
+    page.keyboard.up("Control")
+    page.wait_for_function("document.querySelector('#img2img_brush').value === '50'")
+    page.keyboard.press("s")
+    page.wait_for_selector(".picture-box.full-screen")
+    page.click("#img2img_mask_clear")
+    page.click("#img2img_mask_undo")
+    page.keyboard.press("Control+z")
+    page.keyboard.press("Control+y")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".picture-box.full-screen", state="detached")
+    see(1)
+    page.keyboard.press("?")
+    page.locator("#keys_dialog dt", has_text="F").first.wait_for()
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#keys_dialog", state="detached")
+
+
+def press_of_pen(page: Page, force: float, *at: float) -> None:
+    """Put a pen's tip on the page, as hard as 0 to 1."""
+    pen = page.context.new_cdp_session(page)
+    for kind in ("mousePressed", "mouseReleased"):
+        pen.send(
+            "Input.dispatchMouseEvent",
+            {"type": kind, "x": at[0], "y": at[1], "button": "left", "clickCount": 1}
+            | {"pointerType": "pen", "force": force},
+        )
+    pen.detach()
+
+
 def test_hires_fix_and_enlarge_double_the_size(visitor: Visitor) -> None:
     page = visitor.open()
     page.locator("#txt2img_hr_scale").wait_for(state="hidden")
@@ -134,6 +197,7 @@ def test_inpainting_leaves_what_is_not_painted(visitor: Visitor, picture: Path) 
     assert page.input_value("#img2img_brush") == "72"
     page.keyboard.press("Control+z")
     paint(page)
+    look_around(page)
     set_number(page, "img2img", "mask_blur", 2)
     generate(page, "img2img", "a fox in the corner")
     drawn = wait_for_picture(page, "img2img", "a fox in the corner").astype(int)
@@ -166,11 +230,35 @@ def test_a_sketch_is_drawn_from_and_remembered(
     page.wait_for_selector("#img2img_sketch canvas")
     page.evaluate("document.querySelector('#img2img_brush_color').value = '#00ff00'")
     paint(page)
+    box = page.locator("#img2img_pictures canvas").bounding_box()
+    assert box
+    scale = box["width"] / 96
+    # Half covering and with a soft edge, through the middle and back: once is as much as twice.
+    page.evaluate("document.querySelector('#img2img_brush_opacity').value = 50")
+    page.evaluate("document.querySelector('#img2img_brush_softness').value = 60")
+    page.evaluate(f"document.querySelector('#img2img_brush').value = {16 * scale}")
+    page.mouse.move(box["x"] + 60 * scale, box["y"] + 20 * scale)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 84 * scale, box["y"] + 20 * scale, steps=6)
+    page.mouse.move(box["x"] + 60 * scale, box["y"] + 20 * scale, steps=6)
+    page.mouse.up()
+    # A pen that presses half draws half as wide.
+    page.evaluate("document.querySelector('#img2img_brush_opacity').value = 100")
+    page.evaluate("document.querySelector('#img2img_brush_softness').value = 0")
+    press_of_pen(page, 0.5, box["x"] + 20 * scale, box["y"] + 50 * scale)
     set_number(page, "img2img", "steps", 3)
     generate(page, "img2img", "a sketched fox")
     wait_for_picture(page, "img2img", "a sketched fox")
     start = input_of(shared_server, "a sketched fox")
     assert tuple(start[9, 12]) == (0, 255, 0)
+    green = np.asarray(Image.open(picture)).astype(float)
+    share = (start - green)[..., 1] / (255 - green[..., 1])
+    # Below the brush's middle, at half of its soft rim (3.2 to 8 pixels away), and beside it.
+    assert abs(share[20, 72] - 0.5) < 0.02
+    assert abs(share[20 + 5, 72] - 0.28) < 0.05
+    assert share[20 + 9, 72] == 0
+    assert (share[50, 17:23] > 0.98).all()
+    assert share[50, 25] == share[50, 14] == 0
     assert (start[44:, 60:] == np.asarray(Image.open(picture))[44:, 60:]).all()
     page.reload()
     page.wait_for_selector(FRAME)

@@ -14,6 +14,7 @@ import { listenToMenus } from "./forever.js";
 import { press } from "./form.js";
 import { HistoryPanel } from "./history.js";
 import { isReachable } from "./http.js";
+import { showKeys } from "./key_help.js";
 import { listenToKeys } from "./keys.js";
 import { LivePanel } from "./live.js";
 import { localize } from "./locale.js";
@@ -100,7 +101,8 @@ function ask(name) {
 document.addEventListener("click", (event) => {
   const target = event.target.closest("button, a");
   if (!target) return;
-  if (target.id === "refresh_sd_model_checkpoint") ask("refresh_checkpoints");
+  if (target.id === "show_keys") showKeys();
+  else if (target.id === "refresh_sd_model_checkpoint") ask("refresh_checkpoints");
   else if (target.dataset.size) shown().form.setSize(target.dataset.size);
   else if (target.dataset.picture !== undefined) shown().results.select(Number(target.dataset.picture));
   else if (target.id) shown().click(target.id);

@@ -2,6 +2,7 @@
 // Alt+←→ moves an item of the prompt past its neighbour.
 
 import { replaceText } from "./dom.js";
+import { showKeys } from "./key_help.js";
 
 const WEIGHT_STEP = 0.1;
 const DELIMITERS = /[\s.,\\/!?%^*;:{}=`~()<>[\]|]/;
@@ -19,7 +20,7 @@ export function listenToKeys(shown) {
       event.preventDefault();
       jobs.skip();
     } else if (event.key === "Escape") {
-      if (!closesSomething(event.target) && jobs.isRunning()) jobs.cancel();
+      if (!closesSomething(event.target) && !shown().pictures?.leaveFull() && jobs.isRunning()) jobs.cancel();
     } else if (withControl && ["ArrowUp", "ArrowDown"].includes(event.key)) {
       weighInPrompt(event);
     } else if (event.altKey && ["ArrowLeft", "ArrowRight"].includes(event.key) && isPrompt(event.target)) {
@@ -29,6 +30,8 @@ export function listenToKeys(shown) {
       results.move(event.key === "ArrowLeft" ? -1 : 1);
     } else if (shown().pictures?.key(event)) {
       event.preventDefault();
+    } else if (event.key === "?" && !isWritten(event.target)) {
+      showKeys();
     }
   };
   document.addEventListener("keydown", onKey);
@@ -45,6 +48,10 @@ export function listenToKeys(shown) {
 // Escape belongs to an open list or dialog first.
 function closesSomething(target) {
   return Boolean(document.querySelector("dialog[open]")) || target.getAttribute?.("aria-expanded") === "true";
+}
+
+function isWritten(element) {
+  return Boolean(element.closest?.("input:not([type=range], [type=checkbox], [type=radio]), textarea, select, [contenteditable]"));
 }
 
 function isPrompt(box) {

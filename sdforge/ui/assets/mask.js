@@ -3,11 +3,17 @@
 // The canvas has the picture's own pixels, whatever size it is shown at. Strokes are kept as lists of
 // points, so taking one back draws the others anew. A sketch is painted in the same way, in colours.
 
+import { isPlain, lay, newStroke, paintPlain } from "./brush.js";
+
 const COLOUR = "#f4f4f4";
+// A pen that hardly touches still leaves a line.
+const LEAST_PRESSURE = 0.1;
+const CLEARED = { clears: true };
 
 export class MaskPainter {
   constructor() {
     this.strokes = [];
+    this.undone = [];
     this.base = null;
     this.size = [1, 1];
     this.canvas = null;
@@ -17,14 +23,15 @@ export class MaskPainter {
   begin(width, height) {
     this.size = [width, height];
     this.strokes = [];
+    this.undone = [];
     this.base = null;
     this.draw();
   }
 
-  // `mayPaint` says whether a press of the pointer is a stroke.
-  attach(canvas, cursor, slider, mayPaint) {
+  // `mayPaint` says whether a press of the pointer is a stroke, `brush` how it is: width on screen, softness, opacity.
+  attach(canvas, cursor, brush, mayPaint) {
     if (this.canvas === canvas) return;
-    Object.assign(this, { canvas, cursor, slider, mayPaint });
+    Object.assign(this, { canvas, cursor, brush, mayPaint });
     canvas.addEventListener("pointerdown", (event) => this.press(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
     for (const name of ["pointerup", "pointercancel"]) {
@@ -46,7 +53,8 @@ export class MaskPainter {
 
   point(event) {
     const box = this.canvas.getBoundingClientRect();
-    return [(event.clientX - box.left) * this.scale(), (event.clientY - box.top) * this.scale()];
+    const pressed = event.pointerType === "pen" && event.pressure ? Math.max(LEAST_PRESSURE, event.pressure) : 1;
+    return [(event.clientX - box.left) * this.scale(), (event.clientY - box.top) * this.scale(), pressed];
   }
 
   press(event) {
@@ -54,11 +62,13 @@ export class MaskPainter {
     event.preventDefault();
     this.canvas.closest("[tabindex]")?.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
-    const width = Number(this.slider.value) * this.scale();
-    const colour = this.colour();
-    this.stroke = { width, colour, erases: event.shiftKey || event.button === 2, points: [this.point(event)] };
+    const { size, softness, opacity } = this.brush();
+    const erases = event.shiftKey || event.button === 2;
+    this.stroke = newStroke({ width: size * this.scale(), colour: this.colour(), erases, softness, opacity }, this.point(event));
+    this.ground = isPlain(this.stroke) ? null : copied(this.canvas);
     this.strokes.push(this.stroke);
-    this.paint(this.stroke, 0);
+    this.undone = [];
+    this.paint(this.stroke, 0, this.ground);
   }
 
   move(event) {
@@ -68,32 +78,42 @@ export class MaskPainter {
     const from = this.stroke.points.length - 1;
     const events = event.getCoalescedEvents?.() || [];
     for (const one of events.length ? events : [event]) this.stroke.points.push(this.point(one));
-    this.paint(this.stroke, from);
+    this.paint(this.stroke, from, this.ground);
+  }
+
+  // Takes back the stroke that is being painted: it was the first of two fingers.
+  drop() {
+    if (!this.stroke) return;
+    this.stroke = null;
+    this.strokes.pop();
+    this.draw();
   }
 
   showCursor(event) {
     this.cursor.hidden = event.pointerType === "touch";
     const area = this.cursor.parentElement.getBoundingClientRect();
-    const size = Number(this.slider.value);
+    const { size } = this.brush();
     this.cursor.style.width = this.cursor.style.height = `${size}px`;
     this.cursor.style.left = `${event.clientX - area.left - size / 2}px`;
     this.cursor.style.top = `${event.clientY - area.top - size / 2}px`;
   }
 
-  resize(factor) {
-    const size = Number(this.slider.value);
-    const wanted = factor > 1 ? Math.max(size + 1, size * factor) : Math.min(size - 1, size * factor);
-    this.slider.value = String(Math.round(wanted));
-  }
-
   undo() {
-    this.strokes.pop();
+    if (!this.strokes.length) return;
+    this.undone.push(this.strokes.pop());
     this.draw();
   }
 
+  redo() {
+    if (!this.undone.length) return;
+    this.strokes.push(this.undone.pop());
+    this.draw();
+  }
+
+  // What was painted can be had again: it is a step like a stroke.
   clear() {
-    this.strokes = [];
-    this.base = null;
+    this.strokes.push(CLEARED);
+    this.undone = [];
     this.draw();
   }
 
@@ -101,24 +121,22 @@ export class MaskPainter {
   draw() {
     if (!this.canvas || !this.mayPaint()) return;
     [this.canvas.width, this.canvas.height] = this.size;
-    const context = pen(this.canvas);
-    if (this.base) context.drawImage(this.base, 0, 0);
-    for (const stroke of this.strokes) this.paint(stroke, 0);
+    const first = this.strokes.lastIndexOf(CLEARED);
+    if (this.base && first < 0) pen(this.canvas).drawImage(this.base, 0, 0);
+    for (const stroke of this.strokes.slice(first + 1)) this.paint(stroke, 0);
   }
 
-  // Paints a stroke from one of its points on.
-  paint({ width, colour, erases, points }, from) {
-    const context = pen(this.canvas);
-    context.globalCompositeOperation = erases ? "destination-out" : "source-over";
-    context.strokeStyle = colour || COLOUR;
-    context.lineWidth = width;
-    context.lineCap = context.lineJoin = "round";
-    context.beginPath();
-    context.moveTo(...points[from]);
-    // A line of no length is a dot.
-    for (const point of points.slice(from)) context.lineTo(...point);
-    context.stroke();
-    context.globalCompositeOperation = "source-over";
+  // Paints a stroke from one of its points on; `ground` is what was there before it, where it is not plain.
+  paint(stroke, from, ground = null) {
+    if (isPlain(stroke)) paintPlain(pen(this.canvas), stroke, from);
+    else lay(pen(this.canvas), stroke, this.aside(), ground, from);
+  }
+
+  // A sheet of the picture's size that strokes are made on before they are laid over the others.
+  aside() {
+    const [width, height] = this.size;
+    if (this.sheet?.width !== width || this.sheet?.height !== height) this.sheet = sheet(this.size);
+    return pen(this.sheet);
   }
 
   // Takes a stored mask as the ground that strokes go over.
@@ -188,6 +206,12 @@ export class SketchPainter extends MaskPainter {
 // Masks are read back, so they are better kept out of the graphics card.
 function pen(canvas) {
   return canvas.getContext("2d", { willReadFrequently: true });
+}
+
+function copied(canvas) {
+  const copy = sheet([canvas.width, canvas.height]);
+  pen(copy).drawImage(canvas, 0, 0);
+  return copy;
 }
 
 function sheet([width, height]) {

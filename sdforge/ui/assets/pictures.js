@@ -7,11 +7,12 @@ import { BatchBox } from "./batch.js";
 import { address, upload } from "./http.js";
 import { MaskPainter, SketchPainter } from "./mask.js";
 import { notify } from "./notify.js";
+import { PictureView } from "./zoom.js";
 
-const FRAME_HEIGHT = 440;
 // A1111 has a box for each kind; here the one box bears the id of the kind that is chosen.
 const BOX_IDS = { img2img: "img2img_img2img", sketch: "img2img_sketch", inpaint: "img2maskimg", inpaint_sketch: "inpaint_sketch", upload: "img_inpaint_base" };
 const SKETCHES = ["sketch", "inpaint_sketch"];
+const BRUSH_STEP = 1.2;
 const WHAT = { init: "the picture", mask: "the mask" };
 
 export class PictureBox {
@@ -28,6 +29,11 @@ export class PictureBox {
     this.masks = new MaskPainter();
     this.sketches = new SketchPainter(() => this.colourBox().value);
     this.isPicking = false;
+    this.view = new PictureView({
+      painter: () => (this.isPainting() ? this.painter : null),
+      resizeBrush: (factor, event) => this.resizeBrush(factor, event),
+      onFull: (isFull) => this.showFull(isFull),
+    });
   }
 
   // What paints in the kind that is chosen.
@@ -37,6 +43,27 @@ export class PictureBox {
 
   colourBox() {
     return document.getElementById(`${this.tab.name}_brush_color`);
+  }
+
+  // What the sliders say; a mask is either or, unless soft inpainting reads how much of it there is.
+  brush() {
+    const value = (name) => Number(document.getElementById(`${this.tab.name}_${name}`).value);
+    const isSoft = SKETCHES.includes(this.mode) || this.box().hasAttribute("data-soft");
+    return { size: value("brush"), softness: isSoft ? value("brush_softness") / 100 : 0, opacity: isSoft ? value("brush_opacity") / 100 : 1 };
+  }
+
+  // `event` is where the pointer is, when it is known.
+  resizeBrush(factor, event = null) {
+    const slider = document.getElementById(`${this.tab.name}_brush`);
+    const size = Number(slider.value);
+    slider.value = String(Math.round(factor > 1 ? Math.max(size + 1, size * factor) : Math.min(size - 1, size * factor)));
+    if (event) this.painter.showCursor(event);
+  }
+
+  showFull(isFull) {
+    this.box().classList.toggle("full-screen", isFull);
+    document.getElementById(`${this.tab.name}_full_screen`).setAttribute("aria-pressed", String(isFull));
+    this.area("init").focus({ preventScroll: true });
   }
 
   setPicking(isPicking) {
@@ -66,7 +93,10 @@ export class PictureBox {
       choose_mask: () => this.choose("mask"),
       remove_init: () => this.remove(),
       mask_undo: () => this.painter.undo(),
+      mask_redo: () => this.painter.redo(),
       mask_clear: () => this.painter.clear(),
+      full_screen: () => this.view.setFull(!this.view.isFull),
+      reset_view: () => this.view.reset(),
       pick_color: () => this.setPicking(!this.isPicking),
       choose_batch: () => this.batch.choose(),
       detect_image_size_btn: () => this.useSize(),
@@ -81,10 +111,13 @@ export class PictureBox {
     return this.box()?.querySelector(`[data-takes="${what}"]`);
   }
 
-  setMode(mode) {
+  // `isSoft`: soft inpainting is on.
+  setMode(mode, isSoft = false) {
     const changes = this.mode !== (mode || "img2img");
     this.mode = mode || "img2img";
     this.box()?.setAttribute("data-mode", this.mode);
+    this.box()?.toggleAttribute("data-soft", isSoft);
+    if (this.mode === "batch") this.view.setFull(false);
     const frame = this.area("init")?.querySelector(".frame");
     if (frame) frame.id = BOX_IDS[this.mode] || "";
     if (changes && this.isPainting()) this.painter.draw();
@@ -126,7 +159,9 @@ export class PictureBox {
     this.refs[what] = ref;
     this.sources[what] = source;
     this.draw(what);
-    if (what === "init") this.beginPainting();
+    if (what !== "init") return;
+    this.view.reset();
+    this.beginPainting();
   }
 
   beginPainting() {
@@ -142,6 +177,7 @@ export class PictureBox {
   remove() {
     this.refs = this.mode === "upload" && this.refs.mask ? { mask: this.refs.mask } : {};
     delete this.sources.init;
+    this.view.setFull(false);
     this.draw("init");
     this.store();
   }
@@ -203,11 +239,11 @@ export class PictureBox {
   redraw() {
     const box = this.box();
     if (!box) return;
-    this.setMode(this.mode);
-    const brush = document.getElementById(`${this.tab.name}_brush`);
+    this.setMode(this.mode, Boolean(this.tab.form.values()["soft_inpainting.enabled"]));
+    this.view.attach(this.area("init"), this.area("init").querySelector(".frame"), document.getElementById(`${this.tab.name}_reset_view`));
     const canvas = box.querySelector("canvas");
     for (const painter of [this.masks, this.sketches]) {
-      painter.attach(canvas, box.querySelector(".brush"), brush, () => this.isPainting() && this.painter === painter && !this.isPicking);
+      painter.attach(canvas, box.querySelector(".brush"), () => this.brush(), () => this.isPainting() && this.painter === painter && !this.isPicking);
     }
     canvas.onclick = (event) => this.isPicking && SKETCHES.includes(this.mode) && this.pick(event);
     this.batch.redraw();
@@ -234,7 +270,7 @@ export class PictureBox {
     }
     if (!ref) return;
     frame.style.aspectRatio = `${ref.width} / ${ref.height}`;
-    frame.style.width = `min(100%, ${Math.round((FRAME_HEIGHT * ref.width) / ref.height)}px)`;
+    frame.style.width = `min(100%, calc(var(--frame-height) * ${ref.width / ref.height}))`;
     frame.querySelector("img").src = this.sources[what];
     frame.querySelector("img").alt = `${WHAT[what]}, ${ref.width} by ${ref.height} pixels`;
   }
@@ -249,18 +285,40 @@ export class PictureBox {
     this.tab.form.set({ width: floor(init.width), height: floor(init.height), sizing: "to" });
   }
 
-  // Whether a key was meant for the mask.
+  // Whether a key was meant for the picture.
   key(event) {
-    if (!this.isPainting() || event.target.closest?.("input, textarea, [contenteditable]")) return false;
-    if (event.key === "[" || event.key === "]") {
-      this.painter.resize(event.key === "[" ? 1 / 1.2 : 1.2);
-      return true;
-    }
-    if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z") {
-      this.painter.undo();
-      return true;
-    }
-    return false;
+    if (!this.refs.init || event.target.closest?.("input:not([type=range]), textarea, select, [contenteditable]")) return false;
+    const key = event.key.toLowerCase();
+    const withControl = event.ctrlKey || event.metaKey;
+    const run = withControl ? this.paintKeys(event)[`ctrl+${key}`] : this.paintKeys(event)[key] || this.viewKeys(event)[key];
+    run?.();
+    return Boolean(run);
+  }
+
+  paintKeys({ shiftKey }) {
+    if (!this.isPainting()) return {};
+    const { painter } = this;
+    return {
+      "[": () => this.resizeBrush(1 / BRUSH_STEP),
+      "]": () => this.resizeBrush(BRUSH_STEP),
+      "ctrl+z": () => (shiftKey ? painter.redo() : painter.undo()),
+      "ctrl+y": () => painter.redo(),
+    };
+  }
+
+  viewKeys({ target, altKey }) {
+    if (altKey || !this.view.hasKeys()) return {};
+    const hold = () => this.view.hold(true);
+    const keys = { s: () => this.view.setFull(!this.view.isFull), r: () => this.view.reset(), f: hold };
+    // The space bar presses a button that has the focus.
+    return target.closest?.("button, input") ? keys : { ...keys, " ": hold };
+  }
+
+  // Whether Escape was for the picture over the whole window.
+  leaveFull() {
+    const wasFull = this.view.isFull;
+    this.view.setFull(false);
+    return wasFull;
   }
 }
 

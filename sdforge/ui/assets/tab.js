@@ -125,7 +125,7 @@ export class Tab {
     showHires(values);
     translateValuesSoon();
     this.fit.changed(values);
-    this.pictures?.setMode(values.mode);
+    this.pictures?.setMode(values.mode, Boolean(values["soft_inpainting.enabled"]));
     document.getElementById("img2img_settings")?.setAttribute("data-mode", values.mode || "img2img");
   }
 
