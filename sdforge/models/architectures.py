@@ -22,6 +22,11 @@ _FIRST_NAMES = (
     "label_emb.", "double_stream_blocks.", "single_transformer_blocks.", "net.blocks.",
     "time_caption_embed.",
 )  # fmt: skip
+# What names a denoiser's blocks too, but goes beside one: ControlNets and LoRAs.
+_BESIDE = ("controlnet_blocks.", "input_hint_block.")
+_ADAPTER_ENDS = (
+    ".lora_down.weight", ".lora_A.weight", "_lora1.down.weight", "_lora.down.weight",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +74,7 @@ class Tensors:
         below = self._layout.under(self.prefix + lead)
         return len({name.partition(".")[0] for name in below})
 
-    def first(self, ending: str) -> tuple[int, ...]:
+    def first(self, ending: str | tuple[str, ...]) -> tuple[int, ...]:
         """Return the shape of the first tensor whose name ends so, () without one."""
         for name, key in self._names.items():
             if name.endswith(ending):
@@ -81,7 +86,7 @@ class Tensors:
 def architecture(layout: Layout) -> Architecture | None:
     """Return the kind of denoiser in a file, None when it holds none that is known."""
     tensors = denoiser_tensors(layout)
-    if tensors is None:
+    if tensors is None or tensors.has(*_BESIDE) or tensors.first(_ADAPTER_ENDS):
         return None
     for recognise in _KINDS:
         found = recognise(tensors)

@@ -114,11 +114,24 @@ _COMPANIONS: tuple[tuple[Callable[[CheckpointHeader], bool], str], ...] = (
         "is a LoRA, not a checkpoint; it belongs into models/Lora",
     ),
     (
-        _ends(".lora_A.weight", ".lora_B.weight", ".lora_up.weight", ".lora_down.weight"),
+        _ends(
+            ".lora_A.weight",
+            ".lora_B.weight",
+            ".lora_up.weight",
+            ".lora_down.weight",
+            "_lora1.up.weight",
+            "_lora.up.weight",
+        ),
         "is a LoRA, not a checkpoint; it belongs into models/Lora",
     ),
     (
-        _has("control_model.", "controlnet_cond_embedding.", "zero_convs.", "input_hint_block."),
+        _has(
+            "control_model.",
+            "controlnet_cond_embedding.",
+            "controlnet_blocks.",
+            "zero_convs.",
+            "input_hint_block.",
+        ),
         "is a ControlNet, not a checkpoint; it belongs into models/ControlNet",
     ),
     (

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from sdforge.core.events import Notice
 from sdforge.models.adapters.controlnet import ControlNets, union_kinds
 from sdforge.models.adapters.controlnet_library import ControlNetInfo
 from sdforge.models.adapters.controlnet_shapes import IP_ADAPTER, TRANSFORMER
-from sdforge.models.adapters.transformer_controlnet import seen_latents
+from sdforge.models.adapters.transformer_controlnet import shown_to
 from sdforge.models.bundle import ModelBundle
 from sdforge.models.clip_vision import clip_input, vision_bytes
 from sdforge.pipeline.beside import encoded
@@ -125,8 +126,10 @@ class ControlUnits:
             hint = self._clip_look(number, unit, component.module, nets)
             seen = replace(seen, hint=hint)
         elif info.layout == TRANSFORMER:
-            hint = self._latents(number, seen.hint, bundle)
-            seen = replace(seen, hint=seen_latents(component.module, hint, bundle.latent_format))
+            # What is to be repainted is black to these networks; others see it below black.
+            pixels, encode = seen.hint.clamp(min=0), partial(self._latents, number, bundle)
+            hint = shown_to(component.module, pixels, encode, bundle.latent_format)
+            seen = replace(seen, hint=hint)
         kind = _kind(number, unit, component.module, info)
         lease = context.memory.lease(component, working_bytes=working_bytes)
         network = stack.enter_context(lease)
@@ -160,13 +163,12 @@ class ControlUnits:
             self._seen[key] = _Seen(hint, where)
         return self._seen[key]
 
-    def _latents(self, number: int, hint: Tensor, bundle: ModelBundle) -> Tensor:
-        """Return the latents of what a unit sees, which is all that transformers see of it."""
-        key = (bundle.key, number, *hint.shape[-2:])
+    def _latents(self, number: int, bundle: ModelBundle, pixels: Tensor) -> Tensor:
+        """Return the latents of what a unit sees, which is all that most transformers see of it."""
+        key = (bundle.key, number, *pixels.shape[-2:])
         if key not in self._encoded:
             with self._context.stage("input"):
-                # What is to be repainted is black to these networks; others see it below black.
-                self._encoded[key] = encoded(self._context, bundle, hint.clamp(min=0))
+                self._encoded[key] = encoded(self._context, bundle, pixels)
         return self._encoded[key]
 
     def _clip_look(

@@ -18,8 +18,9 @@ class PlacedUnit:
         unit: its values.
         lease: held on its network.
         network: where it computes.
-        hint: what it sees, (1, 3, height, width); a transformer's the latents of that; an
-            IP-Adapter what CLIP says of the picture and, below, of none: (2, …).
+        hint: what it sees, (1, 3, height, width); a transformer's the latents of that, but XLabs'
+            pixels from −1 to 1; an IP-Adapter what CLIP says of the picture and, below, of none:
+            (2, …).
         mask: where it acts, (1, 1, height, width) from 0 to 1; None for everywhere.
         kind: number of the picture's type, for a union ControlNet; None for others.
         is_soft: outer layers count less.

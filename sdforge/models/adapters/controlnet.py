@@ -22,6 +22,7 @@ from sdforge.memory.component import Component
 from sdforge.memory.holdings import Holding, Limits, StoreReport
 from sdforge.memory.manager import MemoryManager
 from sdforge.memory.store import HostStore
+from sdforge.models.adapters.authors_controlnet import control_sources
 from sdforge.models.adapters.control_lora import control_lora
 from sdforge.models.adapters.controlnet_library import ControlNetInfo, ControlNetLibrary
 from sdforge.models.adapters.controlnet_shapes import (
@@ -98,7 +99,7 @@ def controlnet_recipe(header: CheckpointHeader) -> Recipe:
     if match.layout == TRANSFORMER:
         module = transformer_control(header)
         names = set(module.state_dict())
-        sources = {name: one for name, one in _diffusers(header).items() if name in names}
+        sources = {name: one for name, one in control_sources(header).items() if name in names}
         _check(header, module, sources)
         return Recipe(role=ROLE, layout=header.layout, skeleton=Skeleton(module), sources=sources)
     sources = _original(header) if match.layout == ORIGINAL else _diffusers(header)

@@ -37,7 +37,6 @@ _OTHER_TRANSFORMER = (
 # Relatives that steer too, but in other ways; the more particular first.
 _RELATIVES = (
     ("lllite_", "a ControlNet-LLLite of a transformer model"),
-    ("pos_embed_input.", "one of Stability's own ControlNets for Stable Diffusion 3.5 large"),
     ("controlnet_x_embedder.", _OTHER_TRANSFORMER),
     ("controlnet_blocks.", _OTHER_TRANSFORMER),
 )
@@ -117,8 +116,10 @@ def transformer_family(header: CheckpointHeader) -> str:
     tensors = header.tensors
     if {"control_all_x_embedder.2-1.weight", "control_layers.0.after_proj.weight"} <= set(tensors):
         return "zimage"
-    if {"pos_embed_input.proj.weight", "pos_embed.proj.weight"} <= set(tensors):
-        return "sd3" if "context_embedder.weight" in tensors else ""
+    if {"pos_embed_input.weight", "double_blocks.0.img_attn.qkv.weight"} <= set(tensors):
+        return "flux"
+    if "pos_embed_input.proj.weight" in tensors and "controlnet_blocks.0.weight" in tensors:
+        return "sd3"
     if "controlnet_x_embedder.weight" not in tensors:
         return ""
     if {"txt_norm.weight", "txt_in.weight", "img_in.weight"} <= tensors.keys():

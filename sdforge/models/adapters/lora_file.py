@@ -31,6 +31,7 @@ from sdforge.models.adapters.kinds import (
     Oft,
     Sum,
 )
+from sdforge.models.adapters.xlabs_keys import SIDED
 from sdforge.models.checkpoint import CheckpointHeader, read_header
 from sdforge.models.weight_files import TORCH_DTYPES
 
@@ -120,8 +121,11 @@ def read_layout(header: CheckpointHeader) -> Layout:
             name, _, part = key[len(_BUNDLED) :].partition(".")
             bundled.setdefault(name, {})[part] = key
             continue
+        sided = SIDED.fullmatch(key)
         ending = next((end for end in _BY_LENGTH if key.endswith(end)), None)
-        if ending is None:
+        if sided:
+            layers.setdefault(sided[1], {})[sided[2]] = key
+        elif ending is None:
             unknown.append(key)
         else:
             layers.setdefault(key[: -len(ending)], {})[_ENDINGS[ending]] = key

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+from sdforge.models.adapters.xlabs_keys import xlabs_fused, xlabs_name
 from sdforge.models.families.flux_keys import (
     FLUX2,
     GUIDE,
@@ -135,8 +136,19 @@ def plain_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
 
 
 def flux_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
-    """Return diffusers' and the authors' names of the layers of Flux's transformer."""
-    return _both(layers, authors_names(layers))
+    """Return diffusers', the authors' and XLabs' names of the layers of Flux's transformer."""
+    authors = authors_names(layers)
+    xlabs = {layer: xlabs_name(name) for layer, name in authors.items()}
+    return {
+        layer: [*names, *([other] if (other := xlabs.get(layer)) else [])]
+        for layer, names in _both(layers, authors).items()
+    }
+
+
+def flux_fused(rows: Mapping[str, int]) -> Mapping[str, list[tuple[str, tuple[int, int, int]]]]:
+    """Return the authors' and XLabs' names of the matrices that Flux's files fuse."""
+    fused = fused_names(rows)
+    return {**fused, **xlabs_fused(fused)}
 
 
 def chroma_names(layers: frozenset[str]) -> Mapping[str, Iterable[str]]:
@@ -304,7 +316,7 @@ SPELLINGS: dict[str, dict[str, tuple[Spelling, ...]]] = {
         "text_encoder": (Spelling((*_SECOND_CLIP, "lora_te_"), clip_names),),
     },
     "flux": {
-        "denoiser": (replace(_TRANSFORMER, names=flux_names, fused=fused_names),),
+        "denoiser": (replace(_TRANSFORMER, names=flux_names, fused=flux_fused),),
         "text_encoder": (Spelling((*_FIRST_CLIP, "lora_te_"), clip_names),),
         "text_encoder_2": (
             # kohya's numbers T5 as SD 3's, OneTrainer as diffusers does.

@@ -15,16 +15,12 @@ from safetensors.torch import save_file
 from scripts.tiny_models import text, transformers, vae
 from scripts.tiny_models.files import random_tensors, write_safetensors
 from sdforge.core.control import CONTROL_FIRST, ControlUnit
-from sdforge.core.errors import UnsupportedCheckpoint
-from sdforge.models.adapters.controlnet_shapes import match_controlnet
 from sdforge.models.adapters.z_image_controlnet import z_image_places
-from sdforge.models.checkpoint import read_header
 from sdforge.sampling.flow_sigmas import FlowSigmas
 from sdforge.sampling.sigmas import make_sigmas
 from tests.models.families import more_peers, peers, test_sd3
 from tests.models.families.conftest import Draw
 from tests.models.families.test_transformer_control import scene, the_mean_of_latents
-from tests.tiny import sparse_checkpoint
 from tests.tiny_control import random_weights
 
 PROMPT = "a photo of a cat, watercolour"
@@ -219,10 +215,3 @@ def test_published_ones_of_z_image_say_something_behind_their_layers() -> None:
     ):
         network = z_image_control(refined_by, list(range(count)))
         assert z_image_places(network, 30) == places
-
-
-def test_stabilitys_own_are_refused_by_name(tmp_path: Path) -> None:
-    shapes = {"pos_embed_input.proj.weight": (64, 16, 2, 2), "controlnet_blocks.0.weight": (64, 64)}
-    header = read_header(sparse_checkpoint(tmp_path / "sd3.5_blur.safetensors", shapes))
-    with pytest.raises(UnsupportedCheckpoint, match="Stability's own"):
-        match_controlnet(header)
