@@ -219,7 +219,7 @@ class _Run:
         last = self._encoded
         if last and last.ready.bundle is bundle and (last.one, last.prompts) == (one, prompts):
             return last.ready
-        applied = apply_networks(context, bundle, prompts.networks)
+        applied = apply_networks(context, bundle, prompts.networks, hires=one.name == HIRES)
         self._networks[one.name] = [
             network_infotext(context, bundle, applied, texts)
             for texts in zip(prompts.positive, prompts.negative, strict=True)

@@ -28,6 +28,11 @@ from sdforge.prompt.tokens import chunk_prompt
 log = logging.getLogger(__name__)
 
 Points = tuple[tuple[Moment, float], ...]
+Weight = float | Points
+# Weights by name; those of the second pass stand in for the others, the more particular first.
+_WEIGHTS = ("te", "unet", "hr", "hrte", "hrunet")
+_TE_OF_HIRES = ("hrte", "hr", "te")
+_UNET_OF_HIRES = ("hrunet", "hr", "unet")
 
 # A1111 once had a kind of its own for LyCORIS files.
 _KINDS = ("lora", "lyco")
@@ -38,9 +43,16 @@ class BadNetwork(SdforgeError):
 
 
 def apply_networks(
-    context: RunContext, bundle: ModelBundle, networks: Iterable[ExtraNetwork]
+    context: RunContext,
+    bundle: ModelBundle,
+    networks: Iterable[ExtraNetwork],
+    *,
+    hires: bool = False,
 ) -> Applied:
-    """Put the LoRA of a prompt in force on the bundle; says what is left out, and goes on."""
+    """Put the LoRA of a prompt in force on the bundle; says what is left out, and goes on.
+
+    With `hires` as they are to be in the second pass.
+    """
     notes: list[str] = []
     uses: list[NetworkUse] = []
     for network in networks:
@@ -53,7 +65,7 @@ def apply_networks(
             )
             continue
         try:
-            uses.append(network_use(network))
+            uses.append(network_use(network, hires=hires))
         except BadNetwork as error:
             notes.append(error.message)
     keep = context.settings.lora_in_memory_limit
@@ -65,44 +77,53 @@ def apply_networks(
     return applied
 
 
-def network_use(network: ExtraNetwork) -> NetworkUse:
+def network_use(network: ExtraNetwork, *, hires: bool = False) -> NetworkUse:
     """Return what `<lora:name:te:unet:dyn>` means; te, unet, dyn and lbw may be given by name.
 
-    A weight may be a list over time, `1@0,0.5@10`; `step`, `start` and `stop` bound the steps.
+    A weight may be a list over time, `1@0,0.5@10`, of which text encoders know the first;
+    `step`, `start` and `stop` bound the steps. In the second pass (`hires`) `hrte` and `hrunet`
+    stand in for te and unet, `hr` for both.
 
     Raises:
         BadNetwork: a multiplier is no number, or a time none.
     """
     values = dict(zip(("te", "unet", "dyn"), network.args[1:], strict=False)) | {
-        key: value for key, value in network.named.items() if key in ("te", "unet", "dyn")
+        key: value for key, value in network.named.items() if key in (*_WEIGHTS, "dyn")
     }
-    points = _points(network, values)
-    numbers = {key: _number(network, key, text) for key, text in values.items() if text}
-    dyn = numbers.get("dyn")
+    weights = {key: _weight(network, key, values[key]) for key in _WEIGHTS if values.get(key)}
+    dyn = _number(network, "dyn", values["dyn"]) if values.get("dyn") else None
+    te = _first(weights, _TE_OF_HIRES if hires else ("te",))
+    unet = _first(weights, _UNET_OF_HIRES if hires else ("unet",))
+    over = te if unet is None else unet
+    points = over if isinstance(over, tuple) else ()
+    if isinstance(te, tuple):
+        te = te[0][1]
     return NetworkUse(
         name=network.name,
-        te=numbers.get("te", points[0][1] if points else 1.0),
-        unet=1.0 if points else numbers.get("unet"),
+        te=1.0 if te is None else te,
+        unet=1.0 if points or isinstance(unet, tuple) else unet,
         dyn=int(dyn) if dyn else None,
         blocks=_blocks(network),
         over_steps=_over_steps(network, points),
     )
 
 
-def _points(network: ExtraNetwork, values: dict[str, str]) -> Points:
-    """Take the weight that is a list over time out of `values`; () where it is a number."""
-    for key in ("unet", "te"):
-        text = values.get(key, "")
-        if "@" in text or "~" in text:
-            found = parse_points(text)
-            if found is None:
-                raise BadNetwork(
-                    f"<{network.kind}:{network.name}> was left out: {text[:60]!r} is no list of "
-                    "weights over steps such as 1@0,0.5@10"
-                )
-            del values[key]
-            return found
-    return ()
+def _first(weights: Mapping[str, Weight], keys: Iterable[str]) -> Weight | None:
+    """Return the first weight that is given."""
+    return next((weights[key] for key in keys if key in weights), None)
+
+
+def _weight(network: ExtraNetwork, key: str, text: str) -> Weight:
+    """Return a weight: a number, or weights over time."""
+    if "@" not in text and "~" not in text:
+        return _number(network, key, text)
+    found = parse_points(text)
+    if found is None:
+        raise BadNetwork(
+            f"<{network.kind}:{network.name}> was left out: {text[:60]!r} is no list of "
+            "weights over steps such as 1@0,0.5@10"
+        )
+    return found
 
 
 def _over_steps(network: ExtraNetwork, points: Points) -> StepWeights | None:

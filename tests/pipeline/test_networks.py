@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from sdforge.core.events import Notice
 from sdforge.core.result import ImageResult
 from sdforge.memory.simulated import SimulatedDevice
+from sdforge.models.adapters.step_weights import StepWeights, parse_points
 from sdforge.pipeline.networks import BadNetwork, network_use
 from sdforge.prompt.networks import take_networks
 from tests.pipeline.conftest import Pipeline
@@ -197,12 +198,58 @@ def test_arguments_are_a1111s(text: str, values: tuple[float, float | None, int 
     assert (use.te, use.unet, use.dyn) == values
 
 
+@pytest.mark.parametrize(
+    ("text", "first", "second"),
+    [
+        # loractl's own examples.
+        ("1.0", (1.0, None), (1.0, None)),
+        ("0.5:hr=1.0", (0.5, None), (1.0, 1.0)),
+        ("0.5@0,1@1:hr=0.6", (0.5, "0.5@0,1@1"), (0.6, 0.6)),
+        ("te=0.5@0,1@1", (0.5, "0.5@0,1@1"), (0.5, "0.5@0,1@1")),
+        ("unet=0.5@0,1@1:hrte=0.5", (1.0, "0.5@0,1@1"), (0.5, "0.5@0,1@1")),
+        ("hr=0.6:hrte=0.5", (1.0, None), (0.5, 0.6)),
+        ("te=0@0,1@1:unet=1", (0.0, 1.0), (0.0, 1.0)),
+        ("te=0.3@0,1@1:unet=0@0,1@2", (0.3, "0@0,1@2"), (0.3, "0@0,1@2")),
+        ("1:0.5:hrunet=1@0;0@1", (1.0, 0.5), (1.0, "1@0,0@1")),
+    ],
+)
+def test_weights_of_both_passes_are_loractls(
+    text: str, first: tuple[float, object], second: tuple[float, object]
+) -> None:
+    for hires, (te, unet) in ((False, first), (True, second)):
+        use = network_use(take_networks(f"<lora:x:{text}>")[1][0], hires=hires)
+        assert use.te == te
+        if isinstance(unet, str):
+            assert use.over_steps == StepWeights(points=parse_points(unet) or ())
+            assert use.unet == 1.0
+        else:
+            assert (use.over_steps, use.unet) == (None, unet)
+
+
+def test_each_pass_has_its_weight(pipeline: Pipeline, data: Path) -> None:
+    """As if the second pass had a prompt of its own; the first of the next batch has its again."""
+
+    def drawn(first: str, second: str = "") -> list[np.ndarray]:
+        values = {"hires_prompt": f"a cat<lora:style:{second}>"} if second else {}
+        run = pipeline.start(
+            prompt=f"a cat<lora:style:{first}>", hires=True, hires_scale=1.5, batch_count=2,
+            denoising_strength=0.5, steps=1, hires_steps=2, sampler="Euler", **values,
+        )  # fmt: skip
+        return [result.pixels for result in run]
+
+    plain = drawn("0.3:hr=0.3")
+    wanted = drawn("0.3", "1:1@0,0@1")
+    assert all(map(np.array_equal, drawn("0.3:hr=1:hrunet=1@0,0@1"), wanted))
+    assert not any(map(np.array_equal, plain, wanted))
+
+
 def test_block_weights_are_read_and_bad_ones_refused() -> None:
     numbers = ",".join(["1", *["0.5"] * 16])
     use = network_use(take_networks(f"<lora:x:1:lbw={numbers}>")[1][0])
     assert use.blocks is not None
     assert use.blocks.numbers[:2] == (1.0, 0.5)
     for text in ("<lora:x:1:lbw=OUTALL>", "<lora:x:nan>", "<lora:x:1:1:-2>", "<lora:x:1:step=5>",
-                 "<lora:x:1@a>", "<lora:x:1@0,b@1>", "<lora:x:1:start=-1>"):  # fmt: skip
+                 "<lora:x:1@a>", "<lora:x:1@0,b@1>", "<lora:x:1:start=-1>", "<lora:x:1:hr=b>",
+                 "<lora:x:1:hrunet=1@b>"):  # fmt: skip
         with pytest.raises(BadNetwork, match="left out"):
             network_use(take_networks(text)[1][0])

@@ -15,7 +15,8 @@ from scripts.tiny_models import text, transformers, vae
 from scripts.tiny_models.files import random_tensors, write_safetensors
 from sdforge.core.control import CONTROL_FIRST, ControlUnit
 from sdforge.core.errors import UnsupportedCheckpoint
-from sdforge.models.adapters.transformer_controlnet import transformer_control
+from sdforge.models.adapters.transformer_controlnet import shown_to, transformer_control
+from sdforge.models.bundle import LatentFormat
 from sdforge.models.checkpoint import read_header
 from sdforge.models.detect import detect
 from sdforge.models.opening import open_model
@@ -279,7 +280,10 @@ def sd3_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {**files, "clip_l": files["projected"]}
 
 
-@pytest.mark.parametrize("kind", [CANNY, DEPTH, pytest.param(BLUR, marks=pytest.mark.slow)])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in (DEPTH, BLUR)]
+
+
+@pytest.mark.parametrize("kind", [CANNY, *SLOW])
 def test_one_of_stability_draws_what_its_authors_draw(
     kind: int, sd3_files: dict[str, Path], draw: Draw, tmp_path: Path
 ) -> None:
@@ -320,7 +324,18 @@ def test_what_one_of_stability_was_trained_with_is_read_from_its_file(tmp_path: 
         (None, "sd3.5_large_controlnet_blur", BLUR),
     ):
         header = read_header(stability_file(tmp_path, kind, name))
-        assert transformer_control(header).config["control_type"] == wanted
+        network = transformer_control(header)
+        assert network.config["control_type"] == wanted
+        pixels = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        # The VAE makes 2x − 1 of what it is given.
+        seen = shown_to(
+            network,
+            pixels,
+            lambda given: 2 * given - 1,
+            LatentFormat(channels=16, downscale=8, scale=1.0),
+        )
+        edges = pixels * 255 * 0.5 + 0.5
+        assert torch.allclose(seen, [2 * pixels - 1, edges, 1 - 2 * pixels][wanted], atol=1e-4)
     header = read_header(stability_file(tmp_path, torch.arange(9)))
     with pytest.raises(UnsupportedCheckpoint, match="control_type is \\[9\\] instead of one"):
         transformer_control(header)
