@@ -32,12 +32,15 @@ def make_encoder(seed: int = 0) -> CLIPVisionModelWithProjection:
     return encoder
 
 
-def ip_adapter_tensors(unet: Any, *, plus: bool, seed: int = 0) -> dict[str, Tensors]:
+def ip_adapter_tensors(
+    unet: Any, *, plus: bool, full: bool = False, seed: int = 0
+) -> dict[str, Tensors]:
     """Return an adapter's tensors in the authors' names, in their two groups.
 
     Args:
         unet: a network of diffusers', whose attentions to the text it is for.
         plus: as IP-Adapter Plus has them.
+        full: as IP-Adapter Full Face has them.
         seed: of the weights.
     """
     names = [name for name, _ in unet.named_modules() if name.endswith(".attn2")]
@@ -49,6 +52,8 @@ def ip_adapter_tensors(unet: Any, *, plus: bool, seed: int = 0) -> dict[str, Ten
         for part in ("to_k_ip", "to_v_ip")
     }
     projection = _plus_shapes(context) if plus else _plain_shapes(context)
+    if full:
+        projection = _full_shapes(context)
     return {
         "image_proj": random_weights(projection, seed),
         "ip_adapter": random_weights(matrices, seed + 1),
@@ -59,6 +64,14 @@ def _plain_shapes(context: int) -> dict[str, tuple[int, ...]]:
     norm = {f"norm.{end}": (context,) for end in ("weight", "bias")}
     rows = WORDS * context
     return {"proj.weight": (rows, VISION_PROJECTION), "proj.bias": (rows,), **norm}
+
+
+def _full_shapes(context: int) -> dict[str, tuple[int, ...]]:
+    rows = {"0": (VISION_WIDTH, VISION_WIDTH), "2": (context, VISION_WIDTH), "3": (context,)}
+    return {
+        **{f"proj.{place}.weight": shape for place, shape in rows.items()},
+        **{f"proj.{place}.bias": shape[:1] for place, shape in rows.items()},
+    }
 
 
 def _plus_shapes(context: int) -> dict[str, tuple[int, ...]]:

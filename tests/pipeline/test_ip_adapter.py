@@ -35,7 +35,8 @@ from tests.tiny_relatives import saved
 
 MakePipeline = Callable[..., Pipeline]
 CAP, GB = 200_000, 10**9 // 400
-KINDS = {"plain": False, "plus": True}
+# Whether they see the picture's places.
+KINDS = {"plain": False, "plus": True, "full": True}
 
 
 def _scene() -> Image.Image:
@@ -50,7 +51,7 @@ def _fill(pipeline: Pipeline) -> None:
     unet = pipeline.parts.provider.get("").denoiser.component.module
     saved(make_encoder().state_dict(), paths.clip_visions[0] / "clip.safetensors")
     for name, plus in KINDS.items():
-        tensors = flat(ip_adapter_tensors(unet, plus=plus))
+        tensors = flat(ip_adapter_tensors(unet, plus=plus, full=name == "full"))
         saved(tensors, paths.controlnets[0] / f"ip-adapter-{name}.safetensors")
 
 
@@ -116,7 +117,7 @@ def _theirs(ours: Any, kind: str, weight: float) -> tuple[UNet2DConditionModel, 
     config = {key: value for key, value in ours.config.items() if not key.startswith("_")}
     unet = UNet2DConditionModel(**config).eval()
     unet.load_state_dict(ours.state_dict())
-    tensors = ip_adapter_tensors(ours, plus=KINDS[kind])
+    tensors = ip_adapter_tensors(ours, plus=KINDS[kind], full=kind == "full")
     unet._load_ip_adapter_weights([tensors], low_cpu_mem_usage=False)
     for processor in unet.attn_processors.values():
         if hasattr(processor, "scale"):
@@ -184,6 +185,7 @@ def test_it_acts_where_and_when_it_is_asked_to_and_leaves_nothing(seeing: Pipeli
     )
     others = [
         _drawn(seeing, _unit(seeing, "plus"), steps=2),
+        _drawn(seeing, _unit(seeing, "full"), steps=2),
         _drawn(seeing, _unit(seeing, weight=0.3), steps=2),
         _drawn(seeing, _unit(seeing, guidance_end=0.2), steps=2),
         _drawn(seeing, _unit(seeing, control_mode=CONTROL_FIRST), steps=2),
@@ -231,5 +233,6 @@ def test_what_does_not_go_together_is_told(seeing: Pipeline) -> None:
     saved(face, paths.controlnets[0] / "faceid.safetensors")
     _drawn(seeing, _unit(seeing, model="faceid"))
     (notice,) = _notices(seeing)
-    assert "IP-Adapter FaceID, which is not supported" in notice
+    assert "IP-Adapter FaceID: it sees who a face is by InsightFace's" in notice
+    assert "take one that sees faces through CLIP, such as ip-adapter-plus-face" in notice
     saved(make_encoder().state_dict(), paths.clip_visions[0] / "clip.safetensors")

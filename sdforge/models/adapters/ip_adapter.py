@@ -73,6 +73,23 @@ class _Words(nn.Module):
         return self.norm(self.proj(vector).unflatten(-1, (-1, self.norm.normalized_shape[0])))
 
 
+class _WordOfEachPlace(nn.Module):
+    """Vectors of a picture's places (rows, places, seen) → words (rows, places, context)."""
+
+    def __init__(self, shape: IpAdapterShape) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(
+            nn.Linear(shape.seen, shape.seen),
+            nn.GELU(),
+            nn.Linear(shape.seen, shape.context),
+            nn.LayerNorm(shape.context),
+        )
+
+    def forward(self, places: Tensor) -> Tensor:
+        words: Tensor = self.proj(places)
+        return words
+
+
 def ip_adapter_recipe(header: CheckpointHeader, role: str) -> Recipe:
     """Return how to make the network of a file, all shapes checked.
 
@@ -83,7 +100,7 @@ def ip_adapter_recipe(header: CheckpointHeader, role: str) -> Recipe:
     shape = ip_adapter_shape(header)
     shapes = {name: info.shape for name, info in header.tensors.items()}
     with torch.device("meta"):
-        projection = _resampler(header, shape, shapes) if shape.is_plus else _Words(shape)
+        projection = _projection(header, shape, shapes)
         module = IpAdapter(shape, projection)
     sources: dict[str, Source] = {}
     for name, tensor in module.state_dict().items():
@@ -100,6 +117,14 @@ def ip_adapter_recipe(header: CheckpointHeader, role: str) -> Recipe:
             )
         sources[name] = Source(key, wanted, wanted[0] if ".attn.to_v." in name else 0)
     return Recipe(role=role, layout=header.layout, skeleton=Skeleton(module), sources=sources)
+
+
+def _projection(
+    header: CheckpointHeader, shape: IpAdapterShape, shapes: Mapping[str, tuple[int, ...]]
+) -> nn.Module:
+    if shape.is_full:
+        return _WordOfEachPlace(shape)
+    return _resampler(header, shape, shapes) if shape.is_plus else _Words(shape)
 
 
 def _resampler(

@@ -1,7 +1,7 @@
 """What an IP-Adapter file is, read off the names and shapes of its tensors. No torch here.
 
-Both kinds that see through CLIP alone are known: the first one, which sees a picture as one vector,
-and Plus, which sees its places (Ye et al. 2023, arXiv:2308.06721). Any width works.
+The kinds that see through CLIP alone are known: the first one, which sees a picture as one vector,
+Plus and Full Face, which see its places (Ye et al. 2023, arXiv:2308.06721). Any width works.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from sdforge.models.checkpoint import CheckpointHeader
 _ATTENTION = "ip_adapter."
 _PICTURE = "image_proj."
 _FAMILIES = {1024: "sd2", 2048: "sdxl"}
-# What is in files of other kinds: they see faces by a network that is not here, or all of CLIP.
-_OTHER_KINDS = {
+_FULL = f"{_PICTURE}proj.3.weight"
+# What is in files of other kinds, which see who a face is by a network that is not here.
+_FACE_KINDS = {
     f"{_PICTURE}perceiver_resampler.proj_in.weight": "FaceID Plus",
     f"{_PICTURE}norm.weight|{_PICTURE}proj.2.weight": "FaceID",
-    f"{_PICTURE}proj.3.weight": "Full Face",
 }
 
 
@@ -28,7 +28,7 @@ class IpAdapterShape:
 
     Attributes:
         is_plus: it sees a picture's places.
-        tokens: how many words it makes of a picture.
+        tokens: how many words it makes of a picture; 0 for one of each place.
         seen: width of the vectors that it takes from CLIP.
         context: width of the words, the model's text states'.
         attentions: by number in the file, the width of the attention.
@@ -46,11 +46,19 @@ class IpAdapterShape:
         return _FAMILIES.get(self.context, "sd1")
 
     @property
+    def is_full(self) -> bool:
+        """Whether it makes a word of each place."""
+        return self.is_plus and not self.tokens
+
+    @property
     def reason(self) -> str:
         """The signs, as a sentence."""
         kind = "IP-Adapter Plus" if self.is_plus else "IP-Adapter"
+        words = f"{self.tokens} words"
+        if self.is_full:
+            kind, words = "IP-Adapter Full Face", "a word for each place,"
         return (
-            f"{kind} of {self.tokens} words of width {self.context} for {len(self.attentions)} "
+            f"{kind} of {words} of width {self.context} for {len(self.attentions)} "
             f"attentions, seeing CLIP's {self.seen} numbers: {self.family}"
         )
 
@@ -68,11 +76,13 @@ def ip_adapter_shape(header: CheckpointHeader) -> IpAdapterShape:
         UnsupportedCheckpoint: it is of a kind that this version cannot run.
     """
     shapes = {name: info.shape for name, info in header.tensors.items()}
-    for signs, kind in _OTHER_KINDS.items():
+    for signs, kind in _FACE_KINDS.items():
         if all(sign in shapes for sign in signs.split("|")):
             raise UnsupportedCheckpoint(
-                f"{header.path.name} is an IP-Adapter {kind}, which is not supported in this "
-                "version; take an IP-Adapter or IP-Adapter Plus"
+                f"{header.path.name} is an IP-Adapter {kind}: it sees who a face is by "
+                "InsightFace's recognition network, which this version does not run; take one "
+                "that sees faces through CLIP, such as ip-adapter-plus-face or "
+                "ip-adapter-full-face"
             )
     try:
         attentions = {
@@ -81,6 +91,11 @@ def ip_adapter_shape(header: CheckpointHeader) -> IpAdapterShape:
             if name.startswith(_ATTENTION) and name.endswith(".to_k_ip.weight")
         }
         context = shapes[f"{_ATTENTION}{min(attentions)}.to_k_ip.weight"][1]
+        if _FULL in shapes:
+            seen = shapes[f"{_PICTURE}proj.0.weight"][1]
+            return IpAdapterShape(
+                is_plus=True, tokens=0, seen=seen, context=context, attentions=attentions
+            )
         latents = shapes.get(f"{_PICTURE}latents")
         if latents is not None:
             seen = shapes[f"{_PICTURE}proj_in.weight"][1]
