@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import mmap
 import os
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from sdforge.models.loader import ModelProvider, Precision
 GIB = 1024**3
 # Linux 5.14; Python has no name for it yet.
 _MADV_POPULATE_WRITE = 23
-PEER = "diffusers `from_single_file`, U-Net and VAE"
+PEER = "diffusers `StableDiffusionPipeline.from_single_file`"
 
 
 @contextmanager
@@ -53,22 +54,44 @@ def provider_for(path: Path, dtype: torch.dtype = torch.float16) -> ModelProvide
 
 def save_configs(provider: ModelProvider, folder: Path) -> None:
     """Write what the peer would else fetch from the network: the networks' configurations."""
+    from transformers import CLIPTextConfig
+
     bundle = provider.get("big")
     for role, name in (("denoiser", "unet"), ("vae", "vae")):
         module: Any = bundle.components[role].module
         module.save_config(folder / name)
+    sizes = Sizes()
+    text = CLIPTextConfig(
+        vocab_size=sizes.vocabulary, hidden_size=sizes.text_width, hidden_act="quick_gelu",
+        intermediate_size=4 * sizes.text_width, num_hidden_layers=sizes.text_layers,
+        num_attention_heads=sizes.text_width // 64,
+    )  # fmt: skip
+    text.architectures = ["CLIPTextModel"]
+    text.save_pretrained(folder / "text_encoder")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
 
 
 def peer_load(path: Path, configs: Path, dtype: torch.dtype) -> Callable[[], object]:
-    """Return the peer's load of the same file; it leaves the text encoder out."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    """Return the peer's load of the same networks from the same file, without a tokenizer."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    scheduler = DDIMScheduler(steps_offset=1, clip_sample=False)
 
     def load() -> object:
-        classes = ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"))
-        return [
-            kind.from_single_file(str(path), config=str(configs), subfolder=name, torch_dtype=dtype)
-            for kind, name in classes
-        ]
+        return StableDiffusionPipeline.from_single_file(
+            str(path), config=str(configs), local_files_only=True, torch_dtype=dtype,
+            scheduler=scheduler, tokenizer=None, safety_checker=None, feature_extractor=None,
+        )  # fmt: skip
 
     return load
 

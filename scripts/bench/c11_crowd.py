@@ -164,16 +164,25 @@ def clients(port: int, orders: Pipe) -> None:
             threading.Thread(target=draw_all, args=(connection, number))
             for number, connection in enumerate(connections)
         ]
+        is_drawn = threading.Event()
+        polling = threading.Thread(target=poll, args=(poller, times, is_drawn))
         began = time.perf_counter()
-        for thread in threads:
+        for thread in (*threads, polling):
             thread.start()
-        while any(thread.is_alive() for thread in threads):
-            for path in PATHS:
-                times[path].append(time_once(lambda path=path: poller.get(path)))
-                time.sleep(_POLL_SECONDS)
         for thread in threads:
             thread.join()
-        orders.send((time.perf_counter() - began, times))
+        seconds = time.perf_counter() - began
+        is_drawn.set()
+        polling.join()
+        orders.send((seconds, times))
+
+
+def poll(connection: Connection, times: dict[str, list[float]], is_drawn: threading.Event) -> None:
+    """Ask each path in turn until everything is drawn; note how long each answer took."""
+    while not is_drawn.is_set():
+        for path in PATHS:
+            times[path].append(time_once(lambda path=path: connection.get(path)))
+            is_drawn.wait(_POLL_SECONDS)
 
 
 def draw_all(connection: Connection, number: int) -> None:

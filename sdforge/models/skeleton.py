@@ -69,7 +69,8 @@ class Skeleton:
         with garbage.paused():
             made: list[nn.Module] = [part.kind.__new__(part.kind) for part in self._parts]
             for module, part in zip(made, self._parts, strict=True):
-                part.fill(module.__dict__, made, tensors, named)
+                # Past the module's own way of setting attributes, which looks at each.
+                object.__setattr__(module, "__dict__", part.attributes(made, tensors, named))
         return Built(made[0], named)
 
 
@@ -116,7 +117,7 @@ class _Part:
         containers = {
             name: value for name, value in attributes.items() if type(value) in _CONTAINERS
         }
-        self._shared = {name: value for name, value in attributes.items() if name not in containers}
+        shared = {name: value for name, value in attributes.items() if name not in containers}
         # Most are empty: a module has a dozen dictionaries of hooks.
         self._empty = [
             name for name, value in containers.items() if type(value) is OrderedDict and not value
@@ -124,6 +125,8 @@ class _Part:
         self._copied = [
             (name, value) for name, value in containers.items() if name not in self._empty
         ]
+        # Every name has its place in it already: filling a copy is cheaper than growing a new one.
+        self._template: dict[str, Any] = shared | dict.fromkeys((*containers, *_OWN))
         lead = f"{prefix}." if prefix else ""
         self._parameters, self._buffers = (
             [(name, None if tensor is None else lead + name) for name, tensor in named.items()]
@@ -138,20 +141,20 @@ class _Part:
             for value in containers.values()
             for part in (value.values() if isinstance(value, dict) else value)
         ]
-        self.is_plain = not any(map(_is_bound, (*self._shared.values(), *inner)))
+        self.is_plain = not any(map(_is_bound, (*shared.values(), *inner)))
 
-    def fill(
+    def attributes(
         self,
-        attributes: dict[str, Any],
         made: list[nn.Module],
         tensors: Mapping[str, Tensor],
         named: list[NamedTensor],
-    ) -> None:
-        """Give a bare module what it consists of; its tensors are added to `named`."""
-        attributes.update(self._shared)
-        attributes |= {name: OrderedDict() for name in self._empty}
+    ) -> dict[str, Any]:
+        """Return all that a bare module consists of; its tensors are added to `named`."""
+        found = self._template.copy()
+        for name in self._empty:
+            found[name] = OrderedDict()
         for name, value in self._copied:
-            attributes[name] = value.copy()
+            found[name] = value.copy()
         parameters: dict[str, Tensor | None] = {}
         buffers: dict[str, Tensor | None] = {}
         for name, key in self._parameters:
@@ -159,7 +162,7 @@ class _Part:
                 parameters[name] = None
             else:
                 tensor = tensors[key]
-                holder = parameters[name] = nn.Parameter(tensor, requires_grad=False)
+                holder = parameters[name] = _parameter(tensor)
                 named.append((key, holder, tensor))
         for name, key in self._buffers:
             if key is None:
@@ -167,11 +170,21 @@ class _Part:
             else:
                 tensor = buffers[name] = tensors[key]
                 named.append((key, tensor, tensor.data))
-        attributes["_parameters"] = parameters
-        attributes["_buffers"] = buffers
-        attributes["_modules"] = {
+        found["_parameters"] = parameters
+        found["_buffers"] = buffers
+        found["_modules"] = {
             name: None if place is None else made[place] for name, place in self._children
         }
+        return found
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    """Return what `nn.Parameter` makes of a plain tensor that needs no gradient, at its cost alone.
+
+    The class tells many kinds of tensors apart first, which takes as long again.
+    """
+    made: nn.Parameter = Tensor._make_subclass(nn.Parameter, tensor, False)  # type: ignore[attr-defined]
+    return made
 
 
 def _is_bound(value: object) -> bool:

@@ -77,6 +77,8 @@ class WeightFiles:
         for opened in self._files.values():
             opened.file.close()
 
+    # Half the time of each view is autograd's notes on it.
+    @torch.no_grad()
     def views(self, wanted: Iterable[View]) -> dict[str, torch.Tensor]:
         """Return tensors over the mapped files, by name.
 

@@ -112,16 +112,25 @@ def check_complete(recipe: Recipe, header: CheckpointHeader) -> None:
     """
     file, part = header.path.name, recipe.role.replace("_", " ")
     wanted = recipe.skeleton.shapes
-    missing = [name for name in wanted if name not in recipe.sources]
+    missing, misfit = _faults(recipe)
     if missing:
         raise MissingModel(
             f"the {part} in {file} is incomplete: {len(missing)} of {len(wanted)} tensors are "
             f"missing, for one {missing[0]}"
         )
-    for name, shape in wanted.items():
-        source = recipe.sources[name]
-        if source.shape != shape:
-            raise UnsupportedCheckpoint(
-                f"the {part} in {file} cannot be run: {source.key} has the shape "
-                f"{list(source.shape)}, {list(shape)} was expected"
-            )
+    if misfit is not None:
+        source = recipe.sources[misfit]
+        raise UnsupportedCheckpoint(
+            f"the {part} in {file} cannot be run: {source.key} has the shape "
+            f"{list(source.shape)}, {list(wanted[misfit])} was expected"
+        )
+
+
+@lru_cache(maxsize=RECIPES_KEPT)
+def _faults(recipe: Recipe) -> tuple[tuple[str, ...], str | None]:
+    """Return the names that have no source; where all have one, the first of another shape."""
+    wanted, sources = recipe.skeleton.shapes, recipe.sources
+    missing = tuple(name for name in wanted if name not in sources)
+    if missing:
+        return missing, None
+    return (), next((name for name in wanted if sources[name].shape != wanted[name]), None)
