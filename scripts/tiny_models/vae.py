@@ -94,6 +94,16 @@ def _middle(name: str, width: int) -> Named:
     yield from _residual(f"{name}.block_2", width, width)
 
 
+def taef2_decoder() -> Shapes:
+    """Flux.2's small decoder: TAESD's for 32 channels, its first blocks with normalised features."""
+    named = list(taesd_decoder(32).items())
+    for number in (3, 4, 5):
+        named.append((f"{number}.pool.0.weight", (256, 64, 1, 1)))
+        named += layer(f"{number}.pool.1", 256)
+        named.append((f"{number}.pool.3.weight", (64, 256, 1, 1)))
+    return dict(named)
+
+
 def taesd_decoder(latent: int = 4, width: int = 64) -> Shapes:
     """TAESD's decoder: a numbered row of layers; 0, 2, 6, 11 and 16 have no weights."""
     named = list(layer("1", width, latent, 3, 3))

@@ -38,6 +38,15 @@ class PatchedVae(Vae):
         mean, variance = (self._numbers(f"bn.running_{name}") for name in ("mean", "var"))
         self._mean, self._deviation = mean, torch.sqrt(variance + _EPSILON)
 
+    @property
+    def patch(self) -> int:
+        """How many latents lie along each side of what others see as one."""
+        return _PATCH
+
+    def unpatched(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return (n, channels / 4, 2 × height, 2 × width), still of unit variance."""
+        return F.pixel_shuffle(latents, _PATCH)
+
     def decode(
         self, latents: torch.Tensor, mode: VaeMode | None = None, *, tiling: bool = False
     ) -> torch.Tensor:

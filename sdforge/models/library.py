@@ -261,7 +261,8 @@ class Library:
     def preview_decoders(self) -> list[Path]:
         """Return the files that may be small decoders of previews, the one that ships included."""
         folders = (*self._paths.preview_decoders, demo_folder("VAE-approx"))
-        return [path for folder in folders for path in model_files(folder, _VAE_SUFFIXES)]
+        suffixes = (*_VAE_SUFFIXES, ".pth")
+        return [path for folder in folders for path in model_files(folder, suffixes)]
 
     def find_modules(self, names: Sequence[str]) -> tuple[Path, ...]:
         """Return the files of Forge's list of VAE and text encoders, by name or by any path to it.

@@ -1,9 +1,11 @@
 """Small decoders of TAESD's kind: latents → pixels in a fraction of the VAE's time.
 
 Files hold the layers under the numbers that they have in their row (madebyollin/taesd, MIT; the
-first layer squeezes latents and has no weights), alone or behind "decoder.". Which latents a file
-was trained on does not stand in it, so a decoder is tried: it counts for a checkpoint if it gives
-back what that checkpoint's VAE encoded. Model thread only.
+first layer squeezes latents and has no weights), alone or behind "decoder.", or as diffusers saves
+its `AutoencoderTiny`. TAEF2, for Flux.2, normalises in its first level (`pool`; the layout is that
+of leejet/stable-diffusion.cpp, MIT). Which latents a file was trained on does not stand in it, so a
+decoder is tried: it counts for a checkpoint if it gives back what that checkpoint's VAE encoded.
+Model thread only.
 """
 
 from __future__ import annotations
@@ -42,7 +44,10 @@ ROLE = "preview decoder"
 LEAST_DB = 18.0
 _WIDTH, _COLOURS, _DOWNSCALE = 64, 3, 8
 _PROBE_SIDE = 8
-_PREFIXES = ("", "decoder.")
+# Where files keep the row, and what they add to its numbers: diffusers leaves the squeeze out.
+_PLACES = (("", 0), ("decoder.", 0), ("decoder.layers.", -1))
+_LEVELS, _BLOCKS_PER_LEVEL = int(math.log2(_DOWNSCALE)), 3
+_POOL_FACTOR, _POOL_GROUPS = 4, 4
 # Numbers per pixel of the picture: a block's input and result, and two steps inside it.
 _NUMBERS_PER_PIXEL = 4 * _WIDTH
 
@@ -58,27 +63,40 @@ class _Squeeze(nn.Module):
 class _Block(nn.Module):
     """Three convolutions beside a straight way."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_pool: bool) -> None:
         super().__init__()
         inner = [_convolution(), nn.ReLU(), _convolution(), nn.ReLU(), _convolution()]
         self.conv = nn.Sequential(*inner)
+        wide = _POOL_FACTOR * _WIDTH
+        self.pool = (
+            nn.Sequential(
+                nn.Conv2d(_WIDTH, wide, 1, bias=False),
+                nn.GroupNorm(_POOL_GROUPS, wide),
+                nn.ReLU(),
+                nn.Conv2d(wide, _WIDTH, 1, bias=False),
+            )
+            if has_pool
+            else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features of the same shape."""
+        if self.pool is not None:
+            x = x + self.pool(x)
         return torch.relu(self.conv(x) + x)
 
 
-def make_decoder(channels: int) -> nn.Module:
+def make_decoder(channels: int, *, has_pools: bool = False) -> nn.Module:
     """Return the row of layers for latents of so many channels, on torch's default device.
 
-    Takes (n, channels, height, width) as the denoiser has them; returns (n, 3, 8 × height, 8 ×
+    `has_pools`: the first level's blocks add normalised features to what they see, as TAEF2's. Takes (n, channels, height, width) as the denoiser has them; returns (n, 3, 8 × height, 8 ×
     width), about from 0 to 1.
     """
     row: list[nn.Module] = [_Squeeze(), nn.Conv2d(channels, _WIDTH, 3, padding=1), nn.ReLU()]
-    for _ in range(int(math.log2(_DOWNSCALE))):
-        row += [_Block(), _Block(), _Block(), nn.Upsample(scale_factor=2)]
-        row.append(_convolution(bias=False))
-    row += [_Block(), nn.Conv2d(_WIDTH, _COLOURS, 3, padding=1)]
+    for level in range(_LEVELS):
+        row += [_Block(has_pool=has_pools and level == 0) for _ in range(_BLOCKS_PER_LEVEL)]
+        row += [nn.Upsample(scale_factor=2), _convolution(bias=False)]
+    row += [_Block(has_pool=False), nn.Conv2d(_WIDTH, _COLOURS, 3, padding=1)]
     return nn.Sequential(*row)
 
 
@@ -92,13 +110,19 @@ def decoder_recipe(header: CheckpointHeader) -> Recipe:
     Raises:
         UnsupportedCheckpoint: the file holds something else.
     """
-    prefix = next((one for one in _PREFIXES if f"{one}1.weight" in header.tensors), None)
-    first = header.shape(f"{prefix}1.weight") if prefix is not None else None
+    tensors = header.tensors
+    prefix, shift = next(
+        (place for place in _PLACES if _key(*place, "18.conv.4.weight") in tensors), ("", 0)
+    )
+    first = header.shape(_key(prefix, shift, "1.weight"))
     if first is None or len(first) != 4:
         raise UnsupportedCheckpoint(f"{header.path.name} holds no decoder of TAESD's kind")
+    has_pools = _key(prefix, shift, "3.pool.0.weight") in tensors
     with torch.device("meta"):
-        skeleton = Skeleton(make_decoder(first[1]))
-    sources = {name: Source(f"{prefix}{name}", shape) for name, shape in skeleton.shapes.items()}
+        skeleton = Skeleton(make_decoder(first[1], has_pools=has_pools))
+    sources = {
+        name: Source(_key(prefix, shift, name), shape) for name, shape in skeleton.shapes.items()
+    }
     for source in sources.values():
         if header.shape(source.key) != source.shape:
             raise UnsupportedCheckpoint(
@@ -106,6 +130,12 @@ def decoder_recipe(header: CheckpointHeader) -> Recipe:
                 f"{header.shape(source.key)}, {source.shape} was expected"
             )
     return Recipe(role=ROLE, layout=header.layout, skeleton=skeleton, sources=sources)
+
+
+def _key(prefix: str, shift: int, name: str) -> str:
+    """Return what a file calls a weight of the row."""
+    number, _, rest = name.partition(".")
+    return f"{prefix}{int(number) + shift}.{rest}"
 
 
 class PreviewDecoders:
@@ -139,7 +169,7 @@ class PreviewDecoders:
             ModelError: the file went bad since it was found.
         """
         path = self._path_for(vae)
-        return None if path is None else self._decoded(path, latents, vital=vital)
+        return None if path is None else self._decoded(path, vae.unpatched(latents), vital=vital)
 
     def fits(self, vae: Vae) -> bool:
         """Return whether there is a decoder for a VAE's latents; looks for it once."""
@@ -160,8 +190,9 @@ class PreviewDecoders:
 
     def _best(self, vae: Vae) -> Path | None:
         """Return the file that gives back best what the VAE encodes, None where none does."""
-        if vae.latent_format.downscale != _DOWNSCALE:
+        if vae.latent_format.downscale != _DOWNSCALE * vae.patch:
             return None
+        channels = vae.latent_format.channels // vae.patch**2
         picture = flowing_colours(_PROBE_SIDE * _DOWNSCALE)
         latents: Tensor | None = None
         best: tuple[float, Path] | None = None
@@ -169,9 +200,9 @@ class PreviewDecoders:
             try:
                 header = read_header(path)
                 recipe = decoder_recipe(header)
-                if recipe.skeleton.shapes["1.weight"][1] != vae.latent_format.channels:
+                if recipe.skeleton.shapes["1.weight"][1] != channels:
                     continue
-                latents = vae.encode(picture) if latents is None else latents
+                latents = vae.unpatched(vae.encode(picture)) if latents is None else latents
                 found = _decibels(self._decoded(path, latents).cpu().float(), picture)
             except ModelError as error:
                 log.info("no preview decoder: %s", error)

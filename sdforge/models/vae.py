@@ -81,6 +81,15 @@ class Vae:
         self._last = _Attempt()
         self._on_tile: OnTile = nothing
 
+    @property
+    def patch(self) -> int:
+        """How many latents lie along each side of what others see as one."""
+        return 1
+
+    def unpatched(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return latents one by one where they come in patches; their numbers stay."""
+        return latents
+
     @contextmanager
     def stoppable(self, on_tile: OnTile) -> Iterator[None]:
         """Call `on_tile` after each tile that the block runs; what it raises ends the work."""

@@ -10,10 +10,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from scripts.tiny_models import text, transformers, vae
 from scripts.tiny_models.files import random_tensors, write_safetensors, write_scaled_fp8
+from sdforge.core.device import probe
 from sdforge.core.errors import MissingModel
+from sdforge.memory.device import open_device
+from sdforge.memory.manager import MemoryManager
+from sdforge.models import preview_decoder
 from sdforge.models.checkpoint import read_header
 from sdforge.models.detect import detect
 from sdforge.models.families import FAMILIES
@@ -159,6 +164,26 @@ def test_tiles_of_a_large_picture_are_the_whole_picture(files: dict[str, Path], 
     assert own.encode(picture).shape == latents.shape
     tiled = own.encode(picture, VaeMode.tiled(4))
     assert torch.allclose(tiled, own.encode(picture), atol=1e-4)
+
+
+def test_a_small_decoder_shows_its_previews(
+    files: dict[str, Path], draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preview_decoder, "LEAST_DB", -100.0)  # random weights give nothing back
+    taef2 = random_tensors(vae.taef2_decoder(), 1)
+    path = write_safetensors(tmp_path / "taef2.safetensors", taef2, "F32")
+    own = draw(files["klein"], modules=beside(files), prompt=PROMPT, steps=1).bundle.vae
+    latents = torch.randn(1, 128, 2, 3, generator=torch.Generator().manual_seed(3))
+    memory = MemoryManager(open_device(probe(force_cpu=True)))
+    decoders = preview_decoder.PreviewDecoders(lambda: [path], memory, compute=torch.float32)
+    found = decoders.decode(own, latents)
+    decoders.unload()
+    network = preview_decoder.make_decoder(32, has_pools=True)
+    network.load_state_dict(taef2)
+    with torch.inference_mode():
+        wanted = network(F.pixel_shuffle(latents, 2)).clamp(0, 1)
+    assert found is not None and found.shape == (1, 3, 32, 48)
+    assert torch.allclose(found, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(
