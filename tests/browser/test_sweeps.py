@@ -75,6 +75,14 @@ def test_a_grid_grows_on_the_page_and_its_cells_can_be_used(visitor: Visitor) ->
     )
     assert page.input_value("#script_list") == ""
     assert page.locator("#txt2img_sweep td.winner").count() == 1
+    # What is drawn next stands above the grid.
+    lies = """(isBelow) => {
+        const top = (id) => document.getElementById(id).getBoundingClientRect().top;
+        return top("txt2img_sweep") > top("txt2img_gallery_container") === isBelow;
+    }"""
+    page.wait_for_function(lies, arg=False)
+    page.click("#txt2img_generate")
+    page.wait_for_function(lies, arg=True)
 
 
 def test_what_is_wrong_is_said_before_anything_is_drawn(visitor: Visitor) -> None:

@@ -4,6 +4,7 @@
 import { button, bytes, make, moment } from "./dom.js";
 import { address, request, upload } from "./http.js";
 import { notify } from "./notify.js";
+import { tagBox, tagsOf } from "./training_tags.js";
 
 const FIELDS = {
   description: { label: "Description", kinds: ["checkpoint", "lora", "embedding", "hypernetwork"], rows: 2 },
@@ -14,8 +15,8 @@ const FIELDS = {
   notes: { label: "Notes", kinds: ["checkpoint", "lora", "embedding", "hypernetwork"], rows: 4 },
 };
 
-// `tab` gives the selected picture; `onSaved` gets the changed card.
-export function editCard(card, tab, onSaved) {
+// `tab` gives the selected picture; `onSaved` gets the changed card, `insert` a text for the prompt.
+export function editCard(card, tab, { onSaved, insert }) {
   const base = `api/v1/cards/${card.kind}/${card.name.split("/").map(encodeURIComponent).join("/")}`;
   const rows = Object.entries(FIELDS).filter(([, field]) => field.kinds.includes(card.kind));
   const inputs = Object.fromEntries(rows.map(([name, field]) => [name, input(name, field, card[name], card.fixed)]));
@@ -54,6 +55,8 @@ export function editCard(card, tab, onSaved) {
     button("Choose a file", () => file.click(), { class: "button small" }),
   ];
   const metadata = make("pre", { class: "infotext-raw" });
+  const training = make("div");
+  if (card.kind === "lora") showTags(base, training, insert);
   const dialog = make(
     "dialog",
     { class: "dialog", id: "card_editor", "aria-label": `Notes of ${card.title}` },
@@ -65,6 +68,7 @@ export function editCard(card, tab, onSaved) {
       make("div", { class: "fields" }, rows.map(([name, field]) => labelled(name, field, inputs[name]))),
       make("div", {}, preview, card.fixed ? null : make("div", { class: "tools" }, changes, file))
     ),
+    training,
     make("details", { ontoggle: () => showMetadata(base, metadata) }, make("summary", {}, "Metadata of the file"), metadata),
     problem,
     make("div", { class: "tools dialog-buttons" },
@@ -91,6 +95,13 @@ async function showMetadata(base, place) {
   } catch (error) {
     place.textContent = error.message;
   }
+}
+
+// What cannot be read is told where the metadata are opened.
+async function showTags(base, place, insert) {
+  const found = await request(`${base}/metadata`).catch(() => ({}));
+  const tags = tagsOf(found);
+  if (tags.length) place.replaceChildren(tagBox(tags, insert));
 }
 
 function input(name, field, value, disabled) {

@@ -1,9 +1,11 @@
 // Values of a tab's form: kept in this browser, put into Gradio's widgets, marked when they are bad.
 
 import { isReachable, onReachable } from "./http.js";
-import { notify } from "./notify.js";
+import { dropMessages, notify } from "./notify.js";
 import { Undo } from "./undo.js";
 
+// Messages that offer to take back what the page changed in the form.
+export const UNDO = "undo";
 const SAVE_DELAY_MS = 300;
 // Whatever the user does in a tab may change a value. They are read at once, then not more often than this while
 // something is done, and once more when nothing has been done for a while.
@@ -240,6 +242,7 @@ export class Form {
 
   // Brings back what stood here before the page last changed it.
   undoLast() {
+    dropMessages(UNDO);
     const beside = this.beside.read();
     const found = this.undo.pop({ ...this.current, ...beside });
     if (!found) {
@@ -292,7 +295,7 @@ export class Form {
     notify("Prompts cleared.", "info", {
       label: "Undo",
       run: () => this.set({ prompt, negative_prompt: negative }),
-    });
+    }, UNDO);
   }
 
   // Shows which field a message is about, until it is changed.

@@ -52,8 +52,9 @@ export class JobFollower {
     clearErrors();
     const task = { id: `task(${randomName()})`, sent: Date.now(), accepted: false };
     this.tasks.push(task);
-    if (this.tasks.length > 1) notify(`Queued: ${this.tasks.length - 1} after the one that runs.`);
+    if (this.tasks.length > 1) notify(`Queued: ${this.tasks.length - 1} after the one that runs.`, "info", null, `queued ${this.tab.name}`);
     this.results.begin();
+    this.tab.sweep.stepBack();
     try {
       const pictures = await this.tab.picturesFor(extra);
       task.sent = Date.now();
@@ -117,7 +118,9 @@ export class JobFollower {
       return;
     }
     try {
-      const last = readTasks("localStorage", this.lastKey).pop();
+      const kept = readTasks("localStorage", this.lastKey);
+      if (kept.length > 1 && (await this.resumeSeveral(kept))) return;
+      const last = kept.pop();
       const job = (last && (await this.find(last.id))) || (await this.newestRunning());
       if (job && job.id === last?.id) await this.showEarlier(last);
       // The user may have been quicker than the answer.
@@ -128,6 +131,17 @@ export class JobFollower {
       // Also where the page was not whole yet when it was to show the job.
       if (!(error instanceof Refused)) setTimeout(() => this.resume(), RETRY_MS);
     }
+  }
+
+  // What of several jobs of this browser still waits or runs; says whether there is any.
+  async resumeSeveral(kept) {
+    const active = await activeJobs();
+    const mine = kept.filter(({ id }) => active.some((job) => job.id === id));
+    if (!mine.length || this.tasks.length) return this.tasks.length > 0;
+    this.tasks = mine.map((task) => ({ ...task, accepted: true }));
+    this.store();
+    this.follow();
+    return true;
   }
 
   async find(id) {
@@ -142,9 +156,9 @@ export class JobFollower {
   }
 
   async newestRunning() {
-    const jobs = await request("api/v1/jobs?status=queued&status=loading&status=running");
     const kind = (job) => (job.request.init_images?.length ? "img2img" : "txt2img");
-    return jobs.find((job) => job.origin === "ui" && kind(job) === this.tab.name);
+    const jobs = (await activeJobs()).filter((job) => job.origin === "ui" && kind(job) === this.tab.name);
+    return jobs.find((job) => job.status !== "queued") || jobs[0];
   }
 
   attach(id, earlier = []) {
@@ -200,6 +214,7 @@ export class JobFollower {
       // Asking for a job that has not arrived yet would be an error.
       const job = task.accepted ? await this.jobNow(task, live.job) : null;
       if (task !== this.tasks[0]) return;
+      if (job?.status === "queued" && (await this.another(task))) return;
       if (job) this.show(task, job, live);
       else if (!task.accepted) this.giveUpIfLost(task);
       this.next(this.delay(job, performance.now() - began));
@@ -208,6 +223,18 @@ export class JobFollower {
       else this.results.showText(error instanceof Unreachable ? "Reconnecting…" : error.message);
       this.next(RETRY_MS);
     }
+  }
+
+  // The queue may have been put into another order: what runs is what is shown. Says whether that is another job.
+  async another(task) {
+    if (this.tasks.length < 2) return false;
+    const running = (await activeJobs("loading", "running")).map(({ id }) => id);
+    const found = this.tasks.find(({ id }) => id !== task.id && running.includes(id));
+    if (!found || task !== this.tasks[0]) return false;
+    this.tasks = [found, ...this.tasks.filter((one) => one !== found)];
+    this.store();
+    this.follow();
+    return true;
   }
 
   question(task) {
@@ -310,6 +337,12 @@ export class JobFollower {
       // Without storage a reload finds the job among those that run.
     }
   }
+}
+
+// Newest first.
+function activeJobs(...statuses) {
+  const wanted = statuses.length ? statuses : [...ACTIVE];
+  return request(`api/v1/jobs?${wanted.map((status) => `status=${status}`).join("&")}`);
 }
 
 function jobPath(id) {

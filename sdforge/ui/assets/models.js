@@ -130,7 +130,7 @@ export class ModelsPanel {
     const element = event.target.closest(".card");
     const card = element && this.byId.get(element.dataset.card);
     if (!card) return;
-    if (event.target.closest(".card-edit")) editCard(card, this.target(), (changed) => this.replace(changed));
+    if (event.target.closest(".card-edit")) editCard(card, this.target(), { onSaved: (changed) => this.replace(changed), insert: (text) => this.insertText(text) });
     else if (!event.target.closest(".card-face")) return;
     else if (card.kind === "checkpoint") this.choose(card);
     else this.insert(card);
@@ -164,6 +164,15 @@ export class ModelsPanel {
     const text = changes.isAdded ? `${card.title} added to the ${place} of ${tab.name}.` : `${card.title} taken out of the ${place} of ${tab.name}.`;
     notify(text, "info", { label: "Open", run: () => tab.open() });
     this.markUsed(changes.values);
+  }
+
+  insertText(text) {
+    if (!text.trim()) return;
+    const tab = this.target();
+    const name = tab.lastPrompt || "prompt";
+    const before = (tab.form.coming()[name] || "").trimEnd();
+    tab.form.set({ [name]: [before, text.trim()].filter(Boolean).join(", ") });
+    notify(`The text was added to the ${name === "prompt" ? "prompt" : "negative prompt"} of ${tab.name}.`, "info", { label: "Open", run: () => tab.open() });
   }
 
   // Shows which cards the prompts hold.

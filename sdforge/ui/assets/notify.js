@@ -12,12 +12,14 @@ function area() {
   return element;
 }
 
-export function notify(text, kind = "info", action = null) {
-  const same = [...area().children].find((child) => child.dataset.text === text);
-  if (same) same.remove();
+// Of a `topic` only the newest message is shown.
+export function notify(text, kind = "info", action = null, topic = "") {
+  const same = [...area().children].filter((child) => child.dataset.text === text);
+  for (const one of same) one.remove();
+  if (topic) dropMessages(topic);
   const message = document.createElement("div");
   message.className = `message ${kind}`;
-  message.dataset.text = text;
+  Object.assign(message.dataset, { text, topic });
   message.setAttribute("role", kind === "error" ? "alert" : "status");
   const words = document.createElement("span");
   words.textContent = text;
@@ -28,6 +30,11 @@ export function notify(text, kind = "info", action = null) {
   message.append(close);
   area().append(message);
   if (kind === "info") setTimeout(() => message.remove(), SECONDS * 1000);
+}
+
+// Takes messages back that are no longer true.
+export function dropMessages(topic) {
+  area().querySelectorAll(`[data-topic="${topic}"]`).forEach((message) => message.remove());
 }
 
 // A new attempt makes old errors and warnings moot.

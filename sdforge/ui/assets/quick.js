@@ -3,6 +3,7 @@
 // everybody.
 
 import { make } from "./dom.js";
+import { UNDO } from "./form.js";
 import { request } from "./http.js";
 import { notify } from "./notify.js";
 import { settingField } from "./setting_field.js";
@@ -113,6 +114,6 @@ export class QuickSettings {
       form.set(changes);
     }
     const undo = () => Object.entries(before).forEach(([tab, values]) => this.tabs[tab].form.set(values));
-    notify(`Sizes, CFG scale and sampler are those of the preset ${name}.`, "info", { label: "Undo", run: undo });
+    notify(`Sizes, CFG scale and sampler are those of the preset ${name}.`, "info", { label: "Undo", run: undo }, UNDO);
   }
 }

@@ -35,7 +35,17 @@ export class SweepView {
     }
   }
 
+  // A grid that is done makes room for what is drawn next.
+  stepBack() {
+    if (!this.isRunning()) this.setBack(true);
+  }
+
+  setBack(isBack) {
+    this.box()?.closest(".results-side")?.classList.toggle("grid-below", isBack);
+  }
+
   follow(id) {
+    this.setBack(false);
     this.id = id;
     this.sweep = null;
     this.cells = [];
