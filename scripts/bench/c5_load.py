@@ -26,7 +26,7 @@ from big_file import (
 )
 from timing import Comparison, Row, compare
 
-# A load of mapped weights takes a fiftieth of a second: few of them are decided by one interruption.
+# A load of mapped weights takes a fiftieth of a second: one interruption would decide few of them.
 ROUNDS = 25
 PEER_ROUNDS = 3
 
