@@ -95,7 +95,7 @@ def _middle(name: str, width: int) -> Named:
 
 
 def taef2_decoder() -> Shapes:
-    """Flux.2's small decoder: TAESD's for 32 channels, its first blocks with normalised features."""
+    """Flux.2's small decoder: TAESD's for 32 channels, normalised features in its first level."""
     named = list(taesd_decoder(32).items())
     for number in (3, 4, 5):
         named.append((f"{number}.pool.0.weight", (256, 64, 1, 1)))

@@ -89,8 +89,9 @@ class _Block(nn.Module):
 def make_decoder(channels: int, *, has_pools: bool = False) -> nn.Module:
     """Return the row of layers for latents of so many channels, on torch's default device.
 
-    `has_pools`: the first level's blocks add normalised features to what they see, as TAEF2's. Takes (n, channels, height, width) as the denoiser has them; returns (n, 3, 8 × height, 8 ×
-    width), about from 0 to 1.
+    Takes (n, channels, height, width) as the denoiser has them; returns (n, 3, 8 × height, 8 ×
+    width), about from 0 to 1. With `has_pools` the first level's blocks add normalised features to
+    what they see, as TAEF2's do.
     """
     row: list[nn.Module] = [_Squeeze(), nn.Conv2d(channels, _WIDTH, 3, padding=1), nn.ReLU()]
     for level in range(_LEVELS):

@@ -183,7 +183,7 @@ def _parameter(tensor: Tensor) -> nn.Parameter:
 
     The class tells many kinds of tensors apart first, which takes as long again.
     """
-    made: nn.Parameter = Tensor._make_subclass(nn.Parameter, tensor, False)  # type: ignore[attr-defined]
+    made: nn.Parameter = Tensor._make_subclass(nn.Parameter, tensor, False)
     return made
 
 
