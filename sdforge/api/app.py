@@ -13,6 +13,7 @@ from sdforge.api import (
     cards,
     completions,
     controlnet,
+    detectors,
     docs_page,
     estimate,
     extra_networks,
@@ -57,7 +58,7 @@ from sdforge.sweeps.sweeps import Sweeps
 
 # First parts of the paths that this app answers; the launcher sends the rest to the page.
 PREFIXES = (
-    "/sdapi/", "/v1/", "/controlnet/", "/api/v1/", "/api/estimate", "/internal/",
+    "/sdapi/", "/v1/", "/controlnet/", "/adetailer/", "/api/v1/", "/api/estimate", "/internal/",
     "/sd_extra_networks/", "/docs", "/redoc", "/openapi.json", "/metrics", "/healthz", "/readyz",
 )  # fmt: skip
 
@@ -130,6 +131,7 @@ def _routers(context: ApiContext) -> tuple[APIRouter, ...]:
         networks.router(context),
         cards.router(context),
         controlnet.router(context),
+        detectors.router(context),
         scripts.router(context),
         png_info.router(context),
         jobs.router(context),

@@ -167,8 +167,8 @@ def _arguments(extension: Extension, sent: Any) -> dict[str, Any]:
     Forge's single dict in the list. Too many are cut off, missing ones keep their defaults.
     """
     arguments = sent.get("args", sent) if isinstance(sent, Mapping) else sent
-    if isinstance(arguments, list) and len(arguments) == 1 and isinstance(arguments[0], Mapping):
-        arguments = arguments[0]
+    if isinstance(arguments, list) and len(arguments) == 1 and not extension.has_units:
+        arguments = arguments[0] if isinstance(arguments[0], Mapping) else arguments
     if isinstance(arguments, Mapping):
         names: dict[str, str] = {}
         for field in extension.fields:
@@ -181,11 +181,7 @@ def _arguments(extension: Extension, sent: Any) -> dict[str, Any]:
     if not isinstance(arguments, (list, tuple)):
         where = "script_args" if isinstance(extension, Script) else "alwayson_scripts"
         raise InvalidRequest(where, sent, "a list of arguments under 'args'")
-    if isinstance(extension, Script):
-        named = extension.values_of_arguments(arguments)
-    else:
-        names_in_order = (field.name for field in extension.fields)
-        named = dict(zip(names_in_order, arguments, strict=False))
+    named = extension.values_of_arguments(arguments)
     return {name: value for name, value in named.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""What an extension is: named values and ten hooks, each of which returns something new.
+"""What an extension is: named values and eleven hooks, each of which returns something new.
 
 An extension (A1111's "script") declares its values as `Field`s; the page, the REST API, infotext
 and the docs read them from there. Hooks are called by the engine (`on_request`, `expand`) and by
@@ -12,8 +12,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from sdforge.core.detail import Detail
 from sdforge.core.errors import InvalidRequest
 from sdforge.core.fields import Field
 from sdforge.core.registry import Registry
@@ -157,6 +159,9 @@ class Extension:
         fields: its values; their order is the order of A1111's positional arguments.
         order: rules of lower order wrap the denoiser first and so lie inside the others.
         help: one sentence for the page.
+        tabs: how the page groups the fields, if they are many: titles of tabs → titles of folds in
+            them ("" for none) → names of fields.
+        has_units: A1111's arguments are dicts, one for each of several units.
         kinds: the jobs that it can act in, "txt2img" and "img2img"; lists of others leave it out.
     """
 
@@ -166,6 +171,8 @@ class Extension:
     fields: tuple[Field, ...] = ()
     order: int = 50
     help: str = ""
+    tabs: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    has_units: bool = False
     kinds: tuple[str, ...] = ("txt2img", "img2img")
 
     def is_active(self, values: Values) -> bool:
@@ -175,6 +182,22 @@ class Extension:
     def values_from_settings(self, settings: Settings) -> Values | None:
         """Return the values that settings ask for when a request has none; None for nothing."""
         return None
+
+    def values_of_arguments(self, arguments: Sequence[Any]) -> dict[str, Any]:
+        """Return values by name from A1111's arguments, which count by position.
+
+        Too many are cut off, missing ones and nulls keep their defaults.
+        """
+        return dict(zip((field.name for field in self.fields), arguments, strict=False))
+
+    def infotext(self, values: Values) -> dict[str, str]:
+        """Return what a picture's text says of the values; `values_from_infotext` reads it."""
+        kept = ((name, value) for name, value in values.items() if name != "enabled")
+        return {self.label: ", ".join(f"{name}: {value}" for name, value in kept) or "on"}
+
+    def values_from_infotext(self, fields: Mapping[str, str]) -> dict[str, Any] | None:
+        """Return the values that a text gives, None for none; what cannot be used is left out."""
+        return read_values(self, fields[self.label]) if self.label in fields else None
 
     def on_request(self, request: GenerationRequest, values: Values) -> GenerationRequest:
         """Return the request that shall be queued instead."""
@@ -214,6 +237,14 @@ class Extension:
         """Return the latents to decode, (batch, channels, height/8, width/8)."""
         return latents
 
+    def details(self, values: Values) -> tuple[Detail, ...]:
+        """Return what shall be found in the finished pictures and be drawn again there, in turn."""
+        return ()
+
+    def draws(self, values: Values) -> bool:
+        """Tell whether img2img draws before the details; without, they are its given pictures'."""
+        return True
+
     def on_picture(
         self, request: GenerationRequest, pixels: npt.NDArray[np.uint8], values: Values
     ) -> npt.NDArray[np.uint8]:
@@ -228,13 +259,8 @@ class Active:
     extension: Extension
     values: Values
 
-    def infotext(self) -> str:
-        """Return the values as infotext holds them; `values_from_infotext` is the inverse."""
-        kept = ((name, value) for name, value in self.values.items() if name != "enabled")
-        return ", ".join(f"{name}: {value}" for name, value in kept) or "on"
 
-
-def values_from_infotext(extension: Extension, text: str) -> dict[str, Any]:
+def read_values(extension: Extension, text: str) -> dict[str, Any]:
     """Return the values that an infotext gives an extension; what cannot be used is left out."""
     names = "|".join(field.name for field in extension.fields)
     # A prompt among the values may have several lines.

@@ -189,6 +189,11 @@ class Paths:
         return (self.models / "Codeformer", self.models / "GFPGAN", *self.extra_faces)
 
     @property
+    def detectors(self) -> tuple[Path, ...]:
+        """Folders searched for what finds faces, hands or persons in pictures."""
+        return (self.models / "adetailer",)
+
+    @property
     def preview_decoders(self) -> tuple[Path, ...]:
         """Folders searched for small decoders of previews and live frames (TAESD)."""
         return (self.models / "VAE-approx",)
@@ -199,7 +204,7 @@ class Paths:
         return (
             *self.checkpoints, *self.vaes, *self.text_encoders, *self.loras, *self.embeddings,
             *self.hypernetworks, *self.controlnets, *self.clip_visions, *self.upscalers,
-            *self.faces,
+            *self.faces, *self.detectors,
         )  # fmt: skip
 
     @property

@@ -8,7 +8,7 @@ need no word in it. `sdforge/extensions/builtin` has those that ship.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sdforge.core.errors import InvalidRequest
@@ -61,13 +61,6 @@ class Script(Extension):
     def is_active(self, values: Values) -> bool:
         """Being named is all it takes."""
         return True
-
-    def values_of_arguments(self, arguments: Sequence[Any]) -> dict[str, Any]:
-        """Return values by name from A1111's arguments, which count by position.
-
-        Too many are cut off, missing ones and nulls keep their defaults.
-        """
-        return dict(zip((field.name for field in self.fields), arguments, strict=False))
 
     def batch_count(self, request: GenerationRequest, values: Values) -> int:
         """Return how many batches `run` will draw of a resolved request."""

@@ -26,6 +26,7 @@ _SECTIONS = (
     ("Postprocessing", "upscaling", "Upscaling"),
     ("Postprocessing", "face-restoration", "Face restoration"),
     ("Postprocessing", "postprocessing", "Postprocessing"),
+    ("Postprocessing", "ADetailer", "ADetailer"),
     ("Postprocessing", "interrogate", "Interrogate"),
     ("System", "forge", "Memory and precision"),
     ("System", "system", "System"),

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from sdforge.core.detail import ORDERS
 from sdforge.core.errors import InvalidRequest, StorageError, closest_names
 from sdforge.core.option import Option
 
@@ -139,6 +140,12 @@ class Settings:
     face_restoration_model: str = _option("CodeFormer", "Face restoration model; its file lies in models/Codeformer or models/GFPGAN", "face-restoration", choices=("CodeFormer", "GFPGAN"), infotext="Face restoration")
     code_former_weight: float = _option(0.5, "CodeFormer weight; 0 restores most, 1 least", "face-restoration", minimum=0, maximum=1, infotext="CodeFormer weight")
     save_images_before_face_restoration: bool = _option(False, "Save a copy of image before doing face restoration", "saving-images")
+    ad_save_images_before: bool = _option(False, "Save images before ADetailer", "ADetailer")
+    ad_save_previews: bool = _option(False, "Save mask previews", "ADetailer")
+    ad_only_selected_scripts: bool = _option(True, "Apply only selected scripts to ADetailer", "ADetailer")
+    ad_script_names: str = _option("dynamic_thresholding", "Script names to apply to ADetailer (separated by comma)", "ADetailer")
+    ad_bbox_sortby: str = _option("None", "Sort bounding boxes by", "ADetailer", choices=ORDERS)
+    ad_same_seed_for_each_tap: bool = _option(False, "Use same seed for each find of ADetailer", "ADetailer")
     tiling: bool = _option(False, "Make pictures that can be tiled", "sd", infotext="Tiling")
     hires_fix_refiner_pass: str = _option("second pass", "Hires fix: which pass to enable refiner for", "sd", choices=("first pass", "second pass", "both passes"), infotext="Hires refiner")
     refiner_switch_by_sample_steps: bool = _option(True, "Refiner: switch by share of the steps, as Forge does; else by the model's timestep, as A1111", "compatibility", infotext="Refiner switch by sampling steps")

@@ -6,8 +6,10 @@ are those of `pipeline.passes`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sdforge.core.detail import Detail
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import Settings
 from sdforge.memory.estimate import Shape
@@ -20,7 +22,7 @@ class Drawn:
     """A part of a job that has one checkpoint.
 
     Attributes:
-        name: "base", "hires", or "refiner".
+        name: "base", "hires", "refiner" or "detail".
         checkpoint: title.
         modules: files that bring its VAE and text encoders; None for those of the settings.
         shape: of the pictures.
@@ -32,10 +34,13 @@ class Drawn:
     shape: Shape
 
 
-def drawn(request: GenerationRequest, settings: Settings) -> tuple[Drawn, ...]:
+def drawn(
+    request: GenerationRequest, settings: Settings, details: Sequence[Detail] = ()
+) -> tuple[Drawn, ...]:
     """Return what a resolved request draws with, one of each kind, its largest picture last.
 
-    A first pass that has the second one's checkpoint is left out: it is no larger.
+    A first pass that has the second one's checkpoint is left out: it is no larger. So is a second
+    detail of the same checkpoint and size.
     """
     width, height = request.width or DEFAULT_SIDE, request.height or DEFAULT_SIDE
     final = _shape(request, *(request.hires_size if request.hires else request.final_size))
@@ -57,7 +62,16 @@ def drawn(request: GenerationRequest, settings: Settings) -> tuple[Drawn, ...]:
             found.append(Drawn("refiner", request.refiner, None, first))
     if request.hires:
         found.append(Drawn("hires", hires, request.hires_modules, final))
-    return tuple(found)
+    again = [_again(detail, request) for detail in details]
+    return (*dict.fromkeys(again), *found)
+
+
+def _again(detail: Detail, request: GenerationRequest) -> Drawn:
+    """Return what a detail is drawn with: one at a time, from a picture."""
+    size = detail.drawn_size(request, request.final_size)
+    scale = request.cfg_scale if detail.cfg_scale is None else detail.cfg_scale
+    shape = Shape(width=size[0], height=size[1], batch=1, guided=scale != 1, from_image=True)
+    return Drawn("detail", detail.checkpoint or request.checkpoint, None, shape)
 
 
 def _shape(request: GenerationRequest, width: int, height: int) -> Shape:

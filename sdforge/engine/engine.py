@@ -24,6 +24,7 @@ from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import Settings, SettingsStore
 from sdforge.engine.between import Between
 from sdforge.engine.database import Database
+from sdforge.engine.details import details_by
 from sdforge.engine.history import History
 from sdforge.engine.history_store import HistoryStore
 from sdforge.engine.inputs import InputFolder
@@ -267,7 +268,7 @@ class Engine(Between, MemoryAnswers, ModelAccess, Outcomes, Queueing):
         """
         resolved, settings = self.resolve(request)
         past = self.jobs(statuses=(JobStatus.DONE,), limit=_PAST_JOBS)
-        return self._preflight.estimate(resolved, settings, past)
+        return self._preflight.estimate(resolved, settings, past, details_by(self.extensions))
 
     def add_input(self, data: bytes, field: str) -> InputImage:
         """Store a picture for a request to refer to; decodes it, so not for the event loop.

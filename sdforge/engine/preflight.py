@@ -22,6 +22,7 @@ from sdforge.core.settings import Settings
 from sdforge.engine.beside import control_networks
 from sdforge.engine.drawn import DEFAULT_SIDE, Drawn, drawn
 from sdforge.engine.job import Job
+from sdforge.engine.prediction import DetailsOf, no_details, predict_seconds
 from sdforge.flags import wants_cpu
 from sdforge.memory.advice import choose_mode, factor_of, room_of
 from sdforge.memory.budget import MIB
@@ -165,7 +166,11 @@ class Preflight:
         return ModeChoice(mode, reason, was_chosen=True)
 
     def estimate(
-        self, request: GenerationRequest, settings: Settings, past: Sequence[Job]
+        self,
+        request: GenerationRequest,
+        settings: Settings,
+        past: Sequence[Job],
+        details_of: DetailsOf = no_details,
     ) -> dict[str, Any]:
         """Return what a resolved request takes, as JSON types.
 
@@ -173,6 +178,7 @@ class Preflight:
             request: with a size and a checkpoint.
             settings: that it would run with.
             past: finished jobs, newest first, to predict the time from.
+            details_of: tells what is drawn again in a request's pictures.
 
         Raises:
             UnknownName, ModelError: the checkpoint or VAE cannot be used.
@@ -181,7 +187,8 @@ class Preflight:
         choice = self.mode_for(settings, request.checkpoint)
         itemsize = ITEMSIZE[precision_names(self.machine().device, self._flags)["denoiser"]]
         beside = control_networks(request, self._library.controlnets, _header, itemsize)
-        legs = [self._leg(one, request, settings, beside) for one in drawn(request, settings)]
+        parts = drawn(request, settings, details_of(request))
+        legs = [self._leg(one, request, settings, beside) for one in parts]
         asked = legs[-1].shape
         found = [estimate(leg.model, leg.shape, room, choice.mode, factor) for leg in legs]
         # What does not fit says so; else the largest speaks for all.
@@ -201,7 +208,7 @@ class Preflight:
             "budget": self._budget(room, worst),
             "vae": worst.vae_mode.describe(),
             "cond_batching": worst.cond_batching,
-            "seconds": predict_seconds(request, past),
+            "seconds": predict_seconds(request, past, details_of),
             "reasons": _reasons(legs, found),
             "asked": _size(asked),
             "recommended": _size(asked if fits else largest),
@@ -274,51 +281,6 @@ class Preflight:
         if changed != self._calibration[0]:
             self._calibration = (changed, Calibration(self._calibration_path))
         return factor_of(self._calibration[1], self.machine().device.name)
-
-
-def predict_seconds(request: GenerationRequest, past: Sequence[Job]) -> float | None:
-    """Return how long a request will take by the newest job of its checkpoint; None without one.
-
-    Denoising is taken to grow with steps × pixels × pictures, over all passes, decoding with the
-    pixels of the finished pictures.
-    Loading the checkpoint is not counted.
-    """
-    for job in past:
-        if job.request.checkpoint != request.checkpoint or "denoise" not in job.timings:
-            continue
-        if "reuse" in job.timings:  # it did not draw all of its passes
-            continue
-        done = max(_pixels(job.request) * len(job.images), 1)
-        pixels = _pixels(request) * request.image_count / done
-        work = _work(request) / max(_work(job.request), 1)
-        pictures = request.image_count / max(len(job.images), 1)
-        guidance = (1 if request.cfg_scale == 1 else 2) / (1 if job.request.cfg_scale == 1 else 2)
-        timings = job.timings
-        return round(
-            timings.get("encode", 0.0)
-            + timings["denoise"] * work * pictures * guidance
-            + timings.get("decode", 0.0) * pixels,
-            3,
-        )
-    return None
-
-
-def _pixels(request: GenerationRequest) -> int:
-    width, height = request.final_size
-    return width * height
-
-
-def _work(request: GenerationRequest) -> float:
-    """Return steps × pixels of one picture, over its passes."""
-    first = (request.width or DEFAULT_SIDE) * (request.height or DEFAULT_SIDE)
-    strength = 1.0 if request.denoising_strength is None else request.denoising_strength
-    if request.init_images:
-        return request.steps * strength * first
-    work = 0.0 if request.first_picture else float(request.steps * first)
-    if request.hires:
-        width, height = request.hires_size
-        work += (request.hires_steps or request.steps) * strength * width * height
-    return work
 
 
 def _referred(request: GenerationRequest, *, exact: bool) -> tuple[int, ...]:

@@ -65,6 +65,7 @@ class ProgressMeter:
             "reuse": "Taking the first pass as it was drawn before",
             "upscale": "Enlarging",
             "faces": "Restoring faces",
+            "detect": "Looking for details",
             "decode": "Decoding",
         }
         now = self.progress

@@ -28,6 +28,7 @@ from sdforge.core.request import (
 )
 from sdforge.core.script import check_script
 from sdforge.core.settings import OPTIONS, Settings
+from sdforge.engine.details import check_details
 from sdforge.pipeline.merge import resolved_merge
 from sdforge.postprocess.upscalers import (
     UpscalerModels,
@@ -179,6 +180,8 @@ class Resolver:
         # Again, because one side may have been left open.
         validate(resolved, limits)
         check_script(resolved, active, limits)
+        details = [detail for one in active for detail in one.extension.details(one.values)]
+        check_details(details, resolved, limits, cast("Library", self._library))
         return resolved
 
     def _with_faces(self, request: GenerationRequest, settings: Settings) -> GenerationRequest:

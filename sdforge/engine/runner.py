@@ -108,6 +108,7 @@ class PipelineRunner:
         from sdforge.models.adapters.adapters import Adapters
         from sdforge.models.adapters.controlnet import ControlNets
         from sdforge.models.attention_kernels import chosen_kernel
+        from sdforge.models.detectors.finding import Detectors
         from sdforge.models.faces.restoring import Faces
         from sdforge.models.loader import ModelProvider, choose_precision
         from sdforge.models.preview_decoder import PreviewDecoders
@@ -127,17 +128,15 @@ class PipelineRunner:
         precision = choose_precision(info, flags)
         kernel = chosen_kernel(flags or {})
         self._models = ModelProvider(library, self._memory, precision=precision, attention=kernel)
-        self._controlnets = ControlNets(
-            library.controlnets, self._memory, compute=precision.denoiser
-        )
-        self._upscalers = Upscalers(library.upscalers, self._memory, compute=precision.denoiser)
+        compute = precision.denoiser
+        self._controlnets = ControlNets(library.controlnets, self._memory, compute=compute)
+        self._upscalers = Upscalers(library.upscalers, self._memory, compute=compute)
         self._faces = Faces(library.faces, self._memory)
+        self._detectors = Detectors(library.detectors, self._faces, self._memory)
         self._conditioning = ConditioningCache()
         self._first_passes = FirstPasses()
         self._adapters = Adapters(library.loras, library.embeddings, library.hypernetworks)
-        self._decoders = PreviewDecoders(
-            library.preview_decoders, self._memory, compute=precision.denoiser
-        )
+        self._decoders = PreviewDecoders(library.preview_decoders, self._memory, compute=compute)
         self._painter: FramePainter | None = None
 
     def run(
@@ -228,6 +227,7 @@ class PipelineRunner:
         self._upscalers.unload()
         self._decoders.unload()
         self._faces.unload()
+        self._detectors.unload()
         self._models.unload()
 
     def unload_one(self, title: str) -> None:
@@ -248,6 +248,7 @@ class PipelineRunner:
             self._upscalers.unload()
             self._decoders.unload()
             self._faces.unload()
+            self._detectors.unload()
             if self._models.current is None:
                 self._forget_texts()
                 self._first_passes.clear()
@@ -266,6 +267,7 @@ class PipelineRunner:
             "host_upscalers": asdict(self._upscalers.report()),
             "host_decoders": asdict(self._decoders.report()),
             "host_faces": asdict(self._faces.report()),
+            "host_detectors": asdict(self._detectors.report()),
         }
 
     def _forget_texts(self) -> None:
@@ -300,4 +302,5 @@ class PipelineRunner:
             upscalers=self._upscalers,
             decoders=self._decoders,
             faces=self._faces,
+            detectors=self._detectors,
         )

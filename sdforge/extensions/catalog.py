@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdforge.core.extension import Extension, values_from_infotext
+from sdforge.core.extension import Extension
 from sdforge.core.registry import Registry
 from sdforge.extensions.builtin import BUILTIN
 from sdforge.output.infotext import parse_infotext
@@ -56,11 +56,8 @@ def extensions_by_flags(flags: Mapping[str, Any], folder: Path) -> Registry[Exte
 def values_of_extensions(infotext: str, registry: Registry[Extension]) -> dict[str, dict[str, Any]]:
     """Return the values of extensions, by name, that a picture's infotext holds."""
     fields = parse_infotext(infotext).fields if infotext else {}
-    return {
-        extension.name: values_from_infotext(extension, fields[extension.label])
-        for extension in registry
-        if extension.label in fields
-    }
+    found = ((one.name, one.values_from_infotext(fields)) for one in registry)
+    return {name: values for name, values in found if values is not None}
 
 
 def _add(registry: Registry[Extension], kind: type[Extension]) -> None:

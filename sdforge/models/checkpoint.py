@@ -79,8 +79,10 @@ class CheckpointHeader:
         return self.layout.under(prefix)
 
 
-def read_header(path: Path) -> CheckpointHeader:
+def read_header(path: Path, *, whole: bool = False) -> CheckpointHeader:
     """Read and check the header of a model file, which its name tells the format of, or folder.
+
+    With `whole`, a pickle may be of a whole network, classes and all, and not of tensors alone.
 
     Raises:
         MissingModel: there is no such file, or it cannot be opened.
@@ -98,7 +100,7 @@ def read_header(path: Path) -> CheckpointHeader:
             if suffix == ".gguf":
                 return _read_gguf(path, file, file_bytes)
             if suffix in PICKLES and not _is_safetensors(file, file_bytes):
-                return _read_pickle(path, file, file_bytes)
+                return _read_pickle(path, file, file_bytes, whole=whole)
             (layout, metadata), data_start = _read(path, file, file_bytes)
             missing = layout.data_bytes - (file_bytes - data_start)
             if missing <= 0:
@@ -137,7 +139,8 @@ def _is_safetensors(file: BinaryIO, file_bytes: int) -> bool:
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= file_bytes - 8
 
 
-def _read_pickle(path: Path, file: BinaryIO, file_bytes: int) -> CheckpointHeader:
+def _read_pickle(path: Path, file: BinaryIO, file_bytes: int, *, whole: bool) -> CheckpointHeader:
+    from sdforge.models.formats.pickled_modules import WHOLE_NETWORK
     from sdforge.models.formats.pickles import read_pickled
 
     start = file.read(32)
@@ -145,7 +148,7 @@ def _read_pickle(path: Path, file: BinaryIO, file_bytes: int) -> CheckpointHeade
     if not is_pickle:
         raise CorruptCheckpoint(f"{path.name} {_explain_start(start, 0, file_bytes)}")
     try:
-        found = read_pickled(path, file, file_bytes)
+        found = read_pickled(path, file, file_bytes, WHOLE_NETWORK if whole else None)
     except ValueError as fault:
         kind = UnsupportedCheckpoint if "refused" in str(fault) else CorruptCheckpoint
         raise kind(f"{path.name} {fault}") from fault

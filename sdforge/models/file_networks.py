@@ -77,6 +77,7 @@ class FileNetworks(Generic[ShapeT]):
         describe: Callable[[CheckpointHeader], tuple[Recipe, ShapeT, str]],
         *,
         keeps: int,
+        read: Callable[[Path], CheckpointHeader] = read_header,
     ) -> None:
         """Load nothing yet.
 
@@ -85,12 +86,14 @@ class FileNetworks(Generic[ShapeT]):
             storage: the type that weights are kept in.
             describe: returns, of a file, how to make the network, what it is, and that in words.
             keeps: how many networks stay.
+            read: returns a file's header.
         """
         self.memory = memory
         self.store = HostStore(memory.release)
         self._storage = storage
         self._describe = describe
         self._keeps = keeps
+        self._read = read
 
     @contextmanager
     def lease(self, path: Path, name: str) -> Iterator[tuple[Component, ShapeT]]:
@@ -128,7 +131,7 @@ class FileNetworks(Generic[ShapeT]):
             return held
         self.store.configure(Limits(holdings=self._keeps))
         started = time.perf_counter()
-        header = read_header(path)
+        header = self._read(path)
         with torch.device("meta"):
             recipe, shape, words = self._describe(header)
         content = Content.of(recipe, header, self._storage, stamp)

@@ -25,6 +25,7 @@ from sdforge.models.adapters.embedding_library import EmbeddingLibrary, Embeddin
 from sdforge.models.adapters.hypernetwork_library import HypernetworkLibrary
 from sdforge.models.adapters.lora_library import LoraLibrary
 from sdforge.models.detect import detect, recommended
+from sdforge.models.detectors.library import DetectorLibrary
 from sdforge.models.faces.library import FaceLibrary
 from sdforge.models.files import model_files, model_folders
 from sdforge.models.hashes import HashCache, Stamp, legacy_hash
@@ -105,7 +106,7 @@ class VaeFile:
 
 
 class Library:
-    """The model files below the folders of `Paths`; `loras` to `faces` are those of other kinds."""
+    """The model files below the folders of `Paths`; from `loras` on those of other kinds."""
 
     def __init__(self, paths: Paths, *, hashing: bool = True) -> None:
         """Look nowhere yet; without `hashing`, titles stay without hashes (A1111: --no-hashing)."""
@@ -113,10 +114,9 @@ class Library:
         self.embeddings = EmbeddingLibrary(paths)
         self.hypernetworks = HypernetworkLibrary(paths)
         self.controlnets = ControlNetLibrary(paths)
-        self.upscalers = UpscalerLibrary(paths)
-        self.faces = FaceLibrary(paths)
-        self._paths = paths
-        self._hashing = hashing
+        self.upscalers, self.faces = UpscalerLibrary(paths), FaceLibrary(paths)
+        self.detectors = DetectorLibrary(paths, self.faces)
+        self._paths, self._hashing = paths, hashing
         self._cache = HashCache(paths.cache / "model-hashes.json")
         self._lock = threading.RLock()
         self._seen: dict[Path, tuple[Stamp, CheckpointInfo]] = {}

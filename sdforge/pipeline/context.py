@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sdforge.memory.manager import MemoryManager
     from sdforge.models.adapters.adapters import Adapters
     from sdforge.models.adapters.controlnet import ControlNets
+    from sdforge.models.detectors.finding import Detectors
     from sdforge.models.faces.restoring import Faces
     from sdforge.models.loader import ModelProvider
     from sdforge.models.preview_decoder import PreviewDecoders
@@ -79,6 +80,7 @@ class RunContext:
     upscalers: Upscalers | None = None
     decoders: PreviewDecoders | None = None
     faces: Faces | None = None
+    detectors: Detectors | None = None
     first_passes: FirstPasses | None = None
     read_input: Callable[[InputImage], bytes] = no_inputs
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sdforge.core.errors import Cancelled
 from sdforge.core.events import ModelLoading
 from sdforge.core.result import GenerationInfo, ImageResult, ModelIdentity
@@ -20,6 +22,7 @@ from sdforge.pipeline.context import RunContext
 from sdforge.pipeline.control import ControlUnits
 from sdforge.pipeline.decode import decode_batch
 from sdforge.pipeline.denoise import DenoisedBatch, Ready, denoise_batch
+from sdforge.pipeline.detailing import Detailing, draws_first
 from sdforge.pipeline.faces import (
     BEFORE_FACES,
     leave_faces_without_files,
@@ -30,15 +33,15 @@ from sdforge.pipeline.first_pass import first_pass_key
 from sdforge.pipeline.hires import GivenStart, HiresStart
 from sdforge.pipeline.hooks import Hooks
 from sdforge.pipeline.hypernetworks import used_hypernetworks
-from sdforge.pipeline.img2img import InitPictures
+from sdforge.pipeline.img2img import InitPictures, open_input
 from sdforge.pipeline.inversion import InvertedStart, invert_batch, prompts_of_inversion
 from sdforge.pipeline.networks import apply_networks, network_infotext
 from sdforge.pipeline.passes import HIRES, INVERSION, Pass, Start, plan_passes
 from sdforge.pipeline.prompts import BatchPrompts, batch_prompts
 from sdforge.pipeline.references import ReferencePictures, references_infotext
+from sdforge.postprocess.decoding import flattened
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 BEFORE_HIRES = "-before-highres-fix"
@@ -56,11 +59,13 @@ def generate(context: RunContext) -> Iterator[ImageResult]:
     if not context.settings.persistent_cond_cache:
         context.conditioning.clear()
     leave_faces_without_files(context)
-    run = _Run(context)
+    detailing = Detailing(context, generate)
+    run = _Run(detailing.drawing())
+    make = run.batch if draws_first(context.extensions, context.request) else run.given
     for batch in range(context.request.batch_count):
         context.check_cancelled()
         context.control.skip_batch = False
-        yield from run.batch(batch)
+        yield from detailing.batch(make(batch), batch, run.let_go)
 
 
 def load_bundle(
@@ -156,6 +161,22 @@ class _Run:
                 break
         if denoised is not None:
             yield from self._decoded(denoised, batch)
+
+    def given(self, batch: int) -> Iterator[ImageResult]:
+        """Yield the given pictures themselves as those of a batch."""
+        context = self._context
+        bundle = self._load(self._passes[0].checkpoint, None)
+        hooks, colour = Hooks(context.extensions), context.settings.img2img_background_color
+        images = context.request.init_images
+        for row in range(context.request.batch_size):
+            picture = open_input(context, images[row % len(images)], "init_images")
+            index = batch * context.request.batch_size + row
+            pixels = np.asarray(flattened(picture, colour))
+            yield self._result(bundle, hooks, index, row, pixels, suffix="")
+
+    def let_go(self) -> None:
+        """Forget what drew last: another run may use, change or release it."""
+        self._bundle, self._encoded, self._loaded = None, None, ("", None)
 
     def _start_maker(self, one: Pass, before: DenoisedBatch | None, batch: int) -> StartMaker:
         """Return what makes a pass's start of the pictures and of the pass before it, if any."""

@@ -98,7 +98,10 @@ class Hooks:
 
     def infotext(self) -> dict[str, str]:
         """Return the infotext keys of all extensions."""
-        return {one.extension.label: one.infotext() for one in self._active}
+        said: dict[str, str] = {}
+        for one in self._active:
+            said |= one.extension.infotext(one.values)
+        return said
 
 
 class _OneCallAtATime:

@@ -13,7 +13,8 @@ from sdforge.core.model_choice import ModelChoice
 from sdforge.core.paths import Paths
 from sdforge.core.request import GenerationRequest
 from sdforge.engine import Engine, Job, JobStatus
-from sdforge.engine.preflight import predict_seconds
+from sdforge.engine.details import details_by
+from sdforge.engine.prediction import DetailsOf, predict_seconds, telling
 from sdforge.sweeps.cells import count_loads
 from sdforge.sweeps.prepare import Prepared
 
@@ -46,7 +47,7 @@ def dry_run(engine: Engine, prepared: Prepared, paths: Paths) -> dict[str, Any]:
     room = prepared.settings.sd_checkpoints_limit
     loads = count_loads(models, room, _held(engine, needed))
     past = engine.jobs(statuses=(JobStatus.DONE,), limit=_PAST_JOBS)
-    drawing = _drawing_seconds(drawn, past)
+    drawing = _drawing_seconds(drawn, past, details_by(engine.extensions))
     loading = sum(_load_seconds(engine, model.checkpoint, past) for model in needed[:loads])
     disk = sum(_pixels(one) * one.image_count for one in drawn) * _bytes_per_pixel(past)
     problems = _problems(engine, prepared)
@@ -109,18 +110,13 @@ def _held(engine: Engine, needed: Sequence[ModelChoice]) -> list[ModelChoice]:
     return [model for model in needed if model.checkpoint.partition(" [")[0] in titles]
 
 
-def _drawing_seconds(requests: Sequence[GenerationRequest], past: Sequence[Job]) -> float | None:
+def _drawing_seconds(
+    requests: Sequence[GenerationRequest], past: Sequence[Job], details_of: DetailsOf
+) -> float | None:
     """Return the sum of what is known, stretched to those cells of which nothing is."""
-    newest: dict[str, Job] = {}
-    for job in past:
-        if "denoise" in job.timings:
-            newest.setdefault(job.request.checkpoint, job)
-    known = [
-        seconds
-        for one in requests
-        if one.checkpoint in newest
-        and (seconds := predict_seconds(one, [newest[one.checkpoint]])) is not None
-    ]
+    newest = telling(past, details_of)
+    found = [predict_seconds(one, newest, details_of) for one in requests]
+    known = [seconds for seconds in found if seconds is not None]
     if not known:
         return None
     return sum(known) * len(requests) / len(known)

@@ -8,7 +8,7 @@ the functions that build know Gradio.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import gradio as gr
@@ -21,8 +21,11 @@ from sdforge.core.registry import Registry
 from sdforge.core.script import Script
 from sdforge.extensions.values import ENABLED
 from sdforge.postprocess.upscalers import UPSCALERS
+from sdforge.ui.fields import CHOICES
 
 Extensions = Registry[Extension]
+# Lists of fields that name files.
+ON_DISK = ("detectors", "checkpoints", "vaes")
 
 
 def build_accordions(tab: str, extensions: Extensions) -> dict[str, Component]:
@@ -35,9 +38,38 @@ def build_accordions(tab: str, extensions: Extensions) -> dict[str, Component]:
         with gr.Accordion(extension.label, open=False, elem_id=elem_id, elem_classes=["extension"]):
             if extension.help:
                 gr.Markdown(extension.help, elem_classes=["extension-help"])
+            if extension.tabs:
+                widgets |= _tabbed(extension, elem_id)
+                continue
             for field in extension.fields:
                 name = widget_name(extension, field)
                 widgets[name] = _widget(field, f"{elem_id}_{field.name}")
+    return widgets
+
+
+def _tabbed(extension: Extension, elem_id: str) -> dict[str, Component]:
+    """Lay out an extension of many fields: those of no tab, then tabs with folds in them."""
+    known = {field.name: field for field in extension.fields}
+    widgets: dict[str, Component] = {}
+
+    def lay_out(names: Iterable[str]) -> None:
+        for name in names:
+            made = _widget(known[name], f"{elem_id}_{name}")
+            widgets[widget_name(extension, known[name])] = made
+
+    grouped = {
+        name for folds in extension.tabs.values() for names in folds.values() for name in names
+    }
+    lay_out(name for name in known if name not in grouped)
+    with gr.Tabs(elem_id=f"{elem_id}_tabs"):
+        for title, folds in extension.tabs.items():
+            with gr.Tab(title, elem_id=f"{elem_id}_tab_{title}"):
+                for fold, names in folds.items():
+                    if not fold:
+                        lay_out(names)
+                        continue
+                    with gr.Accordion(fold, open=False):
+                        lay_out(names)
     return widgets
 
 
@@ -77,10 +109,15 @@ def _widget(field: Field, elem_id: str) -> Component:
     info = field.help or None
     if field.kind is bool:
         return gr.Checkbox(field.default, label=field.label, info=info, elem_id=elem_id)
-    options = UPSCALERS.names() if field.choices == "upscalers" else list(field.options)
-    if options:
+    if field.options or field.choices:
         return gr.Dropdown(
-            options, value=field.default, label=field.label, info=info, elem_id=elem_id
+            list(field.options) or _first_names(field),
+            value=field.default,
+            label=field.label,
+            info=info,
+            elem_id=elem_id,
+            # What is on disk comes with the load event.
+            allow_custom_value=field.choices in ON_DISK,
         )
     if field.kind is str:
         return gr.Textbox(field.default, label=field.label, info=info, elem_id=elem_id)
@@ -95,6 +132,19 @@ def _widget(field: Field, elem_id: str) -> Component:
         info=info,
         elem_id=elem_id,
     )
+
+
+def _first_names(field: Field) -> list[str]:
+    """Return the names of a list that the page offers before anybody looked on disk."""
+    named = CHOICES.get(field.choices or "", list)()
+    if field.choices == "upscalers":
+        return UPSCALERS.names()
+    return list(dict.fromkeys([field.default, *named]))
+
+
+def widgets_of_lists(extensions: Extensions) -> dict[str, Field]:
+    """Return the fields by the names of widgets whose lists name what is on disk."""
+    return {name: field for name, _, field in _all(extensions) if field.choices in ON_DISK}
 
 
 def widget_name(extension: Extension, field: Field) -> str:

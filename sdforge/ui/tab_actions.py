@@ -24,6 +24,7 @@ from sdforge.ui.batch import batch_of_form
 from sdforge.ui.checkpoints import Checkpoints, Choice
 from sdforge.ui.control import pasted_units
 from sdforge.ui.fields import named_choices
+from sdforge.ui.on_disk import choices_on_disk
 from sdforge.ui.overrides import OVERRIDES, choice_of, read_overrides
 from sdforge.ui.scripts import asks_for_script, sweep_of_form
 from sdforge.ui.sketch import with_sketch
@@ -71,7 +72,8 @@ class TabActions:
         known = self._extensions
         result = form.default_values(recommended, self.tab) | extensions.default_values(known)
         stored, stored_for = form.stored_values(text, self.tab)
-        result.update(stored | extensions.stored_values(text, known))
+        kept = extensions.stored_values(text, known)
+        result.update(stored | kept)
         before = self._checkpoints.find(stored_for)
         if before and current and before.path != current.path:
             result.update(form.follow_checkpoint(result, before.recommended, recommended))
@@ -84,7 +86,8 @@ class TabActions:
             result[UPSCALER] = self._upscaler_choice(result[UPSCALER])
         if passes.HIRES_MODULES in result:
             result[passes.HIRES_MODULES] = self._module_choice(result[passes.HIRES_MODULES])
-        return result | self._picture_upscalers(result)
+        on_disk = choices_on_disk(self._checkpoints, known, result, kept)
+        return result | self._picture_upscalers(result) | on_disk
 
     def refresh_lists(self, values: Mapping[str, Any]) -> Values:
         """Look for model files again, and offer what there is where they are chosen."""
@@ -98,7 +101,7 @@ class TabActions:
             found[UPSCALER] = self._upscaler_choice(values.get(UPSCALER))
             chosen = form.style_names(values.get(passes.HIRES_MODULES))
             found[passes.HIRES_MODULES] = self._module_choice(chosen)
-        return found
+        return found | choices_on_disk(self._checkpoints, self._extensions, values)
 
     def refresh_styles(self, values: Mapping[str, Any]) -> Values:
         """Offer the styles that there are now."""

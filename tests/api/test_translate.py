@@ -134,7 +134,7 @@ def test_a_module_list_of_another_shape_is_refused(modules: object) -> None:
 
 def test_an_unknown_script_names_its_field() -> None:
     with pytest.raises(UnknownScript) as caught:
-        request(alwayson_scripts={"ADetailer": {"args": [True]}})
+        request(alwayson_scripts={"Unheard Of": {"args": [True]}})
     assert caught.value.field == "alwayson_scripts"
 
 

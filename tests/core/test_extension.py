@@ -6,13 +6,12 @@ import pytest
 
 from sdforge.core.errors import InvalidRequest, UnknownName
 from sdforge.core.extension import (
-    Active,
     Extension,
     Values,
     active_extensions,
     complete_values,
+    read_values,
     typed_value,
-    values_from_infotext,
 )
 from sdforge.core.fields import Field
 from sdforge.core.registry import Registry
@@ -120,10 +119,10 @@ def test_an_unknown_extension_is_refused(registry: Registry[Extension]) -> None:
     ],
 )
 def test_infotext_gives_back_what_was_written(values: dict[str, Any]) -> None:
-    text = Active(Mirror(), values).infotext()
-    assert values_from_infotext(Mirror(), text) == values
+    text = Mirror().infotext(values)["Mirror"]
+    assert read_values(Mirror(), text) == values
 
 
 def test_damaged_infotext_gives_what_can_be_used() -> None:
-    values = values_from_infotext(Mirror(), "axis: z, share: 0.3, times: many")
+    values = read_values(Mirror(), "axis: z, share: 0.3, times: many")
     assert values == {"enabled": True, "share": 0.3}

@@ -24,6 +24,7 @@ from sdforge.core.result import GenerationInfo, ImageResult, ModelIdentity
 from sdforge.core.settings import Settings, SettingsStore
 from sdforge.engine import Engine
 from sdforge.engine.inputs import InputFolder
+from sdforge.models.detectors.library import DetectorLibrary
 from sdforge.models.faces.library import FaceLibrary
 from sdforge.models.tokenizers import Tokenizer, clip_tokenizer
 from sdforge.pipeline.context import RunControl
@@ -70,6 +71,7 @@ class FakeLibrary:
 
         self.upscalers = FakeUpscalers()
         self.faces = FaceLibrary(Paths.under(Path("nowhere")))
+        self.detectors = DetectorLibrary(Paths.under(Path("nowhere")), self.faces)
 
     def checkpoints(self) -> list[Any]:
         return list(self.known)

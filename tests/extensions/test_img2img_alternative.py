@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdforge.core.extension import Active, Inversion, complete_values, values_from_infotext
+from sdforge.core.extension import Inversion, complete_values, read_values
 from sdforge.core.request import GenerationRequest
 from sdforge.extensions.builtin.img2img_alternative import Img2imgAlternative
 
@@ -49,5 +49,5 @@ def test_each_override_can_be_taken_off() -> None:
 
 def test_a_prompt_of_several_lines_comes_back_from_a_picture() -> None:
     given = values(original_prompt='a cat, (red: 1.2)\nsecond "line"', decode_steps=7)
-    text = Active(SCRIPT, given).infotext()
-    assert values_from_infotext(SCRIPT, text) == given
+    text = SCRIPT.infotext(given)[SCRIPT.label]
+    assert read_values(SCRIPT, text) == given

@@ -20,6 +20,7 @@ from sdforge.core.settings import Settings
 from sdforge.memory.device import Device
 from sdforge.models.adapters.adapters import Adapters
 from sdforge.models.adapters.controlnet import ControlNets
+from sdforge.models.detectors.finding import Detectors
 from sdforge.models.faces.restoring import Faces
 from sdforge.models.preview_decoder import PreviewDecoders
 from sdforge.models.upscalers.loaded import Upscalers
@@ -43,6 +44,7 @@ class Pipeline:
     upscalers: Upscalers = field(init=False)
     decoders: PreviewDecoders = field(init=False)
     faces: Faces = field(init=False)
+    detectors: Detectors = field(init=False)
     on_event: Callable[[Event], None] = lambda event: None
     files: dict[str, bytes] = field(default_factory=dict)
 
@@ -70,6 +72,7 @@ class Pipeline:
             library.preview_decoders, self.parts.memory, compute=torch.float32
         )
         self.faces = Faces(library.faces, self.parts.memory)
+        self.detectors = Detectors(library.detectors, self.faces, self.parts.memory)
         self.adapters = Adapters(library.loras, library.embeddings, library.hypernetworks)
 
     def context(self, settings: dict[str, Any] | None = None, **values: Any) -> RunContext:
@@ -104,6 +107,7 @@ class Pipeline:
             upscalers=self.upscalers,
             decoders=self.decoders,
             faces=self.faces,
+            detectors=self.detectors,
         )
 
     def start(self, settings: dict[str, Any] | None = None, **values: Any) -> Iterator[ImageResult]:

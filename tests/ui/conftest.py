@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from sdforge.core.settings import SettingsStore
 from sdforge.engine import Engine
 from sdforge.models.library import Library
 from sdforge.ui.actions import PageActions
+from sdforge.ui.checkpoints import Choice
 from sdforge.ui.tab_actions import TabActions
 from tests.engine.fakes import FakeRunner
 
@@ -31,6 +33,13 @@ class Backend:
     def tab(self) -> TabActions:
         """The actions of the txt2img tab."""
         return self.actions.tabs["txt2img"]
+
+
+def as_sent(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a loaded form as a browser sends it: of a list, what is chosen."""
+    return {
+        name: value.value if isinstance(value, Choice) else value for name, value in values.items()
+    }
 
 
 @pytest.fixture(scope="session")

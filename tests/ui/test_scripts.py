@@ -11,7 +11,7 @@ import pytest
 from sdforge.sweeps.sweeps import Sweeps
 from sdforge.ui.actions import PageActions
 from sdforge.ui.tab_actions import ANSWER, TASK_ID, TabActions, Values
-from tests.ui.conftest import Backend
+from tests.ui.conftest import Backend, as_sent
 
 PATIENCE = 60.0
 
@@ -25,7 +25,7 @@ def parts(backend: Backend) -> Iterator[tuple[TabActions, Sweeps]]:
 
 def a_form(actions: TabActions, title: str, **values: object) -> Values:
     script = json.dumps({"title": title, "values": values})
-    return actions.load("") | {"prompt": "a cat", "script": script, TASK_ID: "task(one)"}
+    return as_sent(actions.load("")) | {"prompt": "a cat", "script": script, TASK_ID: "task(one)"}
 
 
 def test_a_form_with_a_script_begins_a_sweep(parts: tuple[TabActions, Sweeps]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sdforge.ui import form
 from sdforge.ui.tab_actions import ANSWER, COUNTED, TASK_ID
-from tests.ui.conftest import Backend
+from tests.ui.conftest import Backend, as_sent
 
 
 def write_styles(backend: Backend) -> None:
@@ -30,7 +30,7 @@ def test_an_edited_list_of_styles_is_offered_anew(backend: Backend) -> None:
 
 def test_chosen_styles_reach_the_job(backend: Backend) -> None:
     write_styles(backend)
-    values = backend.tab.load("") | {
+    values = as_sent(backend.tab.load("")) | {
         "prompt": "a cat", "seed": 1, form.STYLES: ["oil"], TASK_ID: "task(x)",
     }  # fmt: skip
     backend.tab.submit(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sdforge.core.extension import Extension
+from sdforge.extensions.builtin.adetailer import ADetailer
 from sdforge.extensions.builtin.cfg_rescale import CfgRescale
 from sdforge.extensions.builtin.cfg_zero import CfgZero
 from sdforge.extensions.builtin.dynamic_thresholding import DynamicThresholding
@@ -21,6 +22,7 @@ from sdforge.extensions.builtin.soft_inpainting import SoftInpainting
 from sdforge.extensions.builtin.token_merging import TokenMerging
 
 BUILTIN: tuple[type[Extension], ...] = (
+    ADetailer,
     FreeU,
     KohyaHrFix,
     PerturbedAttention,

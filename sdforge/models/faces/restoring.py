@@ -67,6 +67,16 @@ class Faces:
             ModelError: there is no network that finds faces, or it cannot run.
             OutOfMemory: it does not fit.
         """
+        found = self.boxes(picture, _SURE)
+        return [np.asarray(points.numpy(), np.float64) for points in found.points]
+
+    def boxes(self, picture: Image.Image, sure: float) -> Found:
+        """Return every face that is likelier than `sure` (0 to 1), surest first.
+
+        Raises:
+            ModelError: there is no network that finds faces, or it cannot run.
+            OutOfMemory: it does not fit.
+        """
         shrink = max(min(picture.size) / _LOOKED_AT, max(picture.size) / _LONGEST)
         size = tuple(max(round(side / shrink), 1) for side in picture.size)
         seen = np.asarray(picture.resize((size[0], size[1])), np.float32)[:, :, ::-1] - MEANS
@@ -74,12 +84,13 @@ class Faces:
         def run(network: nn.Module, device: torch.device) -> Found:
             plain = torch.from_numpy(np.ascontiguousarray(seen, np.float32)).to(device)
             found: Found = network(plain.movedim(-1, 0)[None])
-            sure = found.kept(found.scores > _SURE)
-            return Found(sure.boxes.cpu(), sure.points.cpu(), sure.scores.cpu())
+            kept = found.kept(found.scores > sure)
+            return Found(kept.boxes.cpu(), kept.points.cpu(), kept.scores.cpu())
 
         found = without_doubles(self._run(self.library.finder(), size, run), _OVERLAP)
-        stretch = np.array(picture.size) / np.array(size)
-        return [np.asarray(points.numpy(), np.float64) * stretch for points in found.points]
+        stretch = torch.tensor(picture.size, dtype=torch.float64) / torch.tensor(size)
+        boxes = found.boxes.double() * stretch.repeat(2)
+        return Found(boxes, found.points.double() * stretch, found.scores)
 
     def restored(self, face: Image.Image, file: FaceFile, fidelity: float) -> Image.Image:
         """Return an upright face restored.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sdforge.models.boxes import likeliest
 from sdforge.models.faces.shapes import BOXES, FinderShape
 
 MEANS = (104.0, 117.0, 123.0)
@@ -89,18 +90,7 @@ def tried_boxes(height: int, width: int) -> Tensor:
 
 def without_doubles(found: Found, overlap: float) -> Found:
     """Return the likeliest of boxes that share more than `overlap` of their joint area."""
-    found = found.kept(found.scores.argsort(descending=True))
-    chosen: list[int] = []
-    left = torch.arange(len(found.scores))
-    while len(left):
-        best, left = left[0], left[1:]
-        chosen.append(int(best))
-        one, others = found.boxes[best], found.boxes[left]
-        shared = torch.minimum(one[2:], others[:, 2:]) - torch.maximum(one[:2], others[:, :2])
-        area = shared.clamp(min=0).prod(1)
-        total = (one[2:] - one[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - area
-        left = left[area / total <= overlap]
-    return found.kept(torch.tensor(chosen, dtype=torch.long))
+    return found.kept(likeliest(found.boxes, found.scores, overlap))
 
 
 class _Norm(nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -92,8 +92,18 @@ class PickledTensors:
     metadata: Mapping[str, str]
 
 
-def read_pickled(path: Path, file: BinaryIO, file_bytes: int) -> PickledTensors:
-    """Return the tensors that a PyTorch file describes.
+@dataclass(frozen=True)
+class Reading:
+    """How a description is read: what it may name, and where its tensors are."""
+
+    may_name: Callable[[str], bool]
+    tensors: Callable[[Any], Iterator[tuple[str, Call]]]
+
+
+def read_pickled(
+    path: Path, file: BinaryIO, file_bytes: int, reading: Reading | None = None
+) -> PickledTensors:
+    """Return the tensors that a PyTorch file describes; `reading` is by default a state dict's.
 
     Raises:
         ValueError: damaged, or it names what no model file needs; says why, as the end of a
@@ -101,9 +111,11 @@ def read_pickled(path: Path, file: BinaryIO, file_bytes: int) -> PickledTensors:
     """
     file.seek(0)
     is_archive = file.read(4) == b"PK\x03\x04"
-    described, storages = (_archived if is_archive else _in_a_row)(file, file_bytes)
+    reading = reading or Reading(may_name, state_tensors)
+    read = _archived if is_archive else _in_a_row
+    described, storages = read(file, file_bytes, reading.may_name)
     found: dict[str, TensorInfo] = {}
-    for name, call in _tensors(described):
+    for name, call in reading.tensors(described):
         if len(found) >= _MOST_TENSORS:
             raise PickleFault("describes more tensors than any model has")
         found[name] = _tensor(name, call, storages)
@@ -115,7 +127,9 @@ def read_pickled(path: Path, file: BinaryIO, file_bytes: int) -> PickledTensors:
 # --- the two layouts ------------------------------------------------------------------------------
 
 
-def _archived(file: BinaryIO, file_bytes: int) -> tuple[Any, Mapping[str, _Storage]]:
+def _archived(
+    file: BinaryIO, file_bytes: int, may_name: Callable[[str], bool]
+) -> tuple[Any, Mapping[str, _Storage]]:
     found = members(file, file_bytes)
     described = [name for name in found if name.rpartition("/")[2] == "data.pkl"]
     if len(described) != 1:
@@ -149,7 +163,9 @@ def _bytes(file: BinaryIO, member: Member) -> bytes:
     return file.read(member.size)
 
 
-def _in_a_row(file: BinaryIO, file_bytes: int) -> tuple[Any, Mapping[str, _Storage]]:
+def _in_a_row(
+    file: BinaryIO, file_bytes: int, may_name: Callable[[str], bool]
+) -> tuple[Any, Mapping[str, _Storage]]:
     """Read the older layout: magic number, version, machine, content, keys, then numbers."""
     file.seek(0)
     text = memoryview(file.read(min(file_bytes, _MOST_DESCRIPTION_BYTES)))
@@ -179,7 +195,7 @@ def _in_a_row(file: BinaryIO, file_bytes: int) -> tuple[Any, Mapping[str, _Stora
 # --- what is described ----------------------------------------------------------------------------
 
 
-def _tensors(described: Any) -> Iterator[tuple[str, Call]]:
+def state_tensors(described: Any) -> Iterator[tuple[str, Call]]:
     """Yield the tensors below the part of a checkpoint that holds its weights."""
     root = described
     if isinstance(root, dict):
@@ -188,16 +204,21 @@ def _tensors(described: Any) -> Iterator[tuple[str, Call]]:
     yield from _walk("", root, 0)
 
 
+def described_tensor(value: Any) -> Call | None:
+    """Return a tensor's description, taken out of that of a parameter; None for anything else."""
+    if isinstance(value, Call) and value.name in _PARAMETER and value.arguments:
+        value = value.arguments[0]
+    is_tensor = isinstance(value, Call) and (value.name in _TENSOR or value.name == _TYPED_TENSOR)
+    return value if is_tensor else None
+
+
 def _walk(lead: str, value: Any, depth: int) -> Iterator[tuple[str, Call]]:
     if depth > _MOST_DEPTH:
         raise PickleFault("nests its tensors deeper than any model does")
     if isinstance(value, Call):
-        if value.name in _PARAMETER and value.arguments:
-            value = value.arguments[0]
-            if not isinstance(value, Call):
-                return
-        if value.name in _TENSOR or value.name == _TYPED_TENSOR:
-            yield lead, value
+        tensor = described_tensor(value)
+        if tensor is not None:
+            yield lead, tensor
             return
         state = value.state if isinstance(value.state, dict) else {}
         value = {**value.items, **state, **state.get("_parameters", {})} if state else value.items

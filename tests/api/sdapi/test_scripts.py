@@ -52,10 +52,10 @@ def test_a_value_out_of_its_limits_is_refused_by_name(server: Server) -> None:
 
 def test_an_unknown_script_is_refused_in_a1111s_words(server: Server) -> None:
     answer = server.client.post(
-        "/sdapi/v1/txt2img", json={"alwayson_scripts": {"ADetailer": {"args": [True]}}}
+        "/sdapi/v1/txt2img", json={"alwayson_scripts": {"Unheard Of": {"args": [True]}}}
     )
     assert answer.status_code == 422
-    assert "Script 'ADetailer' not found" in answer.text
+    assert "Script 'Unheard Of' not found" in answer.text
 
 
 def test_selectable_scripts_are_told_apart_and_belong_to_their_route(server: Server) -> None:
