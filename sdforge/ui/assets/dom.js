@@ -20,6 +20,16 @@ export function button(text, run, properties = {}) {
   return make("button", { type: "button", class: "button", onclick: run, ...properties }, text);
 }
 
+// A picture of one line, as those in the HTML parts: emoji need a font that not every machine has.
+export function icon(path) {
+  const drawn = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  drawn.setAttribute("viewBox", "0 0 24 24");
+  drawn.setAttribute("aria-hidden", "true");
+  drawn.append(document.createElementNS(drawn.namespaceURI, "path"));
+  drawn.firstChild.setAttribute("d", path);
+  return drawn;
+}
+
 const UNITS = ["B", "KB", "MB", "GB", "TB"];
 
 // Bytes as people read them: 1536 MB is "1.5 GB".

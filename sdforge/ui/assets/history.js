@@ -2,12 +2,13 @@
 // form.
 
 import { openDialog } from "./card_editor.js";
-import { button, bytes, debounced, make, moment } from "./dom.js";
+import { button, bytes, debounced, icon, make, moment } from "./dom.js";
 import { address, request } from "./http.js";
 import { notify } from "./notify.js";
 
 const PAGE = 60;
 const KINDS = { "": "All kinds", txt2img: "txt2img", img2img: "img2img", extras: "Extras", imported: "Imported" };
+const TRASH = "M4 7h16M9 7V4h6v3M6 7l1 13h10l1-13M10 11v5M14 11v5";
 const ROUTES = "api/v1/history";
 
 export class HistoryPanel {
@@ -97,12 +98,12 @@ export class HistoryPanel {
       : make("img", { src: `${address(picture.thumbnail)}?size=256`, alt: words.slice(0, 120), loading: "lazy", decoding: "async" });
     const throwAway = this.view.trash
       ? tool("↩", "Bring back", "restore")
-      : tool("🗑", "Move to the trash", "trash");
+      : tool(icon(TRASH), "Move to the trash", "trash");
     return make(
       "div",
       { class: "card", data: { number: String(picture.number), key: keyOf(picture) } },
       make("button", { type: "button", class: "card-face", title: words }, face),
-      make("div", { class: "card-tools" }, tool(picture.is_favourite ? "★" : "☆", picture.is_favourite ? "No favourite any more" : "Mark as favourite", "favourite"), throwAway)
+      make("div", { class: "card-tools" }, tool(picture.is_favourite ? "★" : "☆", picture.is_favourite ? "No favourite any more" : "Mark as favourite", "favourite", picture.is_favourite), throwAway)
     );
   }
 
@@ -193,7 +194,7 @@ export class HistoryPanel {
       "Send to img2img": () => this.tabs.img2img.receive(given, "img2img"),
       "Send to inpaint": () => this.tabs.img2img.receive(given, "inpaint"),
       "Send to extras": () => this.tabs.extras.receive(given),
-      "✨ Enlarge": () => {
+      Enlarge: () => {
         this.tabs.txt2img.open();
         this.tabs.txt2img.enlarge(given);
       },
@@ -217,6 +218,6 @@ function keyOf({ number, is_favourite: isFavourite, trashed_at: trashed, is_miss
   return `${number} ${isFavourite} ${trashed} ${isMissing}`;
 }
 
-function tool(text, label, what) {
-  return make("button", { type: "button", title: label, "aria-label": label, data: { does: what } }, text);
+function tool(face, label, what, isOn = false) {
+  return make("button", { type: "button", class: isOn ? "on" : "", title: label, "aria-label": label, data: { does: what } }, face);
 }

@@ -131,6 +131,7 @@ export class SettingsPanel {
 
   async send() {
     const sent = { ...this.changes };
+    const before = Object.fromEntries(this.table.settings.filter((row) => row.key in sent).map((row) => [row.key, row.value]));
     for (const row of this.list.querySelectorAll(".bad")) this.mark(row.dataset.key, "");
     try {
       await request("sdapi/v1/options", sent);
@@ -139,7 +140,21 @@ export class SettingsPanel {
       return;
     }
     for (const [key, value] of Object.entries(sent)) if (same(this.changes[key], value)) delete this.changes[key];
-    notify(`Settings changed: ${Object.keys(sent).join(", ")}.`);
+    const undo = { label: "Undo", run: () => this.takeBack(before) };
+    notify(`Settings changed: ${Object.keys(sent).join(", ")}.`, "info", undo, "settings");
+    await this.load();
+    this.onApplied();
+  }
+
+  // Puts back what stood there before a change was applied.
+  async takeBack(before) {
+    try {
+      await request("sdapi/v1/options", before);
+    } catch (error) {
+      notify(error.message, "error");
+      return;
+    }
+    notify(`Settings are as before: ${Object.keys(before).join(", ")}.`, "info", null, "settings");
     await this.load();
     this.onApplied();
   }
