@@ -97,11 +97,18 @@ def router(context: ApiContext) -> APIRouter:
         return {"control_net_unit_count": UNIT_COUNT}
 
     @routes.get("/model_list")
-    def model_list(update: bool = True) -> dict[str, list[str]]:
-        """ControlNet files by the names that units take; `update` looks again for files."""
+    def model_list(update: bool = True) -> dict[str, Any]:
+        """ControlNet files by the names that units take; `update` looks again for files.
+
+        `refused` are the others, each with the reason; the extension has none.
+        """
         if update:
             library.refresh()
-        return {"model_list": ["None", *(info.name for info in library.usable())]}
+        others = (info for info in library.controlnets() if info.error and not info.vision)
+        return {
+            "model_list": ["None", *(info.name for info in library.usable())],
+            "refused": {info.relative: info.error for info in others},
+        }
 
     @routes.get("/module_list")
     def module_list(alias_names: bool = False) -> dict[str, Any]:

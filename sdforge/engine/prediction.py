@@ -1,7 +1,8 @@
 """How long a request will take, from what earlier jobs took. Pure.
 
 Work is steps × pixels, twice where prompts guide, and each checkpoint has a pace of its own: a
-request is taken apart into what each of its checkpoints draws.
+request is taken apart into what each of its checkpoints draws. Pictures that a request refers to
+are read once and then seen in each step, beside what is drawn.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from sdforge.core.detail import Detail
 from sdforge.core.request import DEFAULT_SIZE, GenerationRequest
 from sdforge.engine.job import Job
 
+# Pictures to refer to are shown no larger.
+MEGAPIXEL = 1024**2
 DetailsOf = Callable[[GenerationRequest], Sequence[Detail]]
 
 
@@ -67,7 +70,9 @@ def work_of(request: GenerationRequest, details: Sequence[Detail] = ()) -> dict[
 
     width, height = request.width or DEFAULT_SIZE, request.height or DEFAULT_SIZE
     strength = 1.0 if request.denoising_strength is None else request.denoising_strength
-    first = request.steps * (strength if request.init_images else 1.0) * width * height
+    beside = _referred(request)
+    steps = request.steps * (strength if request.init_images else 1.0)
+    first = steps * (width * height + beside)
     # A refiner goes on where it takes over; with hires fix that is in the second pass.
     switch = request.refiner_switch_at if request.refiner else None
     refined = 0.0 if switch is None else 1.0 - switch
@@ -79,7 +84,8 @@ def work_of(request: GenerationRequest, details: Sequence[Detail] = ()) -> dict[
         if request.first_picture is None:
             add(request.checkpoint, first, request.cfg_scale)
         large = request.hires_size
-        work = (request.hires_steps or request.steps) * strength * large[0] * large[1]
+        steps = (request.hires_steps or request.steps) * strength
+        work = steps * (large[0] * large[1] + beside)
         scale = request.hires_cfg_scale or request.cfg_scale
         add(request.hires_checkpoint or request.checkpoint, work * (1 - refined), scale)
         if refined:
@@ -100,7 +106,23 @@ def _around(request: GenerationRequest, job: Job) -> float:
     share = _pixels(request) * request.image_count / done
     timings = job.timings
     detected = timings.get("detect", 0.0) * request.image_count / max(len(job.images), 1)
-    return timings.get("encode", 0.0) + timings.get("decode", 0.0) * share + detected
+    decoding = timings.get("decode", 0.0)
+    was_read = _given(job.request)
+    # A job that read no picture tells by its decoding.
+    reading = timings.get("input", 0.0) / was_read if was_read else decoding / done
+    read = reading * _given(request)
+    return timings.get("encode", 0.0) + decoding * share + detected + read
+
+
+def _referred(request: GenerationRequest) -> int:
+    """Return the pixels of all pictures that a request refers to, as they are shown."""
+    return sum(min(one.width * one.height, MEGAPIXEL) for one in request.references)
+
+
+def _given(request: GenerationRequest) -> int:
+    """Return the pixels of all pictures that are read: to change, to refer to, to steer by."""
+    shown = len(request.init_images) + sum(unit.image is not None for unit in request.control)
+    return shown * _pixels(request) + _referred(request)
 
 
 def _pixels(request: GenerationRequest) -> int:

@@ -22,7 +22,7 @@ from sdforge.core.settings import Settings
 from sdforge.engine.beside import control_networks
 from sdforge.engine.drawn import DEFAULT_SIDE, Drawn, drawn
 from sdforge.engine.job import Job
-from sdforge.engine.prediction import DetailsOf, no_details, predict_seconds
+from sdforge.engine.prediction import MEGAPIXEL, DetailsOf, no_details, predict_seconds
 from sdforge.flags import wants_cpu
 from sdforge.memory.advice import choose_mode, factor_of, room_of
 from sdforge.memory.budget import MIB
@@ -40,6 +40,7 @@ from sdforge.memory.recommend import Leg, largest_asked, other_ways
 from sdforge.models.checkpoint import CheckpointHeader
 from sdforge.models.composition import files_of
 from sdforge.models.families import FAMILIES
+from sdforge.models.families.qwen_image_edit import tokens_of_pictures
 from sdforge.models.hashes import Stamp
 from sdforge.models.opening import open_model
 from sdforge.models.precision import ITEMSIZE, precision_names
@@ -57,8 +58,7 @@ CHECKED = frozenset({_INFERENCE_MEMORY, "memory_mode"})
 _SURVEY_SECONDS = 10.0
 _HEADERS = 16
 _SMALL_FAMILIES = frozenset({"sd1", "sd2"})
-_MEGAPIXEL = 1024**2
-# Families that see pictures to refer to at a megapixel, also small ones.
+# Families that see pictures to refer to at a megapixel, also small ones, and read about them.
 _EXACT = frozenset({"qwen-image-edit"})
 
 
@@ -224,12 +224,16 @@ class Preflight:
         beside: tuple[tuple[int, ...], tuple[Network, ...]],
     ) -> Leg:
         info = self._library.find(one.checkpoint)
+        is_exact = info.family in _EXACT
+        pictures = len(request.references) + bool(request.init_images)
+        read = tokens_of_pictures(info.refers, pictures) if is_exact else 0
         shape = replace(
             one.shape,
+            tokens=one.shape.tokens + read,
             beside=beside[0],
             eyes=beside[1],
             references=int(info.refers > 0 and bool(request.init_images)),
-            referred=_referred(request, exact=info.family in _EXACT),
+            referred=_referred(request, exact=is_exact),
         )
         return Leg(one.name, one.checkpoint, self._sizes(settings, info, one.modules), shape)
 
@@ -285,8 +289,8 @@ class Preflight:
 
 def _referred(request: GenerationRequest, *, exact: bool) -> tuple[int, ...]:
     """Return the pixels of each picture that a request refers to, as the model is shown it."""
-    sizes = (_MEGAPIXEL if exact else one.width * one.height for one in request.references)
-    return tuple(min(size, _MEGAPIXEL) for size in sizes)
+    sizes = (MEGAPIXEL if exact else one.width * one.height for one in request.references)
+    return tuple(min(size, MEGAPIXEL) for size in sizes)
 
 
 def _usual_shape(info: CheckpointInfo) -> Shape:

@@ -31,10 +31,11 @@ DEFAULT_INFERENCE_MIB = 1024
 _LARGEST_ADVISED_SIDE = 2048
 
 
-def _network(role: str, trace: str, kind: str, mib: int, width: int) -> Network:
+def _network(role: str, trace: str, kind: str, mib: int, width: int, downscale: int = 8) -> Network:
     return Network(
-        role=role, trace=trace, kind=kind, total_bytes=mib * MIB, width=width, itemsize=2
-    )
+        role=role, trace=trace, kind=kind, total_bytes=mib * MIB, width=width, itemsize=2,
+        downscale=downscale,
+    )  # fmt: skip
 
 
 _CLIP_L = _network("text_encoder", "clip-l", "text", 235, 768)
@@ -42,6 +43,16 @@ _CLIP_G = _network("text_encoder", "clip-g", "text", 1325, 1280)
 _T5 = _network("text_encoder", "t5-xxl", "text", 9083, 4096)
 _VAE_4 = _network("vae", "vae-4", "vae", 160, 128)
 _VAE_16 = _network("vae", "vae-16", "vae", 160, 128)
+_VAE_32 = _network("vae", "vae-32", "vae", 160, 128)
+# Without what answers, and what sees pictures.
+_QWEN_25 = _network("text_encoder", "qwen2.5-vl-7b", "text", 13486, 3584)
+_QWEN_IMAGE = (
+    _network("denoiser", "qwen-image", "dit", 38968, 3072),
+    _network("vae", "vae-qwen", "vae", 243, 96),
+)
+_QWEN_3 = _network("text_encoder", "qwen3-4b", "text", 7673, 2560)
+# Of a text with one picture in it: that takes 1337.
+_TOKENS_OF_EDIT = 512 + 1337
 
 
 @dataclass(frozen=True)
@@ -53,11 +64,19 @@ class TypicalModel:
     side: int
     guided: bool = True
     tokens: int = 77
+    references: int = 0
 
     @property
     def shape(self) -> Shape:
         """One picture of the trained size."""
-        return Shape(width=self.side, height=self.side, guided=self.guided, tokens=self.tokens)
+        return Shape(
+            width=self.side,
+            height=self.side,
+            guided=self.guided,
+            tokens=self.tokens,
+            references=self.references,
+            from_image=self.references > 0,
+        )
 
     def in_full_precision(self) -> TypicalModel:
         """Return the same in 32 bits, for devices that are slow at 16."""
@@ -95,7 +114,7 @@ TYPICAL: tuple[TypicalModel, ...] = (
         "Z-Image",
         _typical(
             "zimage",
-            _network("text_encoder", "qwen3-4b", "text", 7673, 2560),
+            _QWEN_3,
             _network("denoiser", "zimage", "dit", 11740, 3840),
             _VAE_16,
         ),
@@ -111,15 +130,46 @@ TYPICAL: tuple[TypicalModel, ...] = (
         tokens=512,
     ),
     TypicalModel(
-        "Qwen-Image",
+        "Flux.2 klein 4B",
         _typical(
-            "qwen-image",
-            _network("text_encoder", "qwen2.5-vl-7b", "text", 15816, 3584),
-            _network("denoiser", "qwen-image", "dit", 38968, 3072),
-            _network("vae", "vae-qwen", "vae", 243, 96),
+            "flux2-klein",
+            _QWEN_3,
+            _network("denoiser", "flux2-klein", "dit", 7392, 3072, downscale=16),
+            _VAE_32,
         ),
         1024,
+        guided=False,
         tokens=512,
+    ),
+    TypicalModel(
+        "Flux.2 dev",
+        _typical(
+            "flux2",
+            _network("text_encoder", "mistral-small-24b", "text", 43681, 5120),
+            _network("denoiser", "flux2", "dit", 61461, 6144, downscale=16),
+            _VAE_32,
+        ),
+        1024,
+        guided=False,
+        tokens=512,
+    ),
+    TypicalModel(
+        "Qwen-Image",
+        _typical("qwen-image", _QWEN_25, *_QWEN_IMAGE),
+        1024,
+        tokens=512,
+    ),
+    TypicalModel(
+        "Qwen-Image-Edit",
+        _typical(
+            "qwen-image-edit",
+            _QWEN_25,
+            _network("text_encoder", "qwen2.5-vl-vision", "text", 1290, 1280),
+            *_QWEN_IMAGE,
+        ),
+        1024,
+        tokens=_TOKENS_OF_EDIT,
+        references=1,
     ),
 )
 
@@ -241,13 +291,13 @@ def advice_text(machine: Machine, rows: Sequence[Advice]) -> str:
         f"Main memory  {_mib(machine.host_total_bytes)}, free: "
         f"{_mib(machine.host_available_bytes)}",
         "",
-        f"{'model':12} {'mode':8} {'up to':>11}  {'inference memory':>16}  why",
+        f"{'model':15} {'mode':8} {'up to':>11}  {'inference memory':>16}  why",
     ]
     for row in rows:
         size = f"{row.largest} × {row.largest}" if row.largest else "–"
         mode = row.mode if row.fits else "too big"
         lines.append(
-            f"{row.label:12} {mode:8} {size:>11}  {row.inference_mib:>12} MiB  {row.reason}"
+            f"{row.label:15} {mode:8} {size:>11}  {row.inference_mib:>12} MiB  {row.reason}"
         )
     lines += [
         "",

@@ -17,6 +17,7 @@ from sdforge.core.settings import Settings
 from sdforge.memory.component import Component
 from sdforge.memory.manager import MemoryManager
 from sdforge.models.denoiser import Conditioning
+from sdforge.models.families.qwen_image_edit import ONE_AREA, SEVERAL_AREA
 from sdforge.models.plain_text import PlainText
 from sdforge.models.qwen import Shown
 from sdforge.models.qwen_vision import MERGE, patches_of
@@ -37,8 +38,6 @@ _PICTURE = f"<|vision_start|>{_PAD}<|vision_end|>"
 _MOST_TOKENS = 1024
 _ACTIVATION_FACTOR = 24
 _SIDES = 32
-# Pixels that a picture is brought to before it is seen.
-ONE_AREA, SEVERAL_AREA = 1024**2, 384**2
 
 
 class QwenEditText(PlainText):

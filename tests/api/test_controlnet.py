@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from starlette.testclient import TestClient
 
 from sdforge.api.app import create_api
@@ -159,7 +161,11 @@ def test_what_cannot_be_read_is_named(sent: Any) -> None:
 def test_lists_and_detection_answer_as_the_extension_does(server: Server) -> None:
     client = server.client
     make_controlnet(server.paths.controlnets[0] / "my_canny.safetensors")
-    models = client.get("/controlnet/model_list").json()["model_list"]
+    save_file({"strange": torch.ones(1)}, server.paths.controlnets[0] / "strange.safetensors")
+    listed = client.get("/controlnet/model_list").json()
+    models = listed["model_list"]
+    assert list(listed["refused"]) == ["strange.safetensors"]
+    assert "strange.safetensors is no ControlNet" in listed["refused"]["strange.safetensors"]
     assert models[0] == "None"
     assert models[1].startswith("my_canny [")
     modules = client.get("/controlnet/module_list?alias_names=true").json()

@@ -236,3 +236,31 @@ def test_a_controlnet_unit_goes_with_the_job_and_comes_back_after_a_reload(
     # Several pictures are a job each.
     page.set_input_files("#txt2img_controlnet_image_file", [picture, picture])
     page.wait_for_selector(".control-batch:has-text('2 pictures, a job for each: edges.png')")
+    look_through_and_use(page)
+
+
+DROPPED = """(area) => {
+  const source = document.querySelector(".control-picture[data-control=image] img").src;
+  const dataTransfer = new DataTransfer();
+  dataTransfer.setData("text/html", `<img src="${source}">`);
+  dataTransfer.setData("text/uri-list", source);
+  area.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+}"""
+
+
+def look_through_and_use(page: Page) -> None:
+    """What a preprocessor makes follows the unit's values, and can become its picture."""
+    page.check("#txt2img_controlnet_ControlNet-0_pixel_perfect")
+    page.click("#txt2img_controlnet_ControlNet-0_run")
+    page.wait_for_selector(".control-preview:has-text('canny · 64 × 64')")
+    page.uncheck("#txt2img_controlnet_ControlNet-0_pixel_perfect")
+    page.fill("#txt2img_controlnet_ControlNet-0_processor_res", "128")
+    page.wait_for_selector(".control-preview:has-text('canny · 128 × 128')")
+    page.click(".control-preview button:has-text('Use as picture')")
+    page.locator(".control-preview").wait_for(state="detached")
+    module = "document.querySelector('#txt2img_controlnet_ControlNet-0_module').value"
+    page.wait_for_function(f"{module} === 'none'")
+    page.wait_for_selector(".control-picture[data-control=image] img")
+    # A picture of the page itself, of which a drop holds the address alone.
+    page.locator(".control-picture[data-control=mask]").evaluate(DROPPED)
+    page.wait_for_selector(".control-picture[data-control=mask] img")

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from sdforge.core.control import ControlUnit
 from sdforge.core.detail import Detail
+from sdforge.core.inputs import InputImage
 from sdforge.core.request import GenerationRequest
 from sdforge.core.settings import Settings
 from sdforge.engine.job import Job, JobImage
@@ -83,3 +85,30 @@ def test_guidance_doubles_the_work_and_reused_passes_tell_nothing() -> None:
     past = [done(asked("fast"), 1.0, reuse=0.1), done(asked("fast"), FAST)]
     assert predict_seconds(asked("fast", cfg_scale=1.0), past) == FAST / 2
     assert [job.timings["denoise"] for job in telling(past)] == [FAST]
+
+
+SMALL, WIDE = (InputImage("0" * 64, side, side) for side in (64, 9000))
+
+
+def test_pictures_to_refer_to_are_read_and_then_seen_in_each_step() -> None:
+    past = [done(asked(references=(SMALL,)), 8.0, decode=2.0, input=3.0)]
+    assert predict_seconds(asked(references=(SMALL,)), past) == 8 + 2 + 3
+    assert predict_seconds(asked(references=(SMALL, SMALL)), past) == 8 * 3 / 2 + 2 + 2 * 3
+    assert predict_seconds(asked(), past) == 4 + 2
+    # One that read none tells by its decoding; a large picture is shown as a megapixel.
+    share = 1024**2 / 64**2
+    plain = [done(asked(), 4.0, decode=2.0)]
+    assert predict_seconds(asked(references=(WIDE,)), plain) == 4 * (1 + share) + 2 + 2 * share
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"init_images": (SMALL,), "denoising_strength": 1.0},
+        {"control": (ControlUnit(model="x", image=SMALL),)},
+    ],
+)
+def test_pictures_to_change_and_to_steer_by_are_read(given: dict[str, Any]) -> None:
+    past = [done(asked(**given), 8.0, decode=2.0, input=3.0)]
+    assert predict_seconds(asked(**given), past) == 8 + 2 + 3
+    assert predict_seconds(asked(**given), [done(asked(), 8.0, decode=2.0)]) == 8 + 2 + 2

@@ -54,6 +54,17 @@ def test_advice_says_why_and_up_to_which_size() -> None:
     assert rows["SD 1.5"].largest == 2048
 
 
+def test_models_that_look_at_pictures_count_with_one() -> None:
+    rows = {row.label: row for row in advise(machine(24), Calibration())}
+    assert rows["Qwen-Image-Edit"].inference_mib > rows["Qwen-Image"].inference_mib
+    assert rows["Flux.2 klein 4B"].mode == "normal"
+    assert not rows["Flux.2 dev"].fits or rows["Flux.2 dev"].mode != "normal"
+    lines = advice_text(machine(24), list(rows.values())).splitlines()
+    starts = {line.index(rows[name].mode) for name in rows for line in lines
+              if line.startswith(f"{name} ") and rows[name].fits}  # fmt: skip
+    assert len(starts) == 1
+
+
 def test_a_machine_without_memory_for_a_model_says_so() -> None:
     rows = {row.label: row for row in advise(machine(8, ram=16), Calibration())}
     assert not rows["Flux.1"].fits

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from sdforge.models.flow_denoiser import FlowDenoiser
 
 _SIDE = 1024
+# Pixels that a picture is brought to before it is seen: the one of the first version, and each of
+# the several of later ones. A state of what is seen, a token of the text, stands for 28 × 28.
+ONE_AREA, SEVERAL_AREA = 1024**2, 384**2
+_PIXELS_A_TOKEN = 28**2
 _EDIT = re.compile(r"(?<![a-z])edit(?![a-z])|qwenimageedit|rapid[-_ ]?aio", re.IGNORECASE)
 _SEVERAL = re.compile(r"2509|2511|(?<![a-z])plus(?![a-z])|editplus|rapid[-_ ]?aio", re.IGNORECASE)
 _NEWEST = re.compile(r"2511")
@@ -63,6 +67,12 @@ def edit_kind(header: CheckpointHeader) -> _Kind | None:
         is_clean=is_clean,
         sign=found[1] if found else f"it has {_MARK}",
     )
+
+
+def tokens_of_pictures(refers: int, pictures: int) -> int:
+    """Return how many tokens of the text pictures take, for a version that refers to so many."""
+    area = SEVERAL_AREA if refers > 1 else ONE_AREA
+    return pictures * (area // _PIXELS_A_TOKEN)
 
 
 class QwenImageEdit(QwenImage):

@@ -1,10 +1,11 @@
 // The ControlNet accordion: units with A1111's and Forge's controls. Their values are kept in this
 // browser; a job gets the units that are enabled, with the names of their stored pictures.
 
+import { ControlPreviews, workingResolution } from "./control_preview.js";
 import { button, make } from "./dom.js";
+import { droppedPictures, holdsPicture } from "./dropped.js";
 import { address, Refused, request, upload } from "./http.js";
 import { notify } from "./notify.js";
-import { asDataUrl } from "./pnginfo.js";
 
 const UNITS = 3;
 const CONTROL_MODES = ["Balanced", "My prompt is more important", "ControlNet is more important"];
@@ -40,7 +41,14 @@ export class ControlPanel {
     this.units = this.restored();
     this.shown = 0;
     this.types = null;
+    this.refused = [];
     this.sending = new Set();
+    this.previews = new ControlPreviews({
+      shows: (number) => number === this.shown && this.draw(),
+      takes: (image) => this.set({ image, batch: null, module: "none", processor_res: -1, threshold_a: -1, threshold_b: -1 }, { redraws: true }),
+      drawn: () => this.tab.form.values(),
+      own: () => this.tab.picturesNow().init,
+    });
   }
 
   // What a job gets.
@@ -67,8 +75,9 @@ export class ControlPanel {
 
   async load(update = false) {
     try {
-      if (update) await request("controlnet/model_list?update=true");
+      const models = await request(`controlnet/model_list?update=${update}`);
       const [types, modules] = await Promise.all([request("controlnet/control_types"), request("controlnet/module_list")]);
+      this.refused = Object.entries(models.refused || {});
       this.types = types.control_types;
       this.details = modules.module_detail;
       this.draw();
@@ -106,6 +115,7 @@ export class ControlPanel {
     this.store();
     this.drawTitle();
     this.tab.fit.again();
+    this.previews.changed(this.shown, this.units[this.shown], changes);
     if (redraws) this.draw();
   }
 
@@ -121,18 +131,18 @@ export class ControlPanel {
     return make(
       "div",
       { class: "control-unit" },
-      make("div", { class: "control-pictures" }, this.picture("image", "Picture", unit), this.picture("mask", "Mask (optional)", unit)),
-      this.folder(prefix, unit),
+      make("div", { class: "control-pictures" }, this.picture("image", "Picture", unit), this.picture("mask", "Mask (optional)", unit), this.previews.figure(this.shown)),
       make("div", { class: "tools" }, tick("enabled", "Enable"), tick("pixel_perfect", "Pixel Perfect")),
       select("type", "Control Type", Object.keys(this.types)),
       make(
         "div",
         { class: "control-row" },
         select("module", "Preprocessor", known.module_list),
-        button("Run", () => this.preview(unit), { class: "button small", id: `${prefix}_run`, title: "Show what the preprocessor makes of the picture" }),
+        button("Run", () => this.previews.make(this.shown, unit), { class: "button small", id: `${prefix}_run`, title: "Show what the preprocessor makes of the picture" }),
         select("model", "Model", known.model_list),
         button("↻", () => this.load(true), { class: "button small", "aria-label": "Look for models again", title: "Look for models again" })
       ),
+      this.unusable(),
       number("weight", "Control Weight", { min: 0, max: 2, step: 0.05 }),
       make("div", { class: "control-row" }, number("guidance_start", "Starting Control Step", { min: 0, max: 1, step: 0.01 }), number("guidance_end", "Ending Control Step", { min: 0, max: 1, step: 0.01 })),
       values.map((slider, index) => number(own[index], slider.name, slider)),
@@ -142,8 +152,18 @@ export class ControlPanel {
         select("control_mode", "Control Mode", CONTROL_MODES),
         select("resize_mode", "Resize Mode", RESIZE_MODES),
         this.tab.name === "txt2img" ? select("hires_option", "Hires-Fix Option", HIRES_OPTIONS) : null
-      )
+      ),
+      this.folder(prefix, unit)
     );
+  }
+
+  // Files that lie there and are not offered, each with the reason.
+  unusable() {
+    const count = this.refused.length;
+    if (!count) return null;
+    const title = count === 1 ? "1 file cannot be used" : `${count} files cannot be used`;
+    const rows = this.refused.map(([name, reason]) => make("li", {}, reason.includes(name.split("/").pop()) ? null : make("b", {}, `${name} `), make("span", {}, reason)));
+    return make("details", { class: "note control-refused" }, make("summary", {}, title), make("ul", {}, rows));
   }
 
   select(prefix, name, label, options, value) {
@@ -165,8 +185,9 @@ export class ControlPanel {
   }
 
   // −1 stands for the slider's own value, which is then shown.
-  slider(prefix, name, label, { min, max, step, value: own }, value) {
+  slider(prefix, name, label, { min, max, step, value: usual }, value) {
     const id = `${prefix}_${name}`;
+    const own = name === "processor_res" ? this.automatic(usual) : usual;
     const shown = value < min && own !== undefined ? own : value;
     const range = make("input", { type: "range", min, max, step, value: shown, "aria-label": label, tabIndex: -1 });
     const box = make("input", { type: "number", id, min, max, step, value: shown });
@@ -175,6 +196,13 @@ export class ControlPanel {
       if (box.value !== "" && box.checkValidity()) this.set({ [name]: Number((range.value = box.value)) });
     });
     return make("div", { class: "field control-slider" }, make("label", { for: id }, label), box, range);
+  }
+
+  // Where nothing is asked the preprocessor works no finer than the picture is drawn.
+  automatic(usual) {
+    const unit = this.units[this.shown];
+    const source = unit.image || unit.batch?.[0] || this.tab.picturesNow().init;
+    return source?.width ? workingResolution({ ...unit, processor_res: -1 }, source, this.tab.form.values()) : usual;
   }
 
   tick(prefix, name, label, value) {
@@ -197,10 +225,10 @@ export class ControlPanel {
       file
     );
     area.addEventListener("drop", (event) => {
-      if (![...(event.dataTransfer?.files || [])].some((one) => one.type.startsWith("image/"))) return;
+      if (!holdsPicture(event.dataTransfer)) return;
       event.preventDefault();
       event.stopPropagation();
-      takes(event.dataTransfer.files);
+      droppedPictures(event.dataTransfer).then(takes).catch((error) => notify(error.message, "error"));
     });
     return area;
   }
@@ -226,9 +254,11 @@ export class ControlPanel {
     const sent = what === "image" && files.length > 1 ? this.sendBatch(files) : upload("api/v1/inputs", files[0]).then((image) => ({ [what]: image }));
     this.sending.add(sent);
     try {
+      const number = this.units.indexOf(unit);
       Object.assign(unit, what === "image" ? { image: null, batch: null } : {}, await sent);
       // A picture is there to be used.
       if (what === "image") unit.enabled = true;
+      if (what === "image") this.previews.drop(number);
       this.set({}, { redraws: true });
     } catch (error) {
       notify(error.message, "error");
@@ -252,31 +282,6 @@ export class ControlPanel {
     return { batch };
   }
 
-  async preview(unit) {
-    const source = unit.image || unit.batch?.[0] || this.tab.picturesNow().init;
-    if (!source) {
-      notify("The unit has no picture yet.");
-      return;
-    }
-    try {
-      const blob = await (await fetch(address(`api/v1/inputs/${source.sha256}`))).blob();
-      const { width, height } = this.tab.form.values();
-      const question = {
-        controlnet_module: unit.module,
-        controlnet_input_images: [await asDataUrl(blob)],
-        controlnet_processor_res: unit.pixel_perfect ? Math.min(Number(width), Number(height)) : unit.processor_res,
-        controlnet_threshold_a: unit.threshold_a,
-        controlnet_threshold_b: unit.threshold_b,
-      };
-      const { images } = await request("controlnet/detect", question, { timeout: 60000 });
-      this.root.querySelector(".control-preview")?.remove();
-      const shown = make("img", { src: `data:image/png;base64,${images[0]}`, alt: `What ${unit.module} makes of the picture` });
-      this.root.querySelector(".control-pictures").append(make("div", { class: "drop-area control-preview" }, shown));
-    } catch (error) {
-      notify(error.message, "error");
-    }
-  }
-
   // Takes the units that a picture's text tells, each with its number. The picture was made without the others, so they
   // are off; a text holds no pictures, so all keep theirs.
   fill(told) {
@@ -296,6 +301,7 @@ export class ControlPanel {
   // Puts all units back, as `fill` found them.
   restore(units) {
     this.units = units;
+    this.previews.clear();
     this.set({}, { redraws: true });
     if (this.root && units.some((unit) => unit.enabled)) this.root.open = true;
   }

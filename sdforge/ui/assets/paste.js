@@ -1,5 +1,6 @@
 // What is pasted or dropped: "1024x768" fills both sizes, a picture gives its parameters.
 
+import { droppedPictures, holdsPicture } from "./dropped.js";
 import { request } from "./http.js";
 import { notify } from "./notify.js";
 import { asDataUrl } from "./pnginfo.js";
@@ -32,12 +33,16 @@ export function listenToPaste(shown, pngInfo) {
     if (event.target.closest?.(".prompt, .drop-area")) event.preventDefault();
   });
   document.addEventListener("drop", (event) => {
-    const picture = pictureAmong(event.dataTransfer);
-    if (!picture || !event.target.closest?.(".prompt, .drop-area")) return;
+    if (!holdsPicture(event.dataTransfer) || !event.target.closest?.(".prompt, .drop-area")) return;
     event.preventDefault();
-    if (event.target.closest("#pnginfo_image")) pngInfo.take(picture);
-    else if (event.target.closest(".prompt")) readParameters(picture, shown().form);
-    else shown().pictures.takeFile(event.target, picture);
+    const { target } = event;
+    droppedPictures(event.dataTransfer)
+      .then(([picture]) => {
+        if (target.closest("#pnginfo_image")) pngInfo.take(picture);
+        else if (target.closest(".prompt")) readParameters(picture, shown().form);
+        else shown().pictures.takeFile(target, picture);
+      })
+      .catch((error) => notify(error.message, "error"));
   });
 }
 

@@ -2,6 +2,7 @@
 // engine's store as they are chosen; their names are kept in this browser and sent with every job.
 
 import { button, make } from "./dom.js";
+import { droppedPictures } from "./dropped.js";
 import { address, upload } from "./http.js";
 import { notify } from "./notify.js";
 
@@ -30,7 +31,7 @@ export class ReferenceBox {
     this.root.addEventListener("dragover", (event) => event.preventDefault());
     this.root.addEventListener("drop", (event) => {
       event.preventDefault();
-      this.takeAll(event.dataTransfer?.files || []);
+      droppedPictures(event.dataTransfer).then((files) => this.takeAll(files)).catch((error) => notify(error.message, "error"));
     });
     this.draw();
   }

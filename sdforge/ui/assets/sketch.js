@@ -1,6 +1,8 @@
 // A canvas to sketch on: a round brush in any colour over white, or over a picture that was put there.
 
 import { button, make } from "./dom.js";
+import { droppedPictures } from "./dropped.js";
+import { notify } from "./notify.js";
 
 const PAPER = "#ffffff";
 const MOST_STROKES = 200;
@@ -37,7 +39,7 @@ export class Sketch {
     canvas.addEventListener("drop", (event) => {
       event.preventDefault();
       event.stopPropagation();
-      if (event.dataTransfer.files[0]) this.take(event.dataTransfer.files[0]);
+      droppedPictures(event.dataTransfer).then(([picture]) => picture && this.take(picture)).catch((error) => notify(error.message, "error"));
     });
     this.draw();
   }

@@ -18,9 +18,10 @@ from sdforge.models import qwen_edit_text
 from sdforge.models.checkpoint import read_header
 from sdforge.models.detect import detect
 from sdforge.models.families import FAMILIES
+from sdforge.models.families.qwen_image_edit import tokens_of_pictures
 from sdforge.models.opening import open_model
 from sdforge.models.qwen_edit_text import ONE_AREA, SEVERAL_AREA, among_pictures, area_size
-from sdforge.models.qwen_vision import seen_size
+from sdforge.models.qwen_vision import STRIDE, seen_size
 from sdforge.models.sizes import model_sizes
 from sdforge.pipeline import references
 from sdforge.sampling.flow_sigmas import FlowSigmas
@@ -101,6 +102,13 @@ def theirs(pipe: Any, **values: Any) -> torch.Tensor:
     )
     found: torch.Tensor = pipe._unpack_latents(packed, HEIGHT, WIDTH, 8).squeeze(2)
     return found
+
+
+def test_estimates_count_the_tokens_that_pictures_take() -> None:
+    for refers, area in ((1, ONE_AREA), (3, SEVERAL_AREA)):
+        for width, height in ((1024, 1024), (1920, 1080), (600, 800)):
+            seen = math.prod(seen_size(*area_size(width, height, area))) / STRIDE**2
+            assert tokens_of_pictures(refers, 2) == pytest.approx(2 * seen, rel=0.1)
 
 
 def test_it_changes_a_picture_as_diffusers_does(
