@@ -241,6 +241,7 @@ export class PictureBox {
     if (!box) return;
     this.setMode(this.mode, Boolean(this.tab.form.values()["soft_inpainting.enabled"]));
     this.view.attach(this.area("init"), this.area("init").querySelector(".frame"), document.getElementById(`${this.tab.name}_reset_view`));
+    box.classList.toggle("full-screen", this.view.isFull);
     const canvas = box.querySelector("canvas");
     for (const painter of [this.masks, this.sketches]) {
       painter.attach(canvas, box.querySelector(".brush"), () => this.brush(), () => this.isPainting() && this.painter === painter && !this.isPicking);
@@ -310,8 +311,8 @@ export class PictureBox {
     if (altKey || !this.view.hasKeys()) return {};
     const hold = () => this.view.hold(true);
     const keys = { s: () => this.view.setFull(!this.view.isFull), r: () => this.view.reset(), f: hold };
-    // The space bar presses a button that has the focus.
-    return target.closest?.("button, input") ? keys : { ...keys, " ": hold };
+    // The space bar presses what has the focus.
+    return target.closest?.("button, input, summary, a, [role]") ? keys : { ...keys, " ": hold };
   }
 
   // Whether Escape was for the picture over the whole window.
