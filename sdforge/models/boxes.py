@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 
 
-def likeliest(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
+def likeliest(boxes: Tensor, scores: Tensor, overlap: float, most: int | None = None) -> Tensor:
     """Return the numbers of boxes to keep, surest first.
 
     Args:
         boxes: (n, 4): left, top, right, bottom.
         scores: (n,), how sure each is.
         overlap: a box goes that shares more of the joint area with a surer one, 0 to 1.
+        most: so many at most; None for all.
     """
     left = scores.argsort(descending=True, stable=True)
     chosen: list[int] = []
-    while len(left):
+    while len(left) and (most is None or len(chosen) < most):
         best, left = left[0], left[1:]
         chosen.append(int(best))
         one, others = boxes[best], boxes[left]

@@ -18,6 +18,7 @@ import pytest
 
 from scripts.make_tiny_checkpoints import TINY_METADATA, write_checkpoint
 from tests.live import LiveServer
+from tests.tiny_detectors import write_detector
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -54,6 +55,7 @@ def make_server(folder: Path) -> LiveServer:
     large = TINY_METADATA | {"modelspec.resolution": "128x128", "sdforge.steps": "6"}
     write_checkpoint(models / "a-tiny.safetensors", metadata=TINY_METADATA)
     write_checkpoint(models / "b-tiny.safetensors", metadata=large, seed=1)
+    write_detector(folder / "models", "red.pt")
     return LiveServer(folder)
 
 

@@ -264,3 +264,35 @@ def look_through_and_use(page: Page) -> None:
     # A picture of the page itself, of which a drop holds the address alone.
     page.locator(".control-picture[data-control=mask]").evaluate(DROPPED)
     page.wait_for_selector(".control-picture[data-control=mask] img")
+
+
+DETAILED = (
+    "a cat\nSteps: 2, Sampler: Euler, Seed: 3, Size: 64x64, ADetailer model: red.pt, "
+    'ADetailer prompt: "a dog, close", ADetailer confidence: 0.0, ADetailer mask only top k: 1, '
+    "ADetailer denoising strength: 0.55, ADetailer model 2nd: gone.pt"
+)
+
+
+def test_details_are_pasted_refused_and_drawn(visitor: Visitor) -> None:
+    page = visitor.open()
+    page.fill(PROMPT, DETAILED)
+    page.click("#paste")
+    page.wait_for_function("document.querySelector('#txt2img_seed input').value === '3'")
+    # A detector that is not there is named, and nothing is drawn.
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(".message.error:has-text('gone.pt')")
+    page.click("#txt2img_adetailer .label-wrap >> nth=0")
+    assert page.is_checked("#txt2img_adetailer_enabled input")
+    assert page.input_value("#txt2img_adetailer_ad_model input") == "red.pt"
+    assert page.input_value("#txt2img_adetailer_ad_prompt textarea") == "a dog, close"
+    page.click("#txt2img_adetailer_tab_2nd-button")
+    page.uncheck("#txt2img_adetailer_ad_tab_enable_2nd input")
+    page.focus(PROMPT)
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function(
+        """() => {
+            const text = document.querySelector("#html_info_txt2img").textContent;
+            return text.includes("ADetailer denoising strength: 0.55") && !text.includes("gone.pt");
+        }"""
+    )
+    page.wait_for_selector("#txt2img_running", state="hidden")

@@ -129,6 +129,7 @@ def test_prompts_of_several_finds_are_parted_and_skipped(bench: Pipeline) -> Non
     assert np.array_equal(skipped.pixels, own.pixels)
 
 
+@pytest.mark.slow
 def test_two_tabs_act_in_turn_and_a_tab_that_is_off_does_not(bench: Pipeline) -> None:
     given = picture(LEFT)
     (one,) = start(bench, given)
@@ -226,6 +227,7 @@ def test_the_whole_picture_may_be_seen_and_still_only_the_find_changes(bench: Pi
     assert differs.any() and not differs[~around(LEFT)].any()
 
 
+@pytest.mark.slow
 def test_everything_but_what_is_found_can_be_drawn_again(bench: Pipeline) -> None:
     given = picture(LEFT)
 
@@ -245,6 +247,7 @@ def test_what_was_found_is_shown_where_that_is_wanted(bench: Pipeline) -> None:
     assert not np.array_equal(shown.pixels, np.asarray(given))
 
 
+@pytest.mark.slow
 def test_only_named_extensions_act_in_details(bench: Pipeline) -> None:
     given = picture(LEFT)
     freeu = Active(FreeU(), complete_values(FreeU(), {"enabled": True}))

@@ -141,7 +141,7 @@ def detections(
     scores, kinds = answers.scores.max(1)
     kept = (scores > sure).nonzero()[:, 0]
     boxes, apart = answers.boxes[kept], kinds[kept, None] * _APART
-    chosen = kept[likeliest(boxes + apart, scores[kept], _OVERLAP)[:_MOST]]
+    chosen = kept[likeliest(boxes + apart, scores[kept], _OVERLAP, _MOST)]
     stretch = torch.tensor([size[0] / shown.inner[0], size[1] / shown.inner[1]])
     moved = (answers.boxes[chosen].view(-1, 2, 2) - torch.tensor([shown.left, shown.top])) * stretch
     found = []
