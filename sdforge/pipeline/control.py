@@ -157,7 +157,8 @@ class ControlUnits:
             with self._context.stage("input"):
                 image, mask = self._picture(number, unit)
                 self._context.check_cancelled()
-                made = control_picture(unit, image, mask, one.width, one.height)
+                stop = self._context.check_cancelled
+                made = control_picture(unit, image, mask, one.width, one.height, stop)
             hint = torch.from_numpy(made.pixels).permute(2, 0, 1)[None].contiguous()
             where = None if made.mask is None else torch.from_numpy(made.mask)[None, None]
             self._seen[key] = _Seen(hint, where)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from sdforge.core.control import DEFAULT_RESOLUTION, RESIZE_MODES, ControlUnit
+from sdforge.postprocess.edges import Check, unchecked
 from sdforge.postprocess.preprocessors import PREPROCESSORS, Preprocessor
 from sdforge.postprocess.resizing import RESIZE_AND_FILL, resized
 
@@ -41,7 +42,12 @@ class ControlPicture:
 
 
 def control_picture(
-    unit: ControlUnit, image: Image.Image, mask: Image.Image | None, width: int, height: int
+    unit: ControlUnit,
+    image: Image.Image,
+    mask: Image.Image | None,
+    width: int,
+    height: int,
+    check: Check = unchecked,
 ) -> ControlPicture:
     """Return what a unit's network sees.
 
@@ -51,6 +57,7 @@ def control_picture(
         mask: white where it counts, of any size; None for none.
         width: of the picture to draw.
         height: of the picture to draw.
+        check: called between the parts of the work; it may raise to stop.
 
     Raises:
         UnknownName: no such preprocessor.
@@ -60,7 +67,8 @@ def control_picture(
     made = image
     if preprocessor.process is not None:
         resolution = working_resolution(unit, image.size, width, height)
-        made = detected(preprocessor, image, resolution, unit.threshold_a, unit.threshold_b)
+        thresholds = unit.threshold_a, unit.threshold_b
+        made = detected(preprocessor, image, resolution, *thresholds, check=check)
     shown = resized(made, mode, width, height)
     pixels = np.asarray(shown).astype(np.float32) / _WHITE
     if mask is None:
@@ -77,7 +85,13 @@ def control_picture(
 
 
 def detected(
-    preprocessor: Preprocessor, image: Image.Image, resolution: int, a: float = -1, b: float = -1
+    preprocessor: Preprocessor,
+    image: Image.Image,
+    resolution: int,
+    a: float = -1,
+    b: float = -1,
+    *,
+    check: Check = unchecked,
 ) -> Image.Image:
     """Return what a preprocessor makes of a picture.
 
@@ -87,6 +101,7 @@ def detected(
         resolution: shorter side that it works at, in pixels; less in pictures like lines.
         a: its first value, below 0 for its own.
         b: its second.
+        check: called between the parts of the work; it may raise to stop.
     """
     if preprocessor.process is None:
         return image
@@ -96,8 +111,9 @@ def detected(
     if size != image.size:
         way = Image.Resampling.LANCZOS if factor > 1 else Image.Resampling.BOX
         image = image.resize(size, way)
-    values = (preprocessor.value(number, asked) for number, asked in enumerate((a, b)))
-    return Image.fromarray(preprocessor.process(np.asarray(image), *values))
+    first, second = preprocessor.value(0, a), preprocessor.value(1, b)
+    check()
+    return Image.fromarray(preprocessor.process(np.asarray(image), first, second, check))
 
 
 def working_resolution(unit: ControlUnit, size: tuple[int, int], width: int, height: int) -> int:

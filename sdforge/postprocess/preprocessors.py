@@ -1,7 +1,8 @@
 """What ControlNets see of a picture: the preprocessors that need no network of their own.
 
-Each is a function of an RGB array and two values. Names, defaults and ranges are those of A1111's
-extension; what it does with networks is not here under those names.
+Each is a function of an RGB array, two values, and a check that may stop it between its parts.
+Names, defaults and ranges are those of A1111's extension; what it does with networks is not here
+under those names.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from sdforge.core.registry import Registry
-from sdforge.postprocess.edges import canny
+from sdforge.postprocess.edges import Check, canny
 
 Pixels = npt.NDArray[np.uint8]
-Process = Callable[[Pixels, float, float], Pixels]
+Process = Callable[[Pixels, float, float, Check], Pixels]
 
 # Rec. 709's share of each channel in lightness.
-_LUMA = np.array([0.2126, 0.7152, 0.0722])
+_LUMA = (0.2126, 0.7152, 0.0722)
+_COLOURS = np.arange(256) / 255
+# Light of each level of sRGB.
+_LINEAR = np.where(_COLOURS <= 0.04045, _COLOURS / 12.92, ((_COLOURS + 0.055) / 1.055) ** 2.4)
 _SHUFFLE_SEED = 0
 _SHUFFLE_CELL = 256
 
@@ -66,62 +70,74 @@ class Preprocessor:
         return slider.default if asked < 0 else min(max(asked, slider.least), slider.most)
 
 
-def _same(picture: Pixels, a: float, b: float) -> Pixels:
+def _same(picture: Pixels, a: float, b: float, check: Check) -> Pixels:
     return picture
 
 
-def _canny(picture: Pixels, a: float, b: float) -> Pixels:
-    return _grey(canny(picture, a, b))
+def _canny(picture: Pixels, a: float, b: float, check: Check) -> Pixels:
+    return _grey(canny(picture, a, b, check))
 
 
-def _invert(picture: Pixels, a: float, b: float) -> Pixels:
+def _invert(picture: Pixels, a: float, b: float, check: Check) -> Pixels:
     return 255 - picture
 
 
-def _blur(picture: Pixels, a: float, b: float) -> Pixels:
+def _blur(picture: Pixels, a: float, b: float, check: Check) -> Pixels:
     return _blurred(picture, a)
 
 
-def _downsample(picture: Pixels, a: float, b: float) -> Pixels:
+def _downsample(picture: Pixels, a: float, b: float, check: Check) -> Pixels:
     image = Image.fromarray(picture)
     size = (max(int(image.width / a), 1), max(int(image.height / a), 1))
     return np.asarray(image.resize(size, Image.Resampling.BOX))
 
 
-def _threshold(picture: Pixels, a: float, b: float) -> Pixels:
-    return np.where(picture > a, 255, 0).astype(np.uint8)
+def _threshold(picture: Pixels, a: float, b: float, check: Check) -> Pixels:
+    return (picture > a) * np.uint8(255)
 
 
-def _xdog(picture: Pixels, a: float, b: float) -> Pixels:
+def _xdog(picture: Pixels, a: float, b: float, check: Check) -> Pixels:
     """Lines where a fine blur is darker than a coarse one (difference of Gaussians)."""
-    fine, coarse = (_blurred(picture, radius).astype(np.float32) for radius in (0.5, 5.0))
-    darker = (coarse - fine).max(axis=2).clip(0, 255)
-    return _grey(np.where(2 * darker > a, 255, 0).astype(np.uint8))
+    fine = _blurred(picture, 0.5)
+    check()
+    coarse = _blurred(picture, 5.0)
+    check()
+    darker = np.zeros(picture.shape[:2], np.int16)
+    for channel in range(3):
+        np.maximum(darker, coarse[:, :, channel].astype(np.int16) - fine[:, :, channel], out=darker)
+    return _grey((2 * darker > a) * np.uint8(255))
 
 
-def _soft_edges(picture: Pixels, a: float, b: float) -> Pixels:
+def _soft_edges(picture: Pixels, a: float, b: float, check: Check) -> Pixels:
     """Slopes of the blurred picture, their steepest white."""
-    values = _blurred(picture, a).astype(np.float32)
-    down, across = np.gradient(values, axis=(0, 1))
-    slopes = np.hypot(down, across).max(axis=2)
+    blurred = _blurred(picture, a)
+    # Lengths are compared by their squares, which are exact.
+    squares = np.zeros(picture.shape[:2], np.float32)
+    for channel in range(3):
+        check()
+        down, across = np.gradient(blurred[:, :, channel].astype(np.float32))
+        np.maximum(squares, down * down + across * across, out=squares)
+    slopes = np.sqrt(squares)
     return _grey((slopes * (255 / max(float(slopes.max()), 1.0))).astype(np.uint8))
 
 
-def _lightness(picture: Pixels, a: float, b: float) -> Pixels:
+def _lightness(picture: Pixels, a: float, b: float, check: Check) -> Pixels:
     """CIE L* from 0 to 255, raised to a power."""
-    colours = picture / 255
-    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
-    luminance = np.asarray(linear @ _LUMA, dtype=np.float64)
+    luminance = np.zeros(picture.shape[:2])
+    for channel, share in enumerate(_LUMA):
+        check()
+        luminance += (_LINEAR * share)[picture[:, :, channel]]
     cubic = np.where(luminance > 0.008856, 1.16 * np.cbrt(luminance) - 0.16, 9.033 * luminance)
     return _grey((cubic.clip(0, 1) ** a * 255).round().astype(np.uint8))
 
 
-def _intensity(picture: Pixels, a: float, b: float) -> Pixels:
+def _intensity(picture: Pixels, a: float, b: float, check: Check) -> Pixels:
     """The strongest channel, raised to a power."""
-    return _grey(((picture.max(axis=2) / 255) ** a * 255).round().astype(np.uint8))
+    levels = ((np.arange(256) / 255) ** a * 255).round().astype(np.uint8)
+    return _grey(levels[picture.max(axis=2)])
 
 
-def _shuffle(picture: Pixels, a: float, b: float) -> Pixels:
+def _shuffle(picture: Pixels, a: float, b: float, check: Check) -> Pixels:
     """Carry each place's colour elsewhere along a smooth random field; the same one every time."""
     height, width = picture.shape[:2]
     random = np.random.default_rng(_SHUFFLE_SEED)

@@ -282,11 +282,17 @@ def test_details_are_pasted_refused_and_drawn(visitor: Visitor) -> None:
     page.keyboard.press("Control+Enter")
     page.wait_for_selector(".message.error:has-text('gone.pt')")
     page.click("#txt2img_adetailer .label-wrap >> nth=0")
-    assert page.is_checked("#txt2img_adetailer_enabled input")
-    assert page.input_value("#txt2img_adetailer_ad_model input") == "red.pt"
-    assert page.input_value("#txt2img_adetailer_ad_prompt textarea") == "a dog, close"
+    page.wait_for_selector("#txt2img_adetailer_enabled input:checked")
+    for name, value in (("ad_model input", "red.pt"), ("ad_prompt textarea", "a dog, close")):
+        page.wait_for_function(
+            "([box, value]) => document.querySelector(box)?.value === value",
+            arg=[f"#txt2img_adetailer_{name}", value],
+        )
     page.click("#txt2img_adetailer_tab_2nd-button")
     page.uncheck("#txt2img_adetailer_ad_tab_enable_2nd input")
+    page.wait_for_function(
+        "sdforge.tabs.txt2img.form.values()['adetailer.ad_tab_enable_2nd'] === false"
+    )
     page.focus(PROMPT)
     page.keyboard.press("Control+Enter")
     page.wait_for_function(

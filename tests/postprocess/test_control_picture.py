@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sdforge.core.control import RESIZE_MODES, ControlUnit
-from sdforge.core.errors import UnknownName
+from sdforge.core.errors import Cancelled, UnknownName
 from sdforge.postprocess.control_picture import control_picture, detected, working_resolution
 from sdforge.postprocess.preprocessors import PREPROCESSORS
 
@@ -31,6 +31,26 @@ def test_every_preprocessor_gives_the_drawn_size_and_the_same_again(name: str, m
     assert first.shown.size == (64, 96)
     assert 0 <= first.pixels.min() <= first.pixels.max() <= 1
     assert np.array_equal(first.pixels, again.pixels)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("canny", 3), ("scribble_xdog", 3), ("softedge_sobel", 4), ("recolor_luminance", 4),
+     ("invert", 1)],
+)  # fmt: skip
+def test_what_takes_long_can_be_stopped_between_its_parts(name: str, parts: int) -> None:
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == parts:
+            raise Cancelled("told to stop")
+
+    picture = _noise(1024, 700)
+    with pytest.raises(Cancelled):
+        control_picture(_unit(module=name, processor_res=700), picture, None, 64, 64, check)
+    assert calls == parts
 
 
 @pytest.mark.parametrize(

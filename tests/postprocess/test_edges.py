@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sdforge.postprocess import edges
 from sdforge.postprocess.edges import canny
 
 KERNEL = ((-1, 0, 1), (-2, 0, 2), (-1, 0, 1))
@@ -73,10 +74,22 @@ def test_edges_are_those_of_the_rules_written_out(kind: str, seed: int) -> None:
     assert np.array_equal(canny(picture), _by_hand(picture, 100, 200))
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_bands_of_rows_leave_no_seams(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(rows)
+    picture = random.integers(0, 256, (17, 12, 3), dtype=np.uint8)
+    monkeypatch.setattr(edges, "_BAND_PLACES", rows * 12)
+    checks: list[None] = []
+    assert np.array_equal(
+        canny(picture, check=lambda: checks.append(None)), _by_hand(picture, 100, 200)
+    )
+    assert len(checks) >= 17 // rows
+
+
 def test_an_edge_is_one_place_wide_and_thresholds_may_come_either_way_round() -> None:
     picture = np.zeros((20, 20), np.uint8)
     picture[:, 10:] = 255
-    edges = canny(picture)
-    assert (edges == 255).sum(axis=1).tolist() == [1] * 20
-    assert np.array_equal(canny(picture, 200, 100), edges)
+    found = canny(picture)
+    assert (found == 255).sum(axis=1).tolist() == [1] * 20
+    assert np.array_equal(canny(picture, 200, 100), found)
     assert not canny(picture, 2000, 3000).any()
