@@ -29,8 +29,12 @@ export class ReferenceBox {
     this.root.dataset.drawn = "yes";
     if (this.refs.length) this.root.open = true;
     this.root.addEventListener("dragover", (event) => event.preventDefault());
+    // Its own pictures are there already.
+    this.root.addEventListener("dragstart", () => (this.isOwn = true));
+    this.root.addEventListener("dragend", () => (this.isOwn = false));
     this.root.addEventListener("drop", (event) => {
       event.preventDefault();
+      if (this.isOwn) return;
       droppedPictures(event.dataTransfer).then((files) => this.takeAll(files)).catch((error) => notify(error.message, "error"));
     });
     this.draw();
