@@ -44,7 +44,44 @@ def call(page: Page, module: str, function: str, *values: Any) -> Any:
     )
 
 
-def test_prompts_are_edited_by_keys_and_completed(visitor: Visitor) -> None:
+def draw_from_training_tags(page: Page, server: LiveServer) -> None:
+    """Open the card of a LoRA that says what it was trained with, and take tags from it."""
+    counts = {"10_cats": {"cat": 90, "paw (left)": 20, " ": 5}, "1_dogs": {"cat": 10, "dog": "x"}}
+    path = server.data / "models" / "Lora" / "tagged.safetensors"
+    metadata = {"ss_tag_frequency": json.dumps(counts)}
+    write_lora(path, {"lora_unet_mid_block_attentions_0_proj_in": (8, 8)}, metadata=metadata)
+    server.post("/api/v1/cards/refresh", {})
+    tags = call(page, "training_tags", "tagsOf", {"ss_tag_frequency": counts})
+    assert tags == [["cat", 100], ["paw (left)", 20]]
+    drawn = page.evaluate(
+        """async (tags) => {
+            const { randomPrompt } =
+                await import(new URL("ui/training_tags.js", document.baseURI).href);
+            return [0.1, 0.5].map((share) => randomPrompt(tags, () => share));
+        }""",
+        tags,
+    )
+    assert drawn == ["cat, paw \\(left\\)", "cat"]
+    page.fill(PROMPT, "a fox")
+    page.click("button[role=tab]:has-text('Models')")
+    page.click("[data-kind=lora]")
+    page.click("[data-card='tagged.safetensors'] .card-edit")
+    page.locator(".tag-chips button", has_text="paw (left) 20").wait_for()
+    page.fill("#card_random_prompt", "")
+    page.click(".tag-chips button:has-text('cat 100')")
+    page.click(".tag-chips button:has-text('paw')")
+    assert page.input_value("#card_random_prompt") == "cat, paw \\(left\\)"
+    page.click("#card_use_prompt")
+    page.keyboard.press("Escape")
+    page.click(".message:has-text('The text was added') button:has-text('Open')")
+    prompt_is(page, "a fox, cat, paw \\(left\\)")
+    path.unlink()
+    server.post("/api/v1/cards/refresh", {})
+
+
+def test_prompts_are_edited_by_keys_and_completed(
+    visitor: Visitor, shared_server: LiveServer
+) -> None:
     page = visitor.open()
     page.fill(PROMPT, "a cat, a dog, a fox")
     page.evaluate("document.querySelector('#txt2img_prompt textarea').setSelectionRange(8, 8)")
@@ -81,43 +118,7 @@ def test_prompts_are_edited_by_keys_and_completed(visitor: Visitor) -> None:
         [lora, net],
     )
     prompt_is(page, "a fox <lora:ink:1> ink drawing <hypernet:ink:0.5>")
-
-
-def test_a_prompt_is_drawn_from_what_a_lora_was_trained_with(
-    visitor: Visitor, shared_server: LiveServer
-) -> None:
-    counts = {"10_cats": {"cat": 90, "paw (left)": 20, " ": 5}, "1_dogs": {"cat": 10, "dog": "x"}}
-    path = shared_server.data / "models" / "Lora" / "tagged.safetensors"
-    metadata = {"ss_tag_frequency": json.dumps(counts)}
-    write_lora(path, {"lora_unet_mid_block_attentions_0_proj_in": (8, 8)}, metadata=metadata)
-    shared_server.post("/api/v1/cards/refresh", {})
-    page = visitor.open()
-    tags = call(page, "training_tags", "tagsOf", {"ss_tag_frequency": counts})
-    assert tags == [["cat", 100], ["paw (left)", 20]]
-    drawn = page.evaluate(
-        """async (tags) => {
-            const { randomPrompt } =
-                await import(new URL("ui/training_tags.js", document.baseURI).href);
-            return [0.1, 0.5].map((share) => randomPrompt(tags, () => share));
-        }""",
-        tags,
-    )
-    assert drawn == ["cat, paw \\(left\\)", "cat"]
-    page.fill(PROMPT, "a fox")
-    page.click("button[role=tab]:has-text('Models')")
-    page.click("[data-kind=lora]")
-    page.click("[data-card='tagged.safetensors'] .card-edit")
-    page.locator(".tag-chips button", has_text="paw (left) 20").wait_for()
-    page.fill("#card_random_prompt", "")
-    page.click(".tag-chips button:has-text('cat 100')")
-    page.click(".tag-chips button:has-text('paw')")
-    assert page.input_value("#card_random_prompt") == "cat, paw \\(left\\)"
-    page.click("#card_use_prompt")
-    page.keyboard.press("Escape")
-    page.locator(".message button", has_text="Open").click()
-    prompt_is(page, "a fox, cat, paw \\(left\\)")
-    path.unlink()
-    shared_server.post("/api/v1/cards/refresh", {})
+    draw_from_training_tags(page, shared_server)
 
 
 def test_styles_are_edited_put_into_the_prompt_and_taken_back(visitor: Visitor) -> None:
