@@ -91,7 +91,7 @@ def _xlabs(header: CheckpointHeader) -> dict[str, Source]:
 def _of_stability(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Source]]:
     match = _STABILITY.fullmatch(name)
     block, part, end = match.groups() if match else ("", "", "")
-    if part == "attn.qkv":
+    if part == "attn.qkv" and shape:
         rows = shape[0] // len(_QUERIES_KEYS_VALUES)
         for place, target in enumerate(_QUERIES_KEYS_VALUES):
             yield f"{block}.{target}.{end}", Source(name, (rows, *shape[1:]), place * rows)

@@ -7,6 +7,7 @@ diffusers' are in `authors_controlnet.py`, Z-Image's in `z_image_controlnet.py`.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from math import isqrt
@@ -188,12 +189,16 @@ def _of(module: nn.Module) -> Mapping[str, Any]:
 def _flux(shapes: Shapes) -> nn.Module:
     from diffusers.models.controlnets.controlnet_flux import FluxControlNetModel
 
-    hint = "input_hint_block.conv_out.weight"
+    hint = "input_hint_block.conv_out"
     seen = {}
-    if hint in shapes:
-        seen = {"conditioning_embedding_channels": shapes.dims(hint, 4)[0], "patch_size": 2}
+    if f"{hint}.weight" in shapes or f"{hint}.bias" in shapes:
+        hints = shapes.dims(f"{hint}.weight", 4)[0]
+        seen = {"conditioning_embedding_channels": hints, "patch_size": 2}
     width, channels = shapes.dims("x_embedder.weight", 2)
-    double = shapes.count(lambda number: f"transformer_blocks.{number}.norm1.linear.weight")
+    double = max(
+        shapes.count(lambda number: f"transformer_blocks.{number}.norm1.linear.weight"),
+        shapes.count(lambda number: f"controlnet_blocks.{number}.weight"),
+    )
     single = shapes.count(lambda number: f"single_transformer_blocks.{number}.proj_out.weight")
     first = "transformer_blocks" if double else "single_transformer_blocks"
     mode = "controlnet_mode_embedder.weight"
@@ -269,7 +274,7 @@ def _stability(shapes: Shapes, kind: int) -> nn.Module:
     module = SD3ControlNetModel(
         in_channels=channels,
         out_channels=channels,
-        num_layers=shapes.count(lambda number: f"transformer_blocks.{number}.norm1.linear.weight"),
+        num_layers=shapes.count(lambda number: f"controlnet_blocks.{number}.weight"),
         attention_head_dim=head,
         num_attention_heads=width // head,
         joint_attention_dim=None,
@@ -290,14 +295,15 @@ def _kind(header: CheckpointHeader) -> int:
     if name is None:
         return kind_by_name(header)
     info = header.tensors[name]
-    if info.size_bytes > _LARGEST_NUMBER:
+    if math.prod(info.shape) != 1 or info.size_bytes > _LARGEST_NUMBER:
         raise UnsupportedCheckpoint(
             f"the ControlNet in {header.path.name} cannot be run: {name} is {list(info.shape)} "
             "instead of one number"
         )
     with WeightFiles(header) as files:
         if stored_type(info) is not None:
-            return round(files.number(Source(name, info.shape)))
+            number = files.number(Source(name, info.shape))
+            return round(number) if math.isfinite(number) else kind_by_name(header)
         found = bytearray()
         files.copy(info, found.extend)
     return int.from_bytes(found, "little", signed=True)

@@ -139,8 +139,12 @@ def _sources(
         yield f"{block}.{inside[inner]}.{end}", Source(key, shape)
         return
     first = 0
+    whole = shape[0] if shape else 0
     for target in names.fused.get(inner, ()):
-        rows = shape[0] - first if target == "proj_mlp" else width
+        rows = whole - first if target == "proj_mlp" else width
+        if not 0 < rows <= whole - first:
+            # Too few for its parts, which are missing then.
+            return
         yield f"{block}.{target}.{end}", Source(key, (rows, *shape[1:]), first)
         first += rows
 

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from scripts.tiny_models import text, transformers, vae
 from scripts.tiny_models.files import random_tensors, write_safetensors
 from sdforge.core.control import CONTROL_FIRST, ControlUnit
-from sdforge.core.errors import UnsupportedCheckpoint
+from sdforge.core.errors import MissingModel, UnsupportedCheckpoint
+from sdforge.models.adapters.controlnet import controlnet_recipe
 from sdforge.models.adapters.transformer_controlnet import shown_to, transformer_control
 from sdforge.models.bundle import LatentFormat
 from sdforge.models.checkpoint import read_header
@@ -25,6 +26,7 @@ from sdforge.sampling.sigmas import make_sigmas
 from tests.models.families import more_peers, peers, test_sd3
 from tests.models.families.conftest import Draw
 from tests.models.families.test_transformer_control import beside, scene, the_mean_of_latents
+from tests.tiny import sparse_checkpoint
 from tests.tiny_control import random_weights
 
 PROMPT = "a photo of a cat, watercolour"
@@ -336,6 +338,19 @@ def test_what_one_of_stability_was_trained_with_is_read_from_its_file(tmp_path: 
         )
         edges = pixels * 255 * 0.5 + 0.5
         assert torch.allclose(seen, [2 * pixels - 1, edges, 1 - 2 * pixels][wanted], atol=1e-4)
-    header = read_header(stability_file(tmp_path, torch.arange(9)))
-    with pytest.raises(UnsupportedCheckpoint, match="control_type is \\[9\\] instead of one"):
-        transformer_control(header)
+    for wrong in (torch.arange(9), torch.zeros(0), torch.zeros(4, dtype=torch.float16)):
+        header = read_header(stability_file(tmp_path, wrong))
+        with pytest.raises(UnsupportedCheckpoint, match="control_type is .* instead of one"):
+            transformer_control(header)
+    lost = read_header(stability_file(tmp_path, torch.tensor([torch.nan]), "my_canny"))
+    assert transformer_control(lost).config["control_type"] == CANNY
+
+
+def test_damaged_ones_are_refused(tmp_path: Path) -> None:
+    """Whatever tensor has lost its shape, or is not there (without guidance is another kind)."""
+    for whole in (stability_shapes(), xlabs_shapes()):
+        for name in whole.keys() - {"guidance_in.in_layer.weight"}:
+            for shapes in (whole | {name: ()}, {k: v for k, v in whole.items() if k != name}):
+                header = read_header(sparse_checkpoint(tmp_path / "damaged.safetensors", shapes))
+                with pytest.raises((MissingModel, UnsupportedCheckpoint)):
+                    controlnet_recipe(header)
