@@ -1,7 +1,7 @@
 """The answer to txt2img and img2img: pictures, the echoed request, and A1111's `info`.
 
-The body is put together as bytes around the base64 text: running tens of megabytes through a JSON
-encoder would cost more than drawing a small picture does.
+The body is made of bytes around the base64 text: running tens of megabytes through a JSON encoder
+would cost more than drawing a small picture does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
 
 from sdforge.core.errors import SdforgeError
 from sdforge.core.result import GenerationInfo, ModelIdentity
@@ -25,13 +28,29 @@ _NOT_EXTRA = frozenset(
 )  # fmt: skip
 
 
-def generation_body(pictures: Sequence[bytes], parameters: bytes, info: Mapping[str, Any]) -> bytes:
-    """Return the JSON text of an answer; pictures are in base64, `parameters` is JSON already."""
-    parts = [b'{"images":[']
-    for number, picture in enumerate(pictures):
-        parts += [b',"' if number else b'"', picture, b'"']
-    parts += [b'],"parameters":', parameters, b',"info":', _json(_json(info).decode()), b"}"]
-    return b"".join(parts)
+class GenerationAnswer(Response):
+    """The JSON of an answer, sent in its pieces: to join them would copy megabytes of pictures."""
+
+    def __init__(
+        self, pictures: Sequence[bytes], parameters: bytes, info: Mapping[str, Any]
+    ) -> None:
+        """Take pictures in base64, the echoed request as JSON, and A1111's `info`."""
+        super().__init__(media_type="application/json")
+        self._pieces = [b'{"images":[']
+        for number, picture in enumerate(pictures):
+            self._pieces += [b',"' if number else b'"', picture, b'"']
+        said = _json(_json(info).decode())
+        self._pieces.append(b'],"parameters":' + parameters + b',"info":' + said + b"}")
+        self.headers["Content-Length"] = str(sum(map(len, self._pieces)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the pieces one by one, as the ASGI specification lets a body come."""
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+        last = len(self._pieces) - 1
+        for number, piece in enumerate(self._pieces):
+            await send({"type": "http.response.body", "body": piece, "more_body": number < last})
 
 
 def _json(value: object) -> bytes:
@@ -89,6 +108,18 @@ def generation_info(engine: Engine, job: Job, values: Mapping[str, Any]) -> dict
         "clip_skip": job.settings.CLIP_stop_at_last_layers,
         "is_using_inpainting_conditioning": "Conditional mask weight" in said,
         "version": engine.version,
+        **_said_at_the_end(job),
+    }
+
+
+def finished_info(drafted: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """Return what `generation_info` says of a job that has ended since, with no picture more."""
+    return {**drafted, **_said_at_the_end(job)}
+
+
+def _said_at_the_end(job: Job) -> dict[str, Any]:
+    """Return what may change after the last picture."""
+    return {
         # Ours: what went otherwise than asked, a ControlNet unit that was left out for one.
         "notices": list(job.progress.notices),
         # Seconds by stage, waiting and saving included.

@@ -16,8 +16,9 @@ from sdforge.api.context import ApiContext
 from sdforge.api.control_maps import detected_maps
 from sdforge.api.errors import error_response
 from sdforge.api.generation_response import (
+    GenerationAnswer,
     echoed_parameters,
-    generation_body,
+    finished_info,
     generation_info,
     shown_grid,
 )
@@ -85,15 +86,12 @@ async def _generate(
     terms = terms_of(payload, kind, key=key)
     job = await asyncio.to_thread(submitted, context, values, kind, terms)
     _forget_pictures(values)
-    # Before it waits, so that the answer does not.
-    echo = echoed_parameters(values, job)
-    pictures = UnsavedPictures(engine)
-    watch = pictures.collect if values["send_images"] else _ignore
-    job = await wait_finished(engine, job.id, watch)
-    if pictures.has_all(job):
-        response = _answer(engine, job, values, echo, pictures)
+    draft = Draft(engine, values, job)
+    job = await wait_finished(engine, job.id, draft.follow)
+    if draft.pictures.has_all(job):
+        response = _answer(draft, job)
     else:
-        response = await asyncio.to_thread(_answer, engine, job, values, echo, pictures)
+        response = await asyncio.to_thread(_answer, draft, job)
     response.headers["X-Job-Id"] = quote(job.id, safe=string.punctuation + " ")
     return response
 
@@ -145,14 +143,35 @@ class UnsavedPictures:
         return pybase64.b64encode(self._engine.image_data(job.id, index)[0])
 
 
-def _ignore(_: Job) -> None:
-    pass
+class Draft:
+    """What of an answer can be made while its pictures are: the end of a job waits for none."""
+
+    def __init__(self, engine: Engine, values: Mapping[str, Any], job: Job) -> None:
+        """Echo the request; there is nothing else yet."""
+        self.engine = engine
+        self.values = values
+        self.echo = echoed_parameters(values, job)
+        self.pictures = UnsavedPictures(engine)
+        self._info: dict[str, Any] | None = None
+
+    def follow(self, job: Job) -> None:
+        """Take the pictures that are new; with the last one the rest can be said."""
+        if not self.values["send_images"]:
+            return
+        self.pictures.collect(job)
+        is_last = len(job.images) == job.request.image_count and self.pictures.has_all(job)
+        if is_last and self._info is None:
+            self._info = generation_info(self.engine, job, self.values)
+
+    def info(self, job: Job) -> dict[str, Any]:
+        """Return A1111's `info` of a job that has ended."""
+        if self._info is None or not self.pictures.has_all(job):
+            return generation_info(self.engine, job, self.values)
+        return finished_info(self._info, job)
 
 
-def _answer(
-    engine: Engine, job: Job, values: Mapping[str, Any], echo: bytes, source: UnsavedPictures
-) -> Response:
-    """Return the answer to a finished job; reads the files of pictures that `source` lacks."""
+def _answer(draft: Draft, job: Job) -> Response:
+    """Return the answer to a finished job; reads the files of pictures that the draft lacks."""
     if not job.is_finished:
         text = "the server is stopping; the job is kept and runs when it starts again"
         return error_response(503, "ServerStopping", text)
@@ -163,8 +182,10 @@ def _answer(
         return error_response(error.status, error.kind, error.message)
     grid = shown_grid(job)
     shown = job.images if grid is None else (grid, *job.images)
-    pictures = [source.read(job, image.index) for image in shown] if values["send_images"] else []
+    pictures: list[bytes] = []
+    if draft.values["send_images"]:
+        pictures = [draft.pictures.read(job, image.index) for image in shown]
     if pictures:
-        pictures += [pybase64.b64encode(picture) for picture in detected_maps(engine, job)]
-    body = generation_body(pictures, echo, generation_info(engine, job, values))
-    return Response(body, media_type="application/json")
+        maps = detected_maps(draft.engine, job)
+        pictures += [pybase64.b64encode(picture) for picture in maps]
+    return GenerationAnswer(pictures, draft.echo, draft.info(job))

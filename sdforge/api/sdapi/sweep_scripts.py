@@ -16,7 +16,7 @@ from fastapi import Response
 
 from sdforge.api.context import ApiContext
 from sdforge.api.errors import error_response
-from sdforge.api.generation_response import echoed_parameters, generation_body, generation_info
+from sdforge.api.generation_response import GenerationAnswer, echoed_parameters, generation_info
 from sdforge.api.links import without_links
 from sdforge.api.translate import generation_request
 from sdforge.api.waiting import wait_sweep_ended
@@ -78,8 +78,7 @@ def _answer(context: ApiContext, sweep: Sweep, values: Mapping[str, Any]) -> Res
     info["index_of_first_image"] = sum(image.index < 0 for image in shown)
     info["notices"] = _notices(sweep)
     encoded = [pybase64.b64encode(picture) for picture in pictures]
-    body = generation_body(encoded, echoed_parameters(values, job), info)
-    return Response(body, media_type="application/json")
+    return GenerationAnswer(encoded, echoed_parameters(values, job), info)
 
 
 def _shown(sweep: Sweep, *, with_images: bool) -> tuple[list[JobImage], list[bytes]]:
