@@ -60,9 +60,9 @@ REQUEST: dict[str, Any] = {"negative_prompt": "a dog", "cfg_scale": 12.0, "batch
 
 def test_every_extension_that_ships_is_tried_here() -> None:
     # Scripts draw several times instead; tests/extensions has each of them. Soft inpainting wants a
-    # mask: tests/pipeline/test_soft_inpainting.py.
+    # mask: tests/pipeline/test_soft_inpainting.py, and details want a detector: test_detailing.py.
     known = {one.name for one in KNOWN if not isinstance(one, Script)}
-    assert set(ON) == known - {"soft_inpainting"}
+    assert set(ON) == known - {"soft_inpainting", "adetailer"}
 
 
 @pytest.mark.parametrize("name", ON)

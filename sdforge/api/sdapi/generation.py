@@ -36,7 +36,7 @@ from sdforge.api.translate_control import TITLES as CONTROL_TITLES
 from sdforge.api.translate_references import TITLES as REFERENCE_TITLES
 from sdforge.api.waiting import wait_finished
 from sdforge.core.errors import NotFound
-from sdforge.engine import Engine, Job, JobStatus
+from sdforge.engine import Engine, Job, JobImage, JobStatus
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"model": GenerationResponse},
@@ -152,7 +152,8 @@ class Draft:
         self.values = values
         self.echo = echoed_parameters(values, job)
         self.pictures = UnsavedPictures(engine)
-        self._info: dict[str, Any] | None = None
+        self._drawn: tuple[JobImage, ...] = ()
+        self._info: dict[str, Any] = {}
 
     def follow(self, job: Job) -> None:
         """Take the pictures that are new; with the last one the rest can be said."""
@@ -160,14 +161,16 @@ class Draft:
             return
         self.pictures.collect(job)
         is_last = len(job.images) == job.request.image_count and self.pictures.has_all(job)
-        if is_last and self._info is None:
+        if is_last and self._drawn != job.images:
+            self._drawn = job.images
             self._info = generation_info(self.engine, job, self.values)
 
     def info(self, job: Job) -> dict[str, Any]:
         """Return A1111's `info` of a job that has ended."""
-        if self._info is None or not self.pictures.has_all(job):
-            return generation_info(self.engine, job, self.values)
-        return finished_info(self._info, job)
+        # A script may draw more pictures than a request asks for.
+        if self._info and self._drawn == job.images and job.grid is None:
+            return finished_info(self._info, job)
+        return generation_info(self.engine, job, self.values)
 
 
 def _answer(draft: Draft, job: Job) -> Response:

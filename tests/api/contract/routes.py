@@ -174,7 +174,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/sd_extra_networks/thumb", {MORE: Any}, status=404, note="only pictures beside listed model files"),
     Route("GET", "/sd_extra_networks/metadata?page=lora&item=x", {}),
     Route("GET", "/sd_extra_networks/cover-images", {"images": [str]}),
-    Route("GET", "/controlnet/model_list", {"model_list": [str]}),
+    Route("GET", "/controlnet/model_list", {"model_list": [str], "refused": {MORE: str}}),
     Route("GET", "/controlnet/module_list", {"module_list": [str], "module_detail": {MORE: Any}}),
     Route("GET", "/controlnet/module_list?alias_names=true", {"module_list": [str], "module_detail": {MORE: Any}}),
     Route("GET", "/controlnet/control_types", {"control_types": {MORE: {"module_list": [str], "model_list": [str], "default_option": str, "default_model": str}}}),
