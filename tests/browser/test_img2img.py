@@ -351,6 +351,7 @@ def test_the_img2img_tab_fits_a_phone(visitor: Visitor, picture: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+@pytest.mark.slow
 def test_a_script_opens_when_it_is_ticked_and_enlarges_the_picture(
     visitor: Visitor, picture: Path
 ) -> None:

@@ -176,6 +176,7 @@ def test_a_job_that_ended_while_the_page_was_closed_is_shown(
     page.wait_for_selector("#html_log_txt2img:has-text('Time taken')")
 
 
+@pytest.mark.slow
 def test_another_browser_finds_the_job_that_runs(
     visitor: Visitor, make_visitor: Any, shared_server: LiveServer
 ) -> None:
@@ -211,6 +212,7 @@ def test_escape_and_alt_enter_do_what_the_buttons_do(page: Page) -> None:
     page.locator("#txt2img_generate").wait_for()
 
 
+@pytest.mark.slow
 def test_a_second_request_waits_in_the_queue(page: Page) -> None:
     start_long_job(page, "the first fox")
     page.fill(PROMPT, "the second fox")

@@ -130,6 +130,7 @@ def denoiser_bytes(parts: Parts) -> int:
     return parts.provider.current.components["denoiser"].total_bytes
 
 
+@pytest.mark.slow
 def test_pictures_from_packed_weights_are_close_and_bytes_really_fewer(demo: Parts) -> None:
     full = drawn(demo, "Automatic")
     full_bytes = denoiser_bytes(demo)

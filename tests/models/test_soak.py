@@ -173,7 +173,10 @@ def _check(before: Footprint, after: Footprint, allowed: int, *, leak: bool) -> 
         assert (before.mappings, after.mappings) == (0, 0)
 
 
-@pytest.mark.parametrize("leak", [False, True], ids=["clean", "leaking"])
+@pytest.mark.parametrize(
+    "leak",
+    [pytest.param(False, id="clean", marks=pytest.mark.slow), pytest.param(True, id="leaking")],
+)
 def test_a_few_switches_leave_nothing_behind(tmp_path: Path, checkpoint: Path, leak: bool) -> None:
     parts = _tiny_parts(tmp_path, checkpoint)
     parts.provider.configure(Settings(sd_checkpoints_limit=1))

@@ -366,7 +366,9 @@ def test_a_job_cancelled_while_its_second_checkpoint_is_read_shows_nothing(two: 
     assert len(two.draw(hires_checkpoint=title(two, "b"), **HIRES)) == 1
 
 
-@pytest.mark.parametrize("mode", ["lowvram", "medvram", "normal"])
+@pytest.mark.parametrize(
+    "mode", ["lowvram", pytest.param("medvram", marks=pytest.mark.slow), "normal"]
+)
 def test_a_model_upscaler_runs_in_every_memory_mode_alike(
     make_pipeline: Any, pipeline: Pipeline, mode: str
 ) -> None:

@@ -74,7 +74,7 @@ def test_better_ways_to_preview_come_closer_to_the_picture(drawn_by_demo: Pipeli
     assert decibels(small[-1], by_vae.pixels) > decibels(coarse[-1], by_vae.pixels) + 3
 
 
-@pytest.mark.parametrize("mode", ["medvram", "lowvram"])
+@pytest.mark.parametrize("mode", [pytest.param("medvram", marks=pytest.mark.slow), "lowvram"])
 def test_the_vae_makes_previews_in_lean_modes_only_on_request(
     drawn_by_demo: Pipeline, mode: str
 ) -> None:
