@@ -29,6 +29,7 @@ from sdforge.models.detectors.shapes import (
     ROWS,
     DetectorShape,
 )
+from sdforge.models.learnt_norm import LearntNorm
 
 _EPSILON = 1e-3
 _WINDOW = 5
@@ -106,25 +107,6 @@ class Yolo(nn.Module):
         return found
 
 
-class _Norm(nn.Module):
-    """Batch normalisation by what was learnt."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            self.register_parameter(name, nn.Parameter(torch.empty(width)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(
-            x,
-            self.get_parameter("running_mean"),
-            self.get_parameter("running_var"),
-            self.get_parameter("weight"),
-            self.get_parameter("bias"),
-            eps=_EPSILON,
-        )
-
-
 class _Conv(nn.Module):
     """A convolution, its normalisation unless that is merged into it, and SiLU."""
 
@@ -139,7 +121,7 @@ class _Conv(nn.Module):
         self.conv = nn.Conv2d(
             inputs * groups, outputs, kernel, stride, kernel // 2, groups=groups, bias=is_merged
         )
-        self.bn = None if is_merged else _Norm(outputs)
+        self.bn = None if is_merged else LearntNorm(outputs, _EPSILON)
         self.acts = acts
 
     def forward(self, x: Tensor) -> Tensor:

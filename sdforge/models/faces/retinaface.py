@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from sdforge.models.boxes import likeliest
 from sdforge.models.faces.shapes import BOXES, FinderShape
+from sdforge.models.learnt_norm import LearntNorm
 
 MEANS = (104.0, 117.0, 123.0)
 _EXPANSION = 4
@@ -93,35 +94,18 @@ def without_doubles(found: Found, overlap: float) -> Found:
     return found.kept(likeliest(found.boxes, found.scores, overlap))
 
 
-class _Norm(nn.Module):
-    """Batch normalisation by what was learnt."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            self.register_parameter(name, nn.Parameter(torch.empty(width)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(
-            x,
-            self.get_parameter("running_mean"),
-            self.get_parameter("running_var"),
-            self.get_parameter("weight"),
-            self.get_parameter("bias"),
-            eps=_EPSILON,
-        )
-
-
 def _plain(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
 def _normed(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
-    return nn.Sequential(_plain(inputs, outputs, kernel), _Norm(outputs))
+    return nn.Sequential(_plain(inputs, outputs, kernel), LearntNorm(outputs, _EPSILON))
 
 
 def _sloped(inputs: int, outputs: int, slope: float, kernel: int = 3) -> nn.Sequential:
-    return nn.Sequential(_plain(inputs, outputs, kernel), _Norm(outputs), nn.LeakyReLU(slope))
+    return nn.Sequential(
+        _plain(inputs, outputs, kernel), LearntNorm(outputs, _EPSILON), nn.LeakyReLU(slope)
+    )
 
 
 class _Body(nn.Module):
@@ -130,7 +114,7 @@ class _Body(nn.Module):
     def __init__(self, shape: FinderShape) -> None:
         super().__init__()
         self.conv1 = _plain(3, shape.first, 7, 2)
-        self.bn1 = _Norm(shape.first)
+        self.bn1 = LearntNorm(shape.first, _EPSILON)
         before = shape.first
         for stage, (width, depth) in enumerate(zip(shape.widths, shape.depths, strict=True), 1):
             blocks = nn.Sequential()
@@ -155,12 +139,14 @@ class _Bottleneck(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int, *, widens: bool) -> None:
         super().__init__()
         outputs = width * _EXPANSION
-        self.conv1, self.bn1 = _plain(inputs, width, 1), _Norm(width)
-        self.conv2, self.bn2 = _plain(width, width, 3, stride), _Norm(width)
-        self.conv3, self.bn3 = _plain(width, outputs, 1), _Norm(outputs)
+        self.conv1, self.bn1 = _plain(inputs, width, 1), LearntNorm(width, _EPSILON)
+        self.conv2, self.bn2 = _plain(width, width, 3, stride), LearntNorm(width, _EPSILON)
+        self.conv3, self.bn3 = _plain(width, outputs, 1), LearntNorm(outputs, _EPSILON)
         self.downsample: nn.Module | None = None
         if widens:
-            self.downsample = nn.Sequential(_plain(inputs, outputs, 1, stride), _Norm(outputs))
+            self.downsample = nn.Sequential(
+                _plain(inputs, outputs, 1, stride), LearntNorm(outputs, _EPSILON)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         found = F.relu(self.bn1(self.conv1(x)))
